@@ -1,0 +1,12 @@
+//! Memory as a service: one bounded pool of memory that any process leases over plain HTTP.
+
+pub mod clock;
+pub mod link;
+pub mod slot;
+pub mod units;
+
+pub mod memory;
+pub mod pool;
+
+pub mod http;
+pub mod tasks;

@@ -1,0 +1,39 @@
+//! What can be set about memory.
+
+use std::collections::BTreeMap;
+
+/// Configuration of the memory below the pool. Every size is in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Size classes; unsorted is fine. Multiples of 8, no duplicates. Default: powers of two from 1 KiB to 4 MiB.
+    pub slab_sizes: Vec<u64>,
+    /// The hard limit on bytes held by all slabs. Default: 1 GiB.
+    pub max_pool_size: u64,
+    /// Slabs of each class made ready at start, smallest class first, at most 10 % of the pool in all. Default: 10.
+    pub initial_slabs_per_size: u32,
+    /// Touch the pages of the slabs made ready at start, so that their first write does not fault. Default: false.
+    pub prefault: bool,
+    /// Exceptions for single classes, by class size.
+    pub classes: BTreeMap<u64, ClassConfig>,
+}
+
+/// What one class does differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassConfig {
+    /// Slabs made ready at start, in place of `initial_slabs_per_size`.
+    pub initial: Option<u32>,
+    /// Free slabs kept ready at most; a slab freed beyond them gives its bytes back at once. Never bounds live slabs.
+    pub max_free: Option<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            slab_sizes: (10..=22).map(|power| 1 << power).collect(),
+            max_pool_size: 1 << 30,
+            initial_slabs_per_size: 10,
+            prefault: false,
+            classes: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What can be set about the pool.
+
+/// Configuration of the pool. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Largest size a request may ask for. Default: none, which is the largest size class.
+    pub max_allocation_size: Option<u64>,
+    /// Live allocations at most, up to 2^24. Default: none, which is pool / smallest class, at most 2^24.
+    pub max_allocations: Option<u32>,
+    /// Bytes of request bodies held in memory at once, apart from the pool. Default: 64 MiB.
+    pub max_inflight_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { max_allocation_size: None, max_allocations: None, max_inflight_bytes: 64 << 20 }
+    }
+}
