@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod link;
 pub mod slot;
+mod sync;
 pub mod units;
 
 pub mod memory;

@@ -1,3 +1,435 @@
-//! Which bytes? (the room is being built)
+//! Which bytes? Pages, size classes, slabs, slots: all memory of the pool, under one budget.
+//!
+//! The door is [`Heap`]: it gives out slabs by size class, lends their bytes to readers, and takes them back zeroed.
+//! It knows no clients, no ids and no time.
+//!
+//! ```text
+//!   mod.rs     Heap: which class, the fast path, what is in use
+//!   scarce.rs  the path taken when fresh bytes cannot be had: the only place that refuses
+//!   class.rs   one size class: free, held and reclaimed slabs
+//!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
+//!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
+//!   dirty.rs   which 64ths of a slab were written
+//!   budget.rs  the hard limit                                          (lock-free, loom-tested)
+//!   os.rs      address space and pages                                 (unsafe)
+//! ```
+//!
+//! Reading order: this file, then `class.rs`, `scarce.rs`, `segment.rs`, `bytes.rs`, `os.rs`.
+
+mod budget;
+mod bytes;
+mod class;
 pub mod config;
+mod dirty;
+mod index_set;
+mod os;
+mod scarce;
+mod segment;
+
+pub use bytes::{Pin, ZEROS};
+pub use class::ClassStats;
 pub use config::{ClassConfig, Config};
+pub use os::{OsError, page_size};
+pub use segment::AccessError;
+
+pub(crate) use budget::Budget;
+use bytes::Slabs;
+use class::{Account, Class};
+use scarce::Scarce;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A size class by its number: 0 is the smallest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SizeClass(u8);
+
+/// Where a slab lies: its class and its index in the class, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlabLocation(u64);
+
+impl SlabLocation {
+    const INDEX_BITS: u32 = 56;
+
+    fn new(class: SizeClass, index: u64) -> SlabLocation {
+        debug_assert!(index >> SlabLocation::INDEX_BITS == 0);
+        SlabLocation(u64::from(class.0) << SlabLocation::INDEX_BITS | index)
+    }
+
+    fn class(self) -> SizeClass {
+        SizeClass((self.0 >> SlabLocation::INDEX_BITS).to_le_bytes()[0])
+    }
+
+    fn index(self) -> u64 {
+        self.0 & ((1 << SlabLocation::INDEX_BITS) - 1)
+    }
+
+    /// The location as a word that can be stored; [`SlabLocation::from_word`] reads it back.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// A location that was stored with [`SlabLocation::word`].
+    pub fn from_word(word: u64) -> SlabLocation {
+        SlabLocation(word)
+    }
+}
+
+/// Why a heap cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HeapError {
+    /// The class sizes break a rule.
+    #[error("size class {size_bytes}: {rule}")]
+    Class {
+        /// The offending size.
+        size_bytes: u64,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// There is not one class that fits into the pool.
+    #[error("no size class fits into a pool of {limit_bytes} bytes")]
+    NoClass {
+        /// The pool's limit.
+        limit_bytes: u64,
+    },
+    /// The system refused address space.
+    #[error("reserving address space for the pool: {0}")]
+    System(#[from] OsError),
+}
+
+/// Why a slab cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllocateError {
+    /// The limit leaves no room: at one instant, `in_use_bytes + requested_bytes > limit_bytes`.
+    #[error("{requested_bytes} bytes requested, {in_use_bytes} of {limit_bytes} in use")]
+    Exhausted {
+        /// Size of the slab that was asked for.
+        requested_bytes: u64,
+        /// Bytes in use at that instant.
+        in_use_bytes: u64,
+        /// The pool's limit.
+        limit_bytes: u64,
+    },
+    /// The limit leaves room, but the system grants no memory.
+    #[error("the system grants no memory for {requested_bytes} bytes: {error}")]
+    System {
+        /// Size of the slab that was asked for.
+        requested_bytes: u64,
+        /// What failed.
+        error: OsError,
+    },
+}
+
+/// Numbers of the whole heap, each consistent in itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeapStats {
+    /// Bytes of all slabs in clients' hands or held by readers, at actual size.
+    pub in_use_bytes: u64,
+    /// The most that was ever in use.
+    pub peak_in_use_bytes: u64,
+    /// Bytes of freed blocks that a reader still holds; part of `in_use_bytes`.
+    pub draining_bytes: u64,
+    /// Bytes held from the budget.
+    pub pool_size_bytes: u64,
+    /// The budget.
+    pub limit_bytes: u64,
+    /// Bytes of pages that may be resident.
+    pub committed_bytes: u64,
+    /// Bytes of records about slabs.
+    pub metadata_bytes: u64,
+    /// Each class, smallest first.
+    pub classes: Vec<ClassStats>,
+}
+
+/// All slabs of all classes under one limit.
+///
+/// Allocation and free are O(1) in the number of slabs. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Heap {
+    /// Ascending by size.
+    classes: Box<[Class]>,
+    budget: Budget,
+    scarce: Scarce,
+    /// Bytes in clients' hands or held by readers. Changed under the lock of the class concerned, read by anyone.
+    in_use_bytes: AtomicU64,
+    /// The highest `in_use_bytes` ever had.
+    peak_in_use_bytes: AtomicU64,
+    /// Freed by their client, still held by a reader. Approximate only between the two halves of a free.
+    draining_bytes: AtomicU64,
+}
+
+/// Share of the pool that may be made ready at start: one part in ten.
+const PREWARM_SHARE: u64 = 10;
+
+impl Heap {
+    /// Reserves address space for every class and makes the first slabs ready. Uses no memory but for records,
+    /// unless `prefault` is set.
+    ///
+    /// # Errors
+    /// [`HeapError`] where a class breaks a rule or address space cannot be had.
+    pub fn new(config: &Config) -> Result<Heap, HeapError> {
+        let limit = config.max_pool_size;
+        let mut sizes = config.slab_sizes.clone();
+        sizes.sort_unstable();
+        let refuse = |size_bytes, rule| Err(HeapError::Class { size_bytes, rule });
+        if sizes.len() > 255 {
+            return refuse(sizes[255], "there are more than 255 classes");
+        }
+        for (at, &size) in sizes.iter().enumerate() {
+            if size == 0 || !size.is_multiple_of(8) {
+                return refuse(size, "a class size is a multiple of 8 above 0");
+            }
+            if at > 0 && sizes[at - 1] == size {
+                return refuse(size, "the class stands twice");
+            }
+        }
+        if sizes.first().is_none_or(|smallest| *smallest > limit) {
+            return Err(HeapError::NoClass { limit_bytes: limit });
+        }
+        let classes = sizes
+            .iter()
+            .map(|&size| {
+                let max_free = config.classes.get(&size).and_then(|class| class.max_free);
+                Class::reserve(size, limit / size, max_free)
+            })
+            .collect::<Result<_, OsError>>()?;
+        let heap = Heap {
+            classes,
+            budget: Budget::new(limit),
+            scarce: Scarce::default(),
+            in_use_bytes: AtomicU64::new(0),
+            peak_in_use_bytes: AtomicU64::new(0),
+            draining_bytes: AtomicU64::new(0),
+        };
+        heap.prewarm(config);
+        Ok(heap)
+    }
+
+    /// Makes slabs ready, smallest class first, until a tenth of the pool is held. What cannot be had is left out:
+    /// it is only a head start.
+    fn prewarm(&self, config: &Config) {
+        let bytes_max = self.budget.limit() / PREWARM_SHARE;
+        for class in &self.classes {
+            let exception = config.classes.get(&class.slab_bytes()).and_then(|class| class.initial);
+            let wanted = u64::from(exception.unwrap_or(config.initial_slabs_per_size));
+            let mut account = class.lock();
+            for _ in 0..wanted {
+                if self.budget.held() + class.slab_bytes() > bytes_max
+                    || !self.budget.take(class.slab_bytes())
+                {
+                    return;
+                }
+                if class.add_fresh(&mut account).is_err() {
+                    self.budget.give_back(class.slab_bytes());
+                    return;
+                }
+            }
+            if config.prefault {
+                // Without its pages the slab works all the same: they come at the first write.
+                let _ = class.slabs().populate(0..account.fresh());
+            }
+        }
+    }
+
+    /// The smallest class that holds `size_bytes`, with its slab size; none where the largest is too small.
+    pub fn class_for(&self, size_bytes: u64) -> Option<(SizeClass, u64)> {
+        let at = self.classes.partition_point(|class| class.slab_bytes() < size_bytes);
+        let number = u8::try_from(at).expect("`new` allows at most 255 classes");
+        self.classes.get(at).map(|class| (SizeClass(number), class.slab_bytes()))
+    }
+
+    /// Size of the largest class, in bytes.
+    pub fn largest_class_bytes(&self) -> u64 {
+        self.classes.last().expect("`new` requires a class").slab_bytes()
+    }
+
+    /// Size of the smallest class, in bytes.
+    pub fn smallest_class_bytes(&self) -> u64 {
+        self.classes[0].slab_bytes()
+    }
+
+    /// The hard limit, in bytes.
+    pub fn limit_bytes(&self) -> u64 {
+        self.budget.limit()
+    }
+
+    /// Bytes in use now. Exact, and cheap: one load.
+    pub fn in_use_bytes(&self) -> u64 {
+        self.in_use_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Gives out a slab of `class`, all zeros, with the caller as its only holder.
+    ///
+    /// # Errors
+    /// [`AllocateError::Exhausted`] if, and only if, at one instant during the call the bytes in use and the slab
+    /// together exceeded the limit; free slabs of any class never stand in the way. [`AllocateError::System`] where
+    /// the system grants no pages. Nothing changed in either case.
+    #[inline]
+    pub fn allocate(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        let room = &self.classes[usize::from(class.0)];
+        let mut account = room.lock();
+        // Read under the class's lock: see scarce.rs.
+        if !self.scarce.is_raised()
+            && let Some(index) = room.take_free(&mut account)
+        {
+            self.count_taken(room.slab_bytes());
+            return Ok(SlabLocation::new(class, index));
+        }
+        drop(account);
+        self.allocate_fresh(class)
+    }
+
+    /// The class has no free slab: takes fresh bytes from the budget, or goes the scarce path.
+    #[cold]
+    fn allocate_fresh(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        let room = &self.classes[usize::from(class.0)];
+        let size = room.slab_bytes();
+        {
+            let mut account = room.lock();
+            if !self.scarce.is_raised() && self.budget.take(size) {
+                let taken = self.take_fresh(room, &mut account);
+                return taken
+                    .map(|index| SlabLocation::new(class, index))
+                    .map_err(|error| AllocateError::System { requested_bytes: size, error });
+            }
+        }
+        self.allocate_scarce(class)
+    }
+
+    /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
+    fn take_fresh(&self, room: &Class, account: &mut Account) -> Result<u64, OsError> {
+        match room.add_fresh(account) {
+            Ok(_) => {
+                // Not necessarily the slab just added: another may have become free, at a lower index.
+                let index = room.take_free(account).expect("a slab was just added under this lock");
+                self.count_taken(room.slab_bytes());
+                Ok(index)
+            }
+            Err(error) => {
+                self.budget.give_back(room.slab_bytes());
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts a slab into the bytes in use. Under the lock of its class.
+    fn count_taken(&self, bytes: u64) {
+        let in_use = self.in_use_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        // Almost always false: the shared line of the peak is then only read.
+        if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
+            self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
+        }
+    }
+
+    /// The client that allocated the slab frees it: drops its hold. Where readers still hold the slab, its bytes stay
+    /// in use, and are counted as draining, until the last of them is gone.
+    ///
+    /// # Panics
+    /// If nobody holds the slab.
+    pub fn free(&self, location: SlabLocation) {
+        let (slabs, index) = self.slabs(location);
+        let bytes = slabs.slab_bytes();
+        if slabs.record(index).holders() > 1 {
+            self.draining_bytes.fetch_add(bytes, Ordering::Relaxed);
+            slabs.record(index).set_draining();
+        }
+        self.release(location);
+    }
+
+    /// Drops one hold on a slab. The last one scrubs it and makes it free.
+    fn release(&self, location: SlabLocation) {
+        let room = &self.classes[usize::from(location.class().0)];
+        let (slabs, index) = (room.slabs(), location.index());
+        let Some(access) = slabs.record(index).release() else { return };
+        // From here on the slab is nobody's. It leaves `in_use` before it is zeroed: what is being scrubbed is free
+        // memory, and a request that needs it waits for it instead of being refused.
+        let bytes = slabs.slab_bytes();
+        if access.was_draining() {
+            self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        let mut account = room.lock();
+        room.begin_scrub(&mut account);
+        self.in_use_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if access.dirty() != 0 {
+            drop(account); // zeroing up to 4 MiB is no work for a lock that others want
+            slabs.scrub(index, &access);
+            account = room.lock();
+        }
+        access.make_free();
+        let surplus = room.end_scrub(&mut account, index);
+        drop(account);
+        if surplus > 0 {
+            self.budget.give_back(surplus);
+        }
+        self.scarce.wake();
+    }
+
+    /// Size of the slab at `location`, in bytes.
+    pub fn slab_bytes(&self, location: SlabLocation) -> u64 {
+        self.slabs(location).0.slab_bytes()
+    }
+
+    /// Copies `bytes` to `offset` of a slab that nobody else holds, and counts one write.
+    ///
+    /// # Errors
+    /// [`AccessError`] where the slab is free or others hold it; nothing was copied.
+    ///
+    /// # Panics
+    /// If the bytes do not fit into the slab.
+    pub fn write(&self, location: SlabLocation, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        let (slabs, index) = self.slabs(location);
+        slabs.write(index, offset, bytes)
+    }
+
+    /// Writes counted on a slab since it was allocated.
+    pub fn writes(&self, location: SlabLocation) -> u64 {
+        let (slabs, index) = self.slabs(location);
+        slabs.record(index).writes()
+    }
+
+    /// The class's slabs and the index in it that a location names.
+    fn slabs(&self, location: SlabLocation) -> (&Slabs, u64) {
+        (self.classes[usize::from(location.class().0)].slabs(), location.index())
+    }
+
+    /// All numbers of the heap. Takes each class's lock in turn, for a copy of a few words.
+    pub fn stats(&self) -> HeapStats {
+        let accounts: Vec<(ClassStats, u64)> = self
+            .classes
+            .iter()
+            .map(|class| {
+                let account = class.lock();
+                let records = account.fresh() * size_of::<segment::SegmentRecord>() as u64;
+                (account.stats(), account.metadata_bytes() + records)
+            })
+            .collect();
+        HeapStats {
+            in_use_bytes: self.in_use_bytes(),
+            peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
+            draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
+            pool_size_bytes: self.budget.held(),
+            limit_bytes: self.budget.limit(),
+            committed_bytes: accounts.iter().map(|(stats, _)| stats.committed_bytes).sum(),
+            metadata_bytes: accounts.iter().map(|(_, metadata)| metadata).sum(),
+            classes: accounts.into_iter().map(|(stats, _)| stats).collect(),
+        }
+    }
+
+    /// Asserts what must be true whenever no call is under way.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check(&self) {
+        let accounts: Vec<_> = self.classes.iter().map(Class::lock).collect();
+        let (mut held, mut used) = (0, 0);
+        for account in &accounts {
+            account.check();
+            let stats = account.stats();
+            held += stats.total * stats.slab_size_bytes;
+            used += stats.used * stats.slab_size_bytes;
+        }
+        assert_eq!(held, self.budget.held(), "the budget is the sum of the slabs held");
+        assert_eq!(used, self.in_use_bytes(), "what is in use is the sum of the slabs used");
+        assert!(held <= self.budget.limit(), "the limit holds");
+        assert!(self.peak_in_use_bytes.load(Ordering::Relaxed) >= used);
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

@@ -1,0 +1,291 @@
+//! One size class: which of its slabs are held, which of those are free, and what that costs.
+//!
+//! A slab index is in one of three places:
+//!
+//! ```text
+//!   not held ──(budget)──▶ free ──take──▶ in a client's hands ──scrub──▶ free
+//!       ▲                   │
+//!       └──── reclaim ◀─────┘
+//! ```
+//!
+//! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed.
+
+use super::bytes::Slabs;
+use super::index_set::IndexSet;
+use super::os::{OsError, page_size};
+use parking_lot::{Mutex, MutexGuard};
+use std::ops::Range;
+
+/// A size class: its slabs, and the lock-guarded account of them.
+#[derive(Debug)]
+pub(super) struct Class {
+    slabs: Slabs,
+    /// Free slabs kept at most.
+    max_free: u64,
+    account: Mutex<Account>,
+}
+
+/// Numbers of one class, in slabs unless they say bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Size of a slab, in bytes.
+    pub slab_size_bytes: u64,
+    /// Slabs held from the budget: used + free + being scrubbed.
+    pub total: u64,
+    /// Slabs in clients' hands, or still held by a reader.
+    pub used: u64,
+    /// Slabs ready for the next client.
+    pub free: u64,
+    /// Slabs being zeroed after a client freed them.
+    pub scrubbing: u64,
+    /// Slabs ever taken from the budget, those made ready at start included.
+    pub created: u64,
+    /// Times a slab was given out.
+    pub allocations: u64,
+    /// Times a slab was given to a client after an earlier client freed it.
+    pub reused: u64,
+    /// Bytes of whole pages that may be resident.
+    pub committed_bytes: u64,
+}
+
+/// What one class holds. Guarded by the class's lock, which is held for a few instructions, or one slice of reclaim.
+#[derive(Debug)]
+pub(super) struct Account {
+    free: IndexSet,
+    /// Free or used slabs that had a client before; the next client is a reuse.
+    served: IndexSet,
+    /// Slabs below `fresh` that gave their bytes back.
+    reclaimed: IndexSet,
+    /// No slab from here on was ever held.
+    fresh: u64,
+    /// For each page, how many held slabs overlap it. Empty where slabs are whole pages: there it is always one.
+    page_holds: Vec<u16>,
+    stats: ClassStats,
+}
+
+impl Class {
+    /// Reserves a class for `count` slabs.
+    pub(super) fn reserve(slab_bytes: u64, count: u64, max_free: Option<u32>) -> Result<Class, OsError> {
+        let pages = if slab_bytes.is_multiple_of(page_size()) {
+            0
+        } else {
+            usize::try_from((slab_bytes * count).div_ceil(page_size())).expect("the region was reserved")
+        };
+        Ok(Class {
+            slabs: Slabs::reserve(slab_bytes, count)?,
+            max_free: max_free.map_or(u64::MAX, u64::from),
+            account: Mutex::new(Account {
+                free: IndexSet::new(count),
+                served: IndexSet::new(count),
+                reclaimed: IndexSet::new(count),
+                fresh: 0,
+                page_holds: vec![0; pages],
+                stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
+            }),
+        })
+    }
+
+    pub(super) fn slabs(&self) -> &Slabs {
+        &self.slabs
+    }
+
+    pub(super) fn slab_bytes(&self) -> u64 {
+        self.slabs.slab_bytes()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
+        self.account.lock()
+    }
+
+    /// Gives a free slab to a client: lowest index first.
+    pub(super) fn take_free(&self, account: &mut Account) -> Option<u64> {
+        let index = account.free.lowest()?;
+        account.free.remove(index);
+        let claimed = self.slabs.claim(index);
+        assert!(claimed, "slab {index} was in the free set and not free");
+        account.stats.free -= 1;
+        account.stats.used += 1;
+        account.stats.allocations += 1;
+        if !account.served.insert(index) {
+            account.stats.reused += 1;
+        }
+        Some(index)
+    }
+
+    /// Makes a slab that was not held a free one. The caller has taken its bytes from the budget.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system grants no memory; nothing changed then.
+    pub(super) fn add_fresh(&self, account: &mut Account) -> Result<u64, OsError> {
+        let index = account.reclaimed.lowest().unwrap_or(account.fresh);
+        self.slabs.commit(index)?;
+        if !account.reclaimed.remove(index) {
+            account.fresh += 1;
+        }
+        account.hold_pages(self.slab_bytes(), index);
+        account.free.insert(index);
+        account.stats.total += 1;
+        account.stats.free += 1;
+        account.stats.created += 1;
+        Ok(index)
+    }
+
+    /// A client let go of a slab: it is being scrubbed from now on, and counts as free memory.
+    pub(super) fn begin_scrub(&self, account: &mut Account) {
+        account.stats.used -= 1;
+        account.stats.scrubbing += 1;
+    }
+
+    /// A slab was scrubbed and is free. Returns bytes that go back to the budget, where the class has free slabs
+    /// enough already.
+    pub(super) fn end_scrub(&self, account: &mut Account, index: u64) -> u64 {
+        account.stats.scrubbing -= 1;
+        account.stats.free += 1;
+        account.free.insert(index);
+        if account.free.len() > self.max_free { self.reclaim(account, 1).unwrap_or(0) } else { 0 }
+    }
+
+    /// Takes up to `slabs_max` free slabs out of the class, highest index first, and gives their pages back to the
+    /// system. Returns the bytes that the caller gives back to the budget.
+    ///
+    /// The pages that a reclaimed slab shares with one still held stay resident.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system does not take pages back; those slabs then stay free.
+    pub(super) fn reclaim(&self, account: &mut Account, slabs_max: u64) -> Result<u64, OsError> {
+        let mut bytes = 0;
+        let mut failure = None;
+        for _ in 0..slabs_max {
+            // One contiguous run of free slabs at a time, so that it leaves in one call.
+            let Some(run) = account.highest_free_run(slabs_max - bytes / self.slab_bytes()) else { break };
+            let pages = account.release_pages(self.slab_bytes(), run.clone());
+            if !pages.is_empty()
+                && let Err(error) = self.slabs.decommit(pages.clone())
+            {
+                account.retake_pages(self.slab_bytes(), run);
+                failure = Some(error);
+                break;
+            }
+            for index in run.clone() {
+                account.free.remove(index);
+                account.served.remove(index);
+                account.reclaimed.insert(index);
+            }
+            let slabs = run.end - run.start;
+            account.stats.free -= slabs;
+            account.stats.total -= slabs;
+            bytes += slabs * self.slab_bytes();
+            if bytes / self.slab_bytes() >= slabs_max {
+                break;
+            }
+        }
+        match failure {
+            Some(error) if bytes == 0 => Err(error),
+            _ => Ok(bytes),
+        }
+    }
+}
+
+impl Account {
+    pub(super) fn stats(&self) -> ClassStats {
+        self.stats
+    }
+
+    /// Resident bytes of the account itself, roughly: what its bitmaps can have touched.
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        // Three bitmaps of one bit a slab, and two bytes a page, up to the highest slab ever held.
+        self.fresh.div_ceil(8) * 3 + if self.page_holds.is_empty() { 0 } else { 2 * self.pages_up_to_fresh() }
+    }
+
+    fn pages_up_to_fresh(&self) -> u64 {
+        (self.fresh * self.stats.slab_size_bytes).div_ceil(page_size())
+    }
+
+    pub(super) fn fresh(&self) -> u64 {
+        self.fresh
+    }
+
+    /// The highest contiguous run of free slabs, at most `slabs_max` of them.
+    fn highest_free_run(&self, slabs_max: u64) -> Option<Range<u64>> {
+        let last = self.free.highest()?;
+        let mut first = last;
+        while first > 0 && last - first + 1 < slabs_max && self.free.contains(first - 1) {
+            first -= 1;
+        }
+        Some(first..last + 1)
+    }
+
+    /// Pages that a slab overlaps.
+    fn pages_of(slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
+        slabs.start * slab_bytes / page_size()..(slabs.end * slab_bytes).div_ceil(page_size())
+    }
+
+    fn page_holds(&mut self, page: u64) -> &mut u16 {
+        &mut self.page_holds[usize::try_from(page).expect("the table fits in memory")]
+    }
+
+    /// Counts a newly held slab on its pages.
+    fn hold_pages(&mut self, slab_bytes: u64, index: u64) {
+        if self.page_holds.is_empty() {
+            self.stats.committed_bytes += slab_bytes;
+            return;
+        }
+        for page in Account::pages_of(slab_bytes, index..index + 1) {
+            let holds = self.page_holds(page);
+            *holds += 1;
+            if *holds == 1 {
+                self.stats.committed_bytes += page_size();
+            }
+        }
+    }
+
+    /// Counts a run of slabs off its pages; returns the pages that no held slab overlaps any more. They are one run:
+    /// only the first and the last page of the slabs can be shared with a neighbour.
+    fn release_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
+        let pages = Account::pages_of(slab_bytes, slabs.clone());
+        if self.page_holds.is_empty() {
+            self.stats.committed_bytes -= slab_bytes * (slabs.end - slabs.start);
+            return pages;
+        }
+        for index in slabs {
+            for page in Account::pages_of(slab_bytes, index..index + 1) {
+                *self.page_holds(page) -= 1;
+            }
+        }
+        let start = if *self.page_holds(pages.start) == 0 { pages.start } else { pages.start + 1 };
+        let end = if *self.page_holds(pages.end - 1) == 0 { pages.end } else { pages.end - 1 };
+        let emptied = start..end.max(start);
+        self.stats.committed_bytes -= page_size() * (emptied.end - emptied.start);
+        emptied
+    }
+
+    /// Undoes [`Account::release_pages`].
+    fn retake_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) {
+        if self.page_holds.is_empty() {
+            self.stats.committed_bytes += slab_bytes * (slabs.end - slabs.start);
+            return;
+        }
+        for index in slabs {
+            self.hold_pages(slab_bytes, index);
+        }
+    }
+
+    /// Asserts what must be true between any two calls.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn check(&self) {
+        let stats = self.stats;
+        assert_eq!(stats.total, stats.used + stats.free + stats.scrubbing, "every held slab is in one place");
+        assert_eq!(stats.free, self.free.len(), "the free set holds the free slabs");
+        assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
+        assert!(stats.reused <= stats.allocations);
+        if !self.page_holds.is_empty() {
+            let pages = usize::try_from(self.pages_up_to_fresh()).expect("the table fits in memory");
+            let held = self.page_holds[..pages].iter().filter(|holds| **holds > 0).count() as u64;
+            assert_eq!(
+                stats.committed_bytes,
+                held * page_size(),
+                "a page is committed while a held slab overlaps it"
+            );
+        }
+    }
+}

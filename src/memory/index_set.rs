@@ -1,0 +1,127 @@
+//! A set of indices that finds its lowest and highest member in a few steps, however large it is.
+//!
+//! A bitmap with summaries: bit `i` of a level says that word `i` of the level below is not zero, until one word
+//! remains. 2^24 indices make 4 levels. The lowest level is zeroed lazily by the system, so a large empty set costs
+//! no memory.
+
+/// A set of indices below a fixed bound.
+#[derive(Debug)]
+pub(super) struct IndexSet {
+    /// Level 0 holds the members, the last level is one word.
+    levels: Vec<Vec<u64>>,
+    len: u64,
+}
+
+/// Word and bit of an index.
+fn place(index: u64) -> (usize, u64) {
+    (usize::try_from(index / 64).expect("the set fits in memory"), 1 << (index % 64))
+}
+
+impl IndexSet {
+    /// An empty set for indices below `bound`.
+    pub(super) fn new(bound: u64) -> IndexSet {
+        let mut levels = Vec::new();
+        let mut words = bound.div_ceil(64).max(1);
+        loop {
+            // `vec![0; n]` asks the allocator for zeroed memory: nothing is touched.
+            levels.push(vec![0; usize::try_from(words).expect("the set fits in memory")]);
+            if words == 1 {
+                return IndexSet { levels, len: 0 };
+            }
+            words = words.div_ceil(64);
+        }
+    }
+
+    /// Number of members.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn contains(&self, index: u64) -> bool {
+        let (word, bit) = place(index);
+        self.levels[0][word] & bit != 0
+    }
+
+    /// Adds `index`; false if it was a member already.
+    pub(super) fn insert(&mut self, index: u64) -> bool {
+        if self.contains(index) {
+            return false;
+        }
+        let mut at = index;
+        for level in &mut self.levels {
+            let (word, bit) = place(at);
+            let was_empty = level[word] == 0;
+            level[word] |= bit;
+            if !was_empty {
+                break; // the summaries above say so already
+            }
+            at /= 64;
+        }
+        self.len += 1;
+        true
+    }
+
+    /// Takes `index` out; false if it was no member.
+    pub(super) fn remove(&mut self, index: u64) -> bool {
+        if !self.contains(index) {
+            return false;
+        }
+        let mut at = index;
+        for level in &mut self.levels {
+            let (word, bit) = place(at);
+            level[word] &= !bit;
+            if level[word] != 0 {
+                break; // the summaries above stay true
+            }
+            at /= 64;
+        }
+        self.len -= 1;
+        true
+    }
+
+    /// The lowest member.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        self.descend(|word| u64::from(word.trailing_zeros()))
+    }
+
+    /// The highest member.
+    pub(super) fn highest(&self) -> Option<u64> {
+        self.descend(|word| 63 - u64::from(word.leading_zeros()))
+    }
+
+    fn descend(&self, choose_bit: impl Fn(u64) -> u64) -> Option<u64> {
+        if self.len == 0 {
+            return None;
+        }
+        Some(self.levels.iter().rev().fold(0, |at, level| {
+            let word = level[usize::try_from(at).expect("the set fits in memory")];
+            at * 64 + choose_bit(word)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_an_ordered_set(bound in 1_u64..300_000, steps in prop::collection::vec((any::<bool>(), any::<u64>()), 0..300)) {
+            let (mut set, mut twin) = (IndexSet::new(bound), BTreeSet::new());
+            for (add, index) in steps {
+                let index = index % bound;
+                if add {
+                    prop_assert_eq!(set.insert(index), twin.insert(index));
+                } else {
+                    prop_assert_eq!(set.remove(index), twin.remove(&index));
+                }
+                prop_assert_eq!(set.len(), twin.len() as u64);
+                prop_assert_eq!(set.contains(index), twin.contains(&index));
+                prop_assert_eq!(set.lowest(), twin.first().copied());
+                prop_assert_eq!(set.highest(), twin.last().copied());
+            }
+        }
+    }
+}

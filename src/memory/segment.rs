@@ -1,0 +1,311 @@
+//! Segment records: who may touch a slab's bytes right now, which parts of it were written, and how often.
+//!
+//! A record is the only authority on access, so that its rules alone make the copying code sound:
+//!
+//! ```text
+//!            claim             hold                 write
+//!   FREE ───────────▶ 1 holder ─────▶ n holders   1 holder ─────▶ EXCLUSIVE ─────▶ 1 holder
+//!     ▲                  │   ◀─────                                  (bytes change)
+//!     │     release      ▼    release
+//!     └───────────── EXCLUSIVE (scrubbed)
+//! ```
+//!
+//! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
+
+use crate::sync::{AtomicU64, Backoff, Ordering};
+
+/// Low bits of the state word count holders; the rest counts writes, for the `ETag`.
+const HOLDER_BITS: u32 = 16;
+const HOLDERS: u64 = (1 << HOLDER_BITS) - 1;
+/// In place of a holder count: one thread is changing the bytes.
+const EXCLUSIVE: u64 = HOLDERS;
+/// Holders at most. One more is refused; it is far above what the connection limit lets arise.
+const HOLDERS_MAX: u64 = HOLDERS - 1;
+/// The client freed the slab while readers held it. Leaves 47 bits for writes: 4 years at a million a second.
+const DRAINING: u64 = 1 << 63;
+
+/// The record of one slab. All zero is a free slab whose bytes are zero.
+#[derive(Debug, Default)]
+pub(super) struct SegmentRecord {
+    /// Draining << 63 | writes << 16 | holders. Changed by compare-and-swap; see the drawing above.
+    state: AtomicU64,
+    /// One bit for each 64th of the slab that may be other than zero. Written while exclusive, read by holders.
+    dirty: AtomicU64,
+}
+
+/// Why a record could not be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// The slab is free: the location is stale.
+    #[error("the slab is free")]
+    Free,
+    /// Others hold the slab, so its bytes must not change.
+    #[error("the slab has other holders")]
+    Shared,
+    /// As many holders as can be counted.
+    #[error("the slab has {HOLDERS_MAX} holders")]
+    TooManyHolders,
+}
+
+impl SegmentRecord {
+    /// FREE → 1 holder, 0 writes. False if it was not free.
+    pub(super) fn claim(&self) -> bool {
+        // Acquire pairs with the Release in `make_free`: whoever claims sees the zeros that scrubbing left.
+        self.state.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Adds a holder, waiting out a write in progress.
+    pub(super) fn hold(&self) -> Result<(), AccessError> {
+        let mut backoff = Backoff::new();
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            match state & HOLDERS {
+                0 => return Err(AccessError::Free),
+                EXCLUSIVE => {
+                    backoff.wait();
+                    state = self.state.load(Ordering::Relaxed);
+                }
+                HOLDERS_MAX => return Err(AccessError::TooManyHolders),
+                // Acquire pairs with the Release in `end_write`: a holder sees every byte written before.
+                _ => match self.state.compare_exchange_weak(
+                    state,
+                    state + 1,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => return Ok(()),
+                    Err(now) => state = now,
+                },
+            }
+        }
+    }
+
+    /// Drops a holder. The last one gets exclusive access: it scrubs the slab and makes it free.
+    #[must_use]
+    pub(super) fn release(&self) -> Option<Exclusive<'_>> {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            let holders = state & HOLDERS;
+            assert!(holders != 0 && holders != EXCLUSIVE, "released a slab that nobody holds");
+            let last = holders == 1;
+            let next = if last { state | EXCLUSIVE } else { state - 1 };
+            // Release: our reads of the bytes happen before whoever scrubs them. Acquire pairs with the other
+            // holders' Release: the last one scrubs after all their reads.
+            match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return last.then_some(Exclusive(self)),
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Makes the only holder's access exclusive.
+    pub(super) fn begin_write(&self) -> Result<Exclusive<'_>, AccessError> {
+        let state = self.state.load(Ordering::Relaxed);
+        match state & HOLDERS {
+            0 => Err(AccessError::Free),
+            1 => self
+                .state
+                // Acquire pairs with the Release in `release`: readers that left are done before bytes change.
+                .compare_exchange(state, state | EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed)
+                .map(|_| Exclusive(self))
+                .map_err(|_| AccessError::Shared),
+            _ => Err(AccessError::Shared),
+        }
+    }
+
+    /// FREE → EXCLUSIVE, so that nobody can claim the slab. None if it was not free.
+    pub(super) fn close_free(&self) -> Option<Exclusive<'_>> {
+        let closed = self.state.compare_exchange(0, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed); // see `claim`
+        closed.is_ok().then_some(Exclusive(self))
+    }
+
+    /// Notes that the client freed the slab while readers hold it. For the holder that frees.
+    pub(super) fn set_draining(&self) {
+        self.state.fetch_or(DRAINING, Ordering::Relaxed); // travels with the count: same word
+    }
+
+    /// Writes counted since the slab was claimed.
+    pub(super) fn writes(&self) -> u64 {
+        (self.state.load(Ordering::Relaxed) & !DRAINING) >> HOLDER_BITS
+    }
+
+    /// Holders now; none while a thread changes the bytes.
+    pub(super) fn holders(&self) -> u64 {
+        match self.state.load(Ordering::Relaxed) & HOLDERS {
+            EXCLUSIVE => 0,
+            holders => holders,
+        }
+    }
+
+    /// The parts that may be other than zero. For holders, and for whoever has exclusive access.
+    pub(super) fn dirty(&self) -> u64 {
+        self.dirty.load(Ordering::Relaxed) // ordered by `hold` or `begin_exclusive`
+    }
+}
+
+/// Exclusive access to one slab's bytes. Made by the record, one at a time; ends as a write or as a free slab.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Exclusive<'a>(&'a SegmentRecord);
+
+impl Exclusive<'_> {
+    /// Whether this is access to the slab of `record`.
+    pub(super) fn is_for(&self, record: &SegmentRecord) -> bool {
+        std::ptr::eq(self.0, record)
+    }
+
+    pub(super) fn dirty(&self) -> u64 {
+        self.0.dirty()
+    }
+
+    /// Whether readers held the slab when its client freed it.
+    pub(super) fn was_draining(&self) -> bool {
+        self.0.state.load(Ordering::Relaxed) & DRAINING != 0
+    }
+
+    /// Marks parts as written, before their bytes change.
+    pub(super) fn raise_dirty(&self, mask: u64) {
+        self.0.dirty.store(self.0.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
+    }
+
+    /// Marks all parts as zero, after their bytes became zero.
+    pub(super) fn clear_dirty(&self) {
+        self.0.dirty.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends a write: back to one holder, one more write counted.
+    pub(super) fn end_write(self) {
+        let state = self.0.state.load(Ordering::Relaxed);
+        let writes = (state >> HOLDER_BITS) + 1;
+        self.0.state.store(writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
+    }
+
+    /// The slab is free from here on; its bytes are all zero.
+    pub(super) fn make_free(self) {
+        debug_assert_eq!(self.dirty(), 0, "a slab became free with written parts");
+        self.0.state.store(0, Ordering::Release); // pairs with the Acquire in `claim` and `close_free`
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_walks_the_drawing() {
+        let record = SegmentRecord::default();
+        assert_eq!(record.hold(), Err(AccessError::Free));
+        assert_eq!(record.begin_write().err(), Some(AccessError::Free));
+        assert!(record.claim());
+        assert!(!record.claim(), "a slab has one owner");
+        let access = record.begin_write().expect("the only holder");
+        access.raise_dirty(5);
+        access.end_write();
+        assert_eq!((record.writes(), record.holders(), record.dirty()), (1, 1, 5));
+        assert_eq!(record.hold(), Ok(()));
+        assert_eq!(
+            record.begin_write().err(),
+            Some(AccessError::Shared),
+            "bytes never change under a reader"
+        );
+        record.set_draining();
+        assert!(record.release().is_none());
+        assert_eq!(record.writes(), 1, "draining is no write");
+        let last = record.release().expect("the last holder scrubs");
+        assert!(last.was_draining());
+        last.clear_dirty();
+        last.make_free();
+        assert_eq!((record.writes(), record.holders()), (0, 0));
+        let closed = record.close_free().expect("free");
+        assert!(!record.claim());
+        closed.make_free();
+        assert!(record.claim());
+    }
+
+    #[test]
+    fn holders_are_bounded() {
+        let record = SegmentRecord::default();
+        assert!(record.claim());
+        for _ in 1..HOLDERS_MAX {
+            record.hold().expect("below the bound");
+        }
+        assert_eq!(record.hold(), Err(AccessError::TooManyHolders));
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests {
+    use super::*;
+    use loom::{cell::UnsafeCell, sync::Arc, thread};
+
+    /// A slab of one byte, so that loom sees every unsynchronised access to it.
+    struct Slab {
+        record: SegmentRecord,
+        byte: UnsafeCell<u8>,
+    }
+
+    #[allow(unsafe_code)]
+    impl Slab {
+        fn held() -> Arc<Slab> {
+            let slab = Arc::new(Slab { record: SegmentRecord::default(), byte: UnsafeCell::new(0) });
+            assert!(slab.record.claim());
+            slab
+        }
+        fn read(&self) -> u8 {
+            // SAFETY: loom checks what the record promises.
+            self.byte.with(|byte| unsafe { *byte })
+        }
+        fn write(&self, value: u8) {
+            // SAFETY: loom checks what the record promises.
+            self.byte.with_mut(|byte| unsafe { *byte = value });
+        }
+    }
+
+    #[test]
+    fn loom_bytes_never_change_under_a_holder() {
+        loom::model(|| {
+            let slab = Slab::held();
+            let reader = {
+                let slab = Arc::clone(&slab);
+                thread::spawn(move || {
+                    if slab.record.hold().is_ok() {
+                        let first = slab.read();
+                        assert_eq!(slab.read(), first);
+                        assert!(slab.record.release().is_none());
+                    }
+                })
+            };
+            if let Ok(access) = slab.record.begin_write() {
+                slab.write(7);
+                access.end_write();
+            }
+            reader.join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn loom_the_last_holder_scrubs_and_the_next_owner_reads_zero() {
+        loom::model(|| {
+            let slab = Slab::held();
+            let access = slab.record.begin_write().expect("the only holder");
+            slab.write(7);
+            access.end_write();
+            slab.record.hold().expect("held");
+            let drop_one = |slab: &Slab| {
+                if let Some(last) = slab.record.release() {
+                    slab.write(0);
+                    last.make_free();
+                }
+            };
+            let other = {
+                let slab = Arc::clone(&slab);
+                thread::spawn(move || drop_one(&slab))
+            };
+            drop_one(&slab);
+            if slab.record.claim() {
+                assert_eq!(slab.read(), 0, "never a byte of an earlier owner");
+            }
+            other.join().expect("no panic");
+        });
+    }
+}
