@@ -4,7 +4,7 @@
 
 use crate::clock::Now;
 use crate::link::{Link, LinkState, LinkStatus};
-use crate::tasks::test_peer::{Reply, TestPeer};
+use crate::tasks::test_peer::{Reply, Seen, TestPeer};
 use crate::tasks::{BackendConfig, PrometheusConfig, StartError, Tasks, UrlError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -90,9 +90,12 @@ async fn last_error_of(config: &BackendConfig) -> String {
     error
 }
 
-/// An address at which nobody listens.
-async fn dead_url() -> String {
-    TestPeer::always(Reply::Hang).await.url()
+/// An address at which nobody listens, nor will: the port is taken for as long as the socket lives.
+fn dead_url() -> (tokio::net::TcpSocket, String) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket can be made");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback has a free port");
+    let address = socket.local_addr().expect("a bound socket has an address");
+    (socket, format!("http://{address}"))
 }
 
 #[tokio::test]
@@ -130,13 +133,15 @@ async fn own_paths_and_userinfo_are_used_and_the_password_is_never_told() {
 
 #[tokio::test]
 async fn a_dead_backend_refuses_the_connection() {
-    let error = last_error_of(&backend_at(&dead_url().await)).await;
+    let (_socket, url) = dead_url();
+    let error = last_error_of(&backend_at(&url)).await;
     assert_eq!(error, "probe: connection refused");
 }
 
 #[tokio::test]
 async fn a_dead_backend_with_a_password_in_its_url_does_not_give_it_away() {
-    let url = dead_url().await.replace("http://", "http://user:secret@");
+    let (_socket, url) = dead_url();
+    let url = url.replace("http://", "http://user:secret@");
     assert_eq!(last_error_of(&backend_at(&url)).await, "probe: connection refused");
 }
 
@@ -162,8 +167,7 @@ async fn a_backend_that_answers_500_fails_the_probe() {
 
 #[tokio::test]
 async fn a_healthy_backend_that_refuses_pushes_ends_as_native_metrics() {
-    let script =
-        |seen: &super::test_peer::Seen, _| Reply::Status(if seen.method == "GET" { 200 } else { 404 });
+    let script = |seen: &Seen, _| Reply::Status(if seen.method == "GET" { 200 } else { 404 });
     let peer = TestPeer::start(script).await;
     let config = backend_at(&peer.url());
     assert_eq!(last_error_of(&config).await, "push answered 404");
@@ -229,8 +233,7 @@ async fn huge_headers_are_refused() {
 #[tokio::test]
 async fn a_moody_backend_is_connected_again_with_its_failures_forgotten() {
     // Probe and push succeed, the next push and a probe fail, then all is well.
-    let script =
-        |_: &super::test_peer::Seen, index| Reply::Status(if matches!(index, 2 | 3) { 503 } else { 200 });
+    let script = |_: &Seen, index| Reply::Status(if matches!(index, 2 | 3) { 503 } else { 200 });
     let peer = TestPeer::start(script).await;
     let config = BackendConfig {
         retry_interval: Duration::from_millis(200),
@@ -254,7 +257,7 @@ async fn a_moody_backend_is_connected_again_with_its_failures_forgotten() {
 
 #[tokio::test]
 async fn a_backend_that_comes_back_is_found_from_native_metrics() {
-    let script = |_: &super::test_peer::Seen, index| Reply::Status(if index < 5 { 500 } else { 200 });
+    let script = |_: &Seen, index| Reply::Status(if index < 5 { 500 } else { 200 });
     let peer = TestPeer::start(script).await;
     let run = run_backend(&backend_at(&peer.url()));
     until_state(&run.backend, LinkState::NativeMetrics).await;
@@ -320,7 +323,8 @@ async fn a_push_that_is_under_way_ends_before_the_group_is_deleted() {
 
 #[tokio::test]
 async fn a_dead_pushgateway_backs_off_by_the_backends_rules_and_does_not_delay_the_stop() {
-    let run = run_pushgateway(&dead_url().await, &backend_at(""));
+    let (_socket, url) = dead_url();
+    let run = run_pushgateway(&url, &backend_at(""));
     let status = until_state(&run.pushgateway, LinkState::NativeMetrics).await;
     assert_eq!(status.last_error.as_deref(), Some("push: connection refused"));
     assert!(run.pushgateway.pushes().1 >= 3);
@@ -342,8 +346,8 @@ async fn a_hanging_pushgateway_delays_the_stop_by_its_timeout_at_most() {
 #[tokio::test]
 async fn a_backend_is_pushed_to_although_the_pushgateway_is_dead() {
     let peer = TestPeer::always(Reply::Status(204)).await;
-    let prometheus =
-        PrometheusConfig { push_enabled: true, pushgateway_url: dead_url().await, ..prometheus() };
+    let (_socket, url) = dead_url();
+    let prometheus = PrometheusConfig { push_enabled: true, pushgateway_url: url, ..prometheus() };
     let run = start(&backend_at(&peer.url()), &prometheus).expect("a valid configuration");
     until_state(&run.pushgateway, LinkState::NativeMetrics).await;
     until("two pushes were answered", || run.backend.pushes().0 >= 2).await;

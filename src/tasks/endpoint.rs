@@ -33,7 +33,8 @@ pub enum UrlError {
 /// ```
 /// use maas::tasks::check_url;
 /// assert!(check_url("http://localhost:9091/base/").is_ok());
-/// assert_eq!(check_url("localhost:9091").unwrap_err().to_string(), "the URL must start with http:// or https://");
+/// let error = check_url("localhost:9091").expect_err("no scheme");
+/// assert_eq!(error.to_string(), "the URL must start with http:// or https://");
 /// ```
 pub fn check_url(text: &str) -> Result<(), UrlError> {
     parse_base(text).map(|_| ())

@@ -99,9 +99,13 @@ mod tests {
         Now(seconds * 1_000_000_000)
     }
 
-    fn connection() -> Connection {
+    fn connection_policy() -> RetryPolicy {
         let retry = Duration::from_secs(30);
-        Connection::new(RetryPolicy { interval: retry, interval_max: retry, native_after: 3 }, at(0))
+        RetryPolicy { interval: retry, interval_max: retry, native_after: 3 }
+    }
+
+    fn connection() -> Connection {
+        Connection::new(connection_policy(), at(0))
     }
 
     #[test]
@@ -130,5 +134,55 @@ mod tests {
         let mut connection = connection();
         connection.succeeded(at(1));
         assert_eq!(wait(&connection, Duration::ZERO, at(1), at(1)), WAIT_MIN);
+    }
+
+    /// A log that can be read back.
+    #[derive(Clone, Default)]
+    struct Log(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_change_of_state_is_one_log_line_and_nothing_else_is() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone())
+            .finish();
+        let link = Arc::new(Link::new(LinkState::Disconnected, at(0)));
+        tracing::subscriber::with_default(subscriber, || {
+            let policy = connection_policy();
+            let mut keeper =
+                LinkKeeper::new("backend", "http://host".to_owned(), INTERVAL, policy, link.clone());
+            for ok in [true, true, false, false, false, false, true, true] {
+                let outcome = if ok { Ok(()) } else { Err("push answered 500".to_owned()) };
+                keeper.ended(Now::read(), outcome);
+            }
+        });
+        let text = String::from_utf8(log.0.lock().clone()).expect("a log is text");
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        let expected = [
+            ("INFO", r#"from="disconnected" to="connected""#),
+            ("WARN", r#"from="connected" to="reconnecting" attempts=1 error="push answered 500""#),
+            ("WARN", r#"from="reconnecting" to="native_metrics" attempts=3 error="push answered 500""#),
+            ("INFO", r#"from="native_metrics" to="connected""#),
+        ];
+        assert_eq!(lines.len(), expected.len(), "{text}");
+        for (line, (level, fields)) in lines.iter().zip(expected) {
+            assert!(line.starts_with(level) && line.contains(fields), "{line}");
+            assert!(line.contains(r#"peer="backend" url="http://host""#), "{line}");
+        }
+        assert_eq!(link.status().state, LinkState::Connected);
     }
 }
