@@ -57,6 +57,13 @@ pub struct LinkStatus {
     pub next_retry: Option<Now>,
 }
 
+impl LinkStatus {
+    /// A link that stands at `state` since `now`, with no failure behind it.
+    pub fn new(state: LinkState, now: Now) -> LinkStatus {
+        LinkStatus { state, since: now, attempts: 0, last_error: None, next_retry: None }
+    }
+}
+
 /// A link's status and its counters. One task writes, anybody reads; readers never wait.
 #[derive(Debug)]
 pub struct Link {
@@ -68,9 +75,8 @@ pub struct Link {
 impl Link {
     /// A link that stands at `state` since `now`.
     pub fn new(state: LinkState, now: Now) -> Link {
-        let status = LinkStatus { state, since: now, attempts: 0, last_error: None, next_retry: None };
         Link {
-            status: ArcSwap::from_pointee(status),
+            status: ArcSwap::from_pointee(LinkStatus::new(state, now)),
             pushes_ok: AtomicU64::new(0),
             pushes_failed: AtomicU64::new(0),
         }

@@ -21,6 +21,13 @@ pub struct BackendConfig {
     pub push_path: String,
 }
 
+impl BackendConfig {
+    /// Whether there is a backend at all.
+    pub fn is_configured(&self) -> bool {
+        !self.server_url.is_empty()
+    }
+}
+
 impl Default for BackendConfig {
     fn default() -> BackendConfig {
         BackendConfig {

@@ -1,3 +1,122 @@
-//! What happens when time passes? (the room is being built)
+//! What happens when time passes? Here: metrics are pushed to those who want them.
+//!
+//! Two peers can be configured, and each has one task that lives as long as the service:
+//!
+//! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
+//!   the local `/metrics` when it does not, and goes on trying.
+//! - [`pushgateway`](PrometheusConfig): replaces our group of metrics in a Pushgateway, deletes it on a clean stop.
+//!
+//! From the inside out: [`Connection`] is the state machine, without I/O and without a clock; `peer.rs` is one
+//! exchange with one peer; `link_keeper.rs` feeds outcomes to the machine, publishes to the [`Link`] and logs;
+//! the two drivers own the period. Neither delays a request: handlers only read the links.
+//!
+//! The composition root creates the links, hands in how metrics are rendered, and calls [`start`] and [`Tasks::stop`].
+
 pub mod config;
+
+mod backend;
+mod connection;
+mod endpoint;
+mod link_keeper;
+mod peer;
+mod pushgateway;
+
+#[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
+mod test_peer;
+
 pub use config::{BackendConfig, PrometheusConfig};
+pub use connection::{Connection, RetryPolicy, Transition};
+pub use endpoint::{UrlError, check_url};
+pub use peer::StartError;
+
+use crate::clock::Now;
+use crate::link::{Link, LinkState};
+use backend::Backend;
+use peer::Peer;
+use pushgateway::Pushgateway;
+use std::sync::Arc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// Renders the `/metrics` text of this moment.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The tasks that run. Dropping this tells them to end; [`Tasks::stop`] also waits until they have.
+#[derive(Debug)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: DropGuard,
+}
+
+/// The link to the backend as it stands before [`start`]: off, or disconnected.
+pub fn backend_link(backend: &BackendConfig, now: Now) -> Arc<Link> {
+    new_link(backend.is_configured(), now)
+}
+
+/// The link to the Pushgateway as it stands before [`start`]: off, or disconnected.
+pub fn pushgateway_link(prometheus: &PrometheusConfig, now: Now) -> Arc<Link> {
+    new_link(prometheus.push_enabled, now)
+}
+
+/// Starts a task for each peer that is configured; without any, nothing is spawned and no client is built.
+///
+/// `instance` is our own `host:port`, by which the Pushgateway tells services apart. The backend's retry values and
+/// timeout hold for the Pushgateway too. The links are written by these tasks alone from now on.
+///
+/// # Errors
+/// A URL that [`check_url`] refuses, or a client that cannot be built. Nothing runs then.
+///
+/// # Panics
+/// Outside of a tokio runtime, when there is a peer.
+pub fn start(
+    backend: &BackendConfig,
+    prometheus: &PrometheusConfig,
+    instance: String,
+    text: MetricsText,
+    backend_link: Arc<Link>,
+    pushgateway_link: Arc<Link>,
+) -> Result<Tasks, StartError> {
+    let tasks = Tasks { tracker: TaskTracker::new(), stop: CancellationToken::new().drop_guard() };
+    if !backend.is_configured() && !prometheus.push_enabled {
+        return Ok(tasks);
+    }
+    let secure = backend.is_configured() && endpoint::is_secure(&backend.server_url)
+        || prometheus.push_enabled && endpoint::is_secure(&prometheus.pushgateway_url);
+    let peer = Peer::new(backend.timeout, secure)?;
+
+    // Both are built before either runs.
+    let backend_driver = backend
+        .is_configured()
+        .then(|| Backend::new(backend, prometheus.push_interval, peer.clone(), text.clone(), backend_link))
+        .transpose()?;
+    let pushgateway_driver = prometheus
+        .push_enabled
+        .then(|| Pushgateway::new(prometheus, backend.into(), &instance, peer, text, pushgateway_link))
+        .transpose()?;
+    if let Some(driver) = backend_driver {
+        tasks.tracker.spawn(driver.run(tasks.token()));
+    }
+    if let Some(driver) = pushgateway_driver {
+        tasks.tracker.spawn(driver.run(tasks.token()));
+    }
+    Ok(tasks)
+}
+
+impl Tasks {
+    /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    fn token(&self) -> CancellationToken {
+        self.stop.token().clone()
+    }
+}
+
+fn new_link(configured: bool, now: Now) -> Arc<Link> {
+    Arc::new(Link::new(if configured { LinkState::Disconnected } else { LinkState::Off }, now))
+}
