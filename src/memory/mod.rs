@@ -241,6 +241,12 @@ impl Heap {
         self.classes.last().expect("`new` requires a class").slab_bytes()
     }
 
+    /// The largest size that can be had while the pool is empty: that of the largest class within the limit.
+    pub fn largest_size_within_limit(&self) -> u64 {
+        let within = |class: &&Class| class.slab_bytes() <= self.limit_bytes();
+        self.classes.iter().rev().find(within).expect("`new` requires a class within the limit").slab_bytes()
+    }
+
     /// Size of the smallest class, in bytes.
     pub fn smallest_class_bytes(&self) -> u64 {
         self.classes[0].slab_bytes()

@@ -1,0 +1,151 @@
+//! Allocation ids: UUIDs of version 8. The only file that knows what their bits mean.
+//!
+//! ```text
+//!   48 bits: engine (4) | table index (24) | random (20)
+//!    4 bits: version, 8        12 bits: random
+//!    2 bits: variant, 0b10     62 bits: random
+//! ```
+//!
+//! The index makes a look-up one array access; the 94 random bits make a guess hopeless and a freed id dead for ever.
+
+use std::fmt;
+use std::str::FromStr;
+use uuid::Uuid;
+
+/// Bits of the table index: the table holds at most 2^24 allocations.
+pub(super) const INDEX_BITS: u32 = 24;
+/// The engine that keeps its allocations in this process.
+const ENGINE_LOCAL: u64 = 0;
+
+/// What a client holds: the name of one allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AllocationId(Uuid);
+
+/// The text is no allocation id. Ids are hyphenated UUIDs, in upper or lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id is a hyphenated UUID such as 0000002a-1c3d-8e5f-9a7b-0123456789ab")]
+pub struct ParseIdError;
+
+/// The random part of an id, in the two words that an entry stores. `low` is never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// 62 random bits, and the top bit set so that a live key is never zero.
+    pub(super) low: u64,
+    /// 32 random bits.
+    pub(super) high: u64,
+}
+
+const KEY_LIVE: u64 = 1 << 63;
+
+impl Key {
+    /// A fresh key that nobody can guess.
+    pub(super) fn random() -> Key {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        // The upper word has 60 random bits (its version is fixed), the lower 62.
+        Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: high >> 32 }
+    }
+}
+
+impl AllocationId {
+    /// The id of the entry at `index` whose key is `key`.
+    pub(super) fn new(index: u32, key: Key) -> AllocationId {
+        debug_assert!(index >> INDEX_BITS == 0);
+        let custom_a = ENGINE_LOCAL << 44 | u64::from(index) << 20 | key.high >> 12;
+        let high = custom_a << 16 | key.high & 0xfff;
+        let (high, low) = (high.to_be_bytes(), (key.low & !KEY_LIVE).to_be_bytes());
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&high);
+        bytes[8..].copy_from_slice(&low);
+        AllocationId(Uuid::new_v8(bytes))
+    }
+
+    /// Index and key, if the id can be one of ours at all.
+    pub(super) fn decode(self) -> Option<(u32, Key)> {
+        let (high, low) = self.0.as_u64_pair();
+        let ours = self.0.get_version_num() == 8 && low >> 62 == 0b10 && high >> 60 == ENGINE_LOCAL;
+        let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
+        let key =
+            Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: (high >> 16 & 0xf_ffff) << 12 | high & 0xfff };
+        ours.then_some((index, key))
+    }
+
+    /// The id as it is written on the wire, without allocating.
+    pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
+        self.0.hyphenated().encode_lower(buffer)
+    }
+}
+
+impl fmt::Display for AllocationId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(out)
+    }
+}
+
+impl FromStr for AllocationId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<AllocationId, ParseIdError> {
+        // Uuid::parse_str takes braces, `urn:uuid:` and 32 bare digits too; only the hyphenated form has 36 bytes.
+        if text.len() != 36 {
+            return Err(ParseIdError);
+        }
+        Uuid::try_parse(text).map(AllocationId).map_err(|_| ParseIdError)
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_says_its_index_and_key_again(index in 0_u32..1 << INDEX_BITS) {
+            let key = Key::random();
+            let id = AllocationId::new(index, key);
+            prop_assert_eq!(id.decode(), Some((index, key)));
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+            prop_assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
+            prop_assert_eq!(&id.to_string()[14..15], "8");
+            prop_assert!(matches!(&id.to_string()[19..20], "8" | "9" | "a" | "b"));
+        }
+
+        #[test]
+        fn no_text_makes_parsing_panic(text in ".{0,50}") {
+            let _ = text.parse::<AllocationId>().map(AllocationId::decode);
+        }
+    }
+
+    #[test]
+    fn other_forms_of_uuid_are_refused() {
+        let id = AllocationId::new(7, Key::random()).to_string();
+        for text in [
+            format!("{{{id}}}"),
+            format!("urn:uuid:{id}"),
+            id.replace('-', ""),
+            id[1..].to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(text.parse::<AllocationId>(), Err(ParseIdError), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_of_other_versions_and_engines_are_nobodys() {
+        for text in [
+            "550e8400-e29b-41d4-a716-446655440000",
+            "10000000-0000-8000-8000-000000000000",
+            "00000000-0000-8000-0000-000000000000",
+        ] {
+            assert_eq!(text.parse::<AllocationId>().expect("well-formed").decode(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_differ_in_both_words() {
+        let keys: Vec<Key> = (0..1000).map(|_| Key::random()).collect();
+        let distinct = |words: Vec<u64>| words.iter().collect::<std::collections::HashSet<_>>().len();
+        assert_eq!(distinct(keys.iter().map(|key| key.low).collect()), 1000);
+        assert_eq!(distinct(keys.iter().map(|key| key.high).collect()), 1000);
+    }
+}

@@ -1,0 +1,215 @@
+//! The allocation table: id → allocation, the one source of truth about what is live.
+//!
+//! An array that grows by chunks of 1024 entries which never move, so a look-up is two array accesses and needs no
+//! lock on the table. An entry has two halves: the durable one says what the allocation is, the volatile one how it
+//! is linked up in this process. An allocation is live from the Release store of its key to the store of zero there.
+
+use super::id::Key;
+use super::lock::{EntryGuard, EntryLock};
+use crate::clock::Now;
+use crate::memory::SlabLocation;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Entries in a chunk.
+const CHUNK_ENTRIES: u32 = 1024;
+/// In place of a deadline: the allocation lives until freed.
+const NO_DEADLINE: u64 = 0;
+
+/// What an allocation is. One cache line, laid out so that it can later lie in a file.
+///
+/// Written by whoever owns the entry before the key is stored, or under the entry's lock afterwards; read under the
+/// lock. `created` is also read by the creation order of the owning slot, under that slot's lock.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct DurableEntry {
+    /// Lower word of the key; zero while the entry is not live. Storing it is what makes an allocation begin or end.
+    key_low: AtomicU64,
+    key_high: AtomicU64,
+    size_bytes: AtomicU64,
+    /// Where the bytes lie: a `SlabLocation`.
+    location: AtomicU64,
+    /// When the allocation was made, in `Now` nanoseconds; no two of one slot are equal.
+    created: AtomicU64,
+    /// When it ends by itself, or `NO_DEADLINE`.
+    deadline: AtomicU64,
+    /// Room for the tag and the arena.
+    reserved: [AtomicU64; 2],
+}
+
+/// How an entry is linked up in this process.
+#[derive(Debug, Default)]
+struct VolatileEntry {
+    lock: EntryLock,
+    /// The slot that made the allocation and keeps it in its creation order.
+    slot: AtomicU8,
+    /// While live: the chunk of the creation order that lists it. While free: the next free entry. See `order.rs`.
+    link: AtomicU32,
+}
+
+const _: () = assert!(size_of::<DurableEntry>() == 64, "an entry's durable half is one cache line");
+const _: () =
+    assert!(size_of::<VolatileEntry>() == 8, "metadata is bounded: 64 + 8 bytes here, 16 a slab, 4 in order");
+
+#[derive(Debug)]
+struct Chunk {
+    durable: Box<[DurableEntry]>,
+    volatile: Box<[VolatileEntry]>,
+}
+
+/// The table. Bounded by `allocations_max`; costs memory only for chunks that were used.
+#[derive(Debug)]
+pub(super) struct Table {
+    chunks: Box<[OnceLock<Chunk>]>,
+    allocations_max: u32,
+    /// Entries from here on were never used. Changed by compare-and-swap so that it never passes the bound.
+    fresh: AtomicU32,
+}
+
+/// What an entry says of a live allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) key: Key,
+    pub(super) size_bytes: u64,
+    pub(super) location: SlabLocation,
+    pub(super) created: Now,
+    pub(super) deadline: Option<Now>,
+}
+
+impl Table {
+    pub(super) fn new(allocations_max: u32) -> Table {
+        let chunks = (0..allocations_max.div_ceil(CHUNK_ENTRIES)).map(|_| OnceLock::new()).collect();
+        Table { chunks, allocations_max, fresh: AtomicU32::new(0) }
+    }
+
+    pub(super) fn allocations_max(&self) -> u32 {
+        self.allocations_max
+    }
+
+    /// Takes up to `count` entries that were never used: the first one's index and how many. None left → none.
+    pub(super) fn take_fresh(&self, count: u32) -> Option<(u32, u32)> {
+        let end = |fresh: u32| fresh.saturating_add(count).min(self.allocations_max);
+        let taken = self.fresh.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fresh| {
+            (fresh < self.allocations_max).then(|| end(fresh))
+        });
+        let first = taken.ok()?;
+        for index in [first, end(first) - 1] {
+            self.chunks[place(index).0].get_or_init(Chunk::new);
+        }
+        Some((first, end(first) - first))
+    }
+
+    /// The entry at `index`, if it was ever used.
+    pub(super) fn get(&self, index: u32) -> Option<Entry<'_>> {
+        let (chunk, at) = place(index);
+        let chunk = self.chunks.get(chunk)?.get()?;
+        Some(Entry { durable: &chunk.durable[at], volatile: &chunk.volatile[at] })
+    }
+
+    /// The entry at an index that `take_fresh` once returned.
+    pub(super) fn used(&self, index: u32) -> Entry<'_> {
+        self.get(index).expect("the index came from this table")
+    }
+
+    /// Bytes of all chunks made so far, and of the list of chunks.
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
+        let entry = size_of::<DurableEntry>() + size_of::<VolatileEntry>();
+        (chunks * CHUNK_ENTRIES as usize * entry + self.chunks.len() * size_of::<OnceLock<Chunk>>()) as u64
+    }
+}
+
+/// Chunk and place in it of an index.
+fn place(index: u32) -> (usize, usize) {
+    ((index / CHUNK_ENTRIES) as usize, (index % CHUNK_ENTRIES) as usize)
+}
+
+impl Chunk {
+    fn new() -> Chunk {
+        Chunk {
+            durable: (0..CHUNK_ENTRIES).map(|_| DurableEntry::default()).collect(),
+            volatile: (0..CHUNK_ENTRIES).map(|_| VolatileEntry::default()).collect(),
+        }
+    }
+}
+
+/// Both halves of one entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'a> {
+    durable: &'a DurableEntry,
+    volatile: &'a VolatileEntry,
+}
+
+impl<'a> Entry<'a> {
+    /// Begins an allocation: writes everything, the key last. For the owner of a free entry.
+    pub(super) fn publish(self, record: &Record) {
+        let durable = self.durable;
+        durable.key_high.store(record.key.high, Ordering::Relaxed);
+        durable.size_bytes.store(record.size_bytes, Ordering::Relaxed);
+        durable.location.store(record.location.word(), Ordering::Relaxed);
+        durable.created.store(record.created.0, Ordering::Relaxed);
+        durable
+            .deadline
+            .store(record.deadline.map_or(NO_DEADLINE, |deadline| deadline.0.max(1)), Ordering::Relaxed);
+        durable.key_low.store(record.key.low, Ordering::Release); // pairs with the Acquire in `read`
+    }
+
+    pub(super) fn lock(self) -> LockedEntry<'a> {
+        LockedEntry { entry: self, _guard: self.volatile.lock.lock() }
+    }
+
+    /// When the allocation was made. For the owning slot's creation order, under that slot's lock.
+    pub(super) fn created(self) -> u64 {
+        self.durable.created.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn slot(self) -> usize {
+        usize::from(self.volatile.slot.load(Ordering::Relaxed))
+    }
+
+    /// For the slot that takes a free entry over, under its lock.
+    pub(super) fn set_slot(self, slot: usize) {
+        let slot = u8::try_from(slot).expect("there are at most 256 slots");
+        self.volatile.slot.store(slot, Ordering::Relaxed);
+    }
+
+    pub(super) fn link(self) -> u32 {
+        self.volatile.link.load(Ordering::Relaxed)
+    }
+
+    /// Under the owning slot's lock.
+    pub(super) fn set_link(self, link: u32) {
+        self.volatile.link.store(link, Ordering::Relaxed);
+    }
+}
+
+/// An entry under its lock.
+#[derive(Debug)]
+pub(super) struct LockedEntry<'a> {
+    entry: Entry<'a>,
+    _guard: EntryGuard<'a>,
+}
+
+impl LockedEntry<'_> {
+    /// What the entry says, if it is live.
+    pub(super) fn read(&self) -> Option<Record> {
+        let durable = self.entry.durable;
+        let low = durable.key_low.load(Ordering::Acquire); // pairs with the Release in `publish`
+        if low == 0 {
+            return None;
+        }
+        let deadline = durable.deadline.load(Ordering::Relaxed);
+        Some(Record {
+            key: Key { low, high: durable.key_high.load(Ordering::Relaxed) },
+            size_bytes: durable.size_bytes.load(Ordering::Relaxed),
+            location: SlabLocation::from_word(durable.location.load(Ordering::Relaxed)),
+            created: Now(durable.created.load(Ordering::Relaxed)),
+            deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
+        })
+    }
+
+    /// Ends the allocation: its id is dead from here on.
+    pub(super) fn clear(&self) {
+        self.entry.durable.key_low.store(0, Ordering::Release); // pairs with the Acquire in `read`
+    }
+}

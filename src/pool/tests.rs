@@ -1,0 +1,318 @@
+//! The pool as a whole: ids, deadlines, listing and accounts, under random use and under threads.
+
+use super::*;
+use proptest::prelude::*;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// Polls once: a call that would make a request wait fails the test.
+fn at_once<T>(call: impl Future<Output = T>) -> T {
+    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a call of the local engine is ready at the first poll"),
+    }
+}
+
+fn pool(limit: u64, sizes: &[u64], config: &Config) -> Pool {
+    let memory =
+        memory::Config { slab_sizes: sizes.to_vec(), max_pool_size: limit, ..memory::Config::default() };
+    Pool::new(Heap::new(&memory).expect("the configuration is right"), config)
+}
+
+fn allocate(pool: &Pool, size_bytes: u64, now: Now) -> Result<Allocation, AllocateError> {
+    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None }, now))
+}
+
+fn ids(page: &Page) -> Vec<AllocationId> {
+    page.allocations.iter().map(|allocation| allocation.id).collect()
+}
+
+/// The whole listing, page by page.
+fn list_all(pool: &Pool, limit: usize, now: Now) -> Vec<AllocationId> {
+    let (mut all, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = at_once(pool.list(cursor, limit, now));
+        assert!(page.allocations.len() <= limit);
+        all.extend(ids(&page));
+        cursor = page.next.map(|next| Cursor::decode(&next.encode()).expect("a cursor survives as text"));
+        if cursor.is_none() {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn an_allocation_is_found_freed_and_then_gone_for_ever() {
+    let pool = pool(10_240, &[1024], &Config::default());
+    let made = allocate(&pool, 100, Now(5)).expect("there is room");
+    assert_eq!((made.size_bytes, made.actual_size_bytes, made.created), (100, 1024, Now(5)));
+    assert_eq!(at_once(pool.get(made.id, Now(6))), Ok(made));
+    assert_eq!(at_once(pool.free(made.id, Now(7))), Ok(()));
+    assert_eq!(at_once(pool.free(made.id, Now(7))), Err(NotFound(made.id)));
+    let next = allocate(&pool, 100, Now(8)).expect("there is room");
+    assert_ne!(next.id, made.id);
+    assert_eq!(
+        at_once(pool.get(made.id, Now(9))),
+        Err(NotFound(made.id)),
+        "the entry is used again, the id is not"
+    );
+    let stats = at_once(pool.stats());
+    assert_eq!((stats.active_allocations, stats.allocated_bytes, stats.heap.classes[0].reused), (1, 1024, 1));
+}
+
+#[test]
+fn what_can_never_fit_is_told_apart_from_what_does_not_fit_now() {
+    let pool = pool(10_240, &[1024, 16_384], &Config::default());
+    let refused = allocate(&pool, 9000, Now(1)).expect_err("9000 rounds to 16384");
+    let expected =
+        AllocateError::TooLarge { size_bytes: 9000, actual_size_bytes: Some(16_384), size_bytes_max: 1024 };
+    assert_eq!(refused, expected);
+    assert!(matches!(
+        allocate(&pool, u64::MAX, Now(1)),
+        Err(AllocateError::TooLarge { actual_size_bytes: None, .. })
+    ));
+    for _ in 0..10 {
+        allocate(&pool, 1, Now(1)).expect("there is room");
+    }
+    assert!(matches!(
+        allocate(&pool, 1, Now(1)),
+        Err(AllocateError::Memory(memory::AllocateError::Exhausted { .. }))
+    ));
+}
+
+#[test]
+fn max_allocation_size_bounds_a_request() {
+    let pool = pool(1 << 20, &[1024, 4096], &Config { max_allocation_size: Some(2000), ..Config::default() });
+    assert!(allocate(&pool, 2000, Now(1)).is_ok());
+    assert!(matches!(
+        allocate(&pool, 2001, Now(1)),
+        Err(AllocateError::TooLarge { size_bytes_max: 2000, .. })
+    ));
+}
+
+#[test]
+fn the_table_holds_exactly_as_many_as_it_may_and_a_refusal_takes_nothing() {
+    let pool = pool(1 << 20, &[1024], &Config { max_allocations: Some(100), ..Config::default() });
+    let made: Vec<_> = (0..100).map(|_| allocate(&pool, 1, Now(1)).expect("there is room")).collect();
+    assert_eq!(allocate(&pool, 1, Now(1)), Err(AllocateError::TableFull { allocations_max: 100 }));
+    assert_eq!(at_once(pool.stats()).heap.in_use_bytes, 100 * 1024);
+    // Freed by another thread, so that the entry may lie in another slot's list.
+    std::thread::scope(|scope| scope.spawn(|| at_once(pool.free(made[50].id, Now(2)))).join())
+        .expect("no panic")
+        .expect("it is live");
+    allocate(&pool, 1, Now(3)).expect("one entry is free");
+}
+
+#[test]
+fn an_allocation_past_its_deadline_is_gone_at_the_next_look() {
+    let pool = pool(10_240, &[1024], &Config::default());
+    let request = AllocateRequest { size_bytes: 1, lease: Some(Duration::from_nanos(100)) };
+    let made = at_once(pool.allocate(&request, Now(1000))).expect("there is room");
+    assert_eq!(at_once(pool.get(made.id, Now(1099))).map(|found| found.deadline), Ok(Some(Now(1100))));
+    assert_eq!(list_all(&pool, 10, Now(1099)), [made.id]);
+    assert_eq!(list_all(&pool, 10, Now(1100)), []);
+    assert_eq!(at_once(pool.get(made.id, Now(1100))), Err(NotFound(made.id)));
+    assert_eq!(at_once(pool.stats()).heap.in_use_bytes, 0, "and its bytes are free");
+}
+
+#[test]
+fn a_closed_pool_refuses_new_allocations_and_serves_the_rest() {
+    let pool = pool(10_240, &[1024], &Config::default());
+    let made = allocate(&pool, 1, Now(1)).expect("there is room");
+    pool.close();
+    assert_eq!(allocate(&pool, 1, Now(2)), Err(AllocateError::Unavailable(Unavailable)));
+    assert!(at_once(pool.get(made.id, Now(2))).is_ok());
+    assert!(at_once(pool.free(made.id, Now(2))).is_ok());
+}
+
+#[test]
+fn a_listing_is_in_creation_order_though_entries_are_used_again() {
+    let pool = pool(1 << 20, &[1024], &Config::default());
+    let now = Now(7); // the same instant for all: the order must not depend on the clock's steps
+    let first: Vec<_> = (0..5).map(|_| allocate(&pool, 1, now).expect("there is room").id).collect();
+    at_once(pool.free(first[1], now)).expect("live");
+    at_once(pool.free(first[3], now)).expect("live");
+    let later: Vec<_> = (0..3).map(|_| allocate(&pool, 1, now).expect("there is room").id).collect();
+    let expected = [first[0], first[2], first[4], later[0], later[1], later[2]];
+    for limit in 1..8 {
+        assert_eq!(list_all(&pool, limit, now), expected, "pages of {limit}");
+    }
+}
+
+#[test]
+fn what_lives_through_a_listing_appears_exactly_once_whatever_happens_around_it() {
+    let pool = pool(64 << 20, &[1024], &Config::default());
+    let mut random = fastrand::Rng::with_seed(42);
+    let mut time = 1;
+    let mut tick = move || {
+        time += 1;
+        Now(time)
+    };
+    let mut live: Vec<AllocationId> =
+        (0..20_000).map(|_| allocate(&pool, 1, tick()).expect("room").id).collect();
+    // Thin the order out, so that chunks merge.
+    random.shuffle(&mut live);
+    for id in live.drain(2500..) {
+        at_once(pool.free(id, tick())).expect("live");
+    }
+    let through: Vec<AllocationId> = live[..1000].to_vec();
+    let mut others = live.split_off(1000);
+    let (mut seen, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = at_once(pool.list(cursor, 100, tick()));
+        seen.extend(ids(&page));
+        let Some(next) = page.next else { break };
+        cursor = Some(next);
+        for _ in 0..50 {
+            if !others.is_empty() {
+                at_once(pool.free(others.swap_remove(random.usize(..others.len())), tick())).expect("live");
+            }
+            let fresh: Vec<_> = (0..20).map(|_| allocate(&pool, 1, tick()).expect("room").id).collect();
+            fresh.into_iter().for_each(|id| at_once(pool.free(id, tick())).expect("live"));
+            others.push(allocate(&pool, 1, tick()).expect("room").id);
+        }
+        assert!(seen.len() < 200_000, "the listing ends");
+    }
+    let mut counts = std::collections::HashMap::new();
+    seen.iter().for_each(|id| *counts.entry(*id).or_insert(0) += 1);
+    assert!(counts.values().all(|count| *count == 1));
+    assert!(through.iter().all(|id| counts.contains_key(id)));
+}
+
+#[test]
+fn metadata_stays_within_96_bytes_an_allocation() {
+    let pool = pool(256 << 20, &[1024], &Config::default());
+    let made: Vec<_> =
+        (0..200_000).map(|_| allocate(&pool, 1000, Now(1)).expect("there is room").id).collect();
+    let stats = at_once(pool.stats());
+    let each = stats.metadata_bytes as f64 / stats.active_allocations as f64;
+    assert!(each <= 96.0 + 2.0, "{each} bytes an allocation"); // bitmaps and page counts add about one
+    // One in 300 survives: the order is compacted with them.
+    for (at, id) in made.iter().enumerate() {
+        if at % 300 != 0 {
+            at_once(pool.free(*id, Now(2))).expect("live");
+        }
+    }
+    let Engine::Local(local) = &pool.engine;
+    let order: u64 = local.order_bytes();
+    assert!(order <= 667 * 32 + 100_000, "{order} bytes of order for 667 allocations");
+}
+
+#[test]
+fn threads_that_allocate_list_and_free_lose_nothing() {
+    let pool = pool(64 << 20, &[1024, 4096], &Config::default());
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let mut mine = Vec::new();
+                for _ in 0..5000 {
+                    if mine.len() < 100 || random.bool() {
+                        mine.push(
+                            allocate(pool, random.u64(1..4096), Now::read()).expect("there is room").id,
+                        );
+                    } else {
+                        let id = mine.swap_remove(random.usize(..mine.len()));
+                        at_once(pool.free(id, Now::read())).expect("it is mine");
+                    }
+                }
+                let listed = list_all(pool, 1000, Now::read());
+                assert!(mine.iter().all(|id| listed.contains(id)));
+                mine.into_iter().for_each(|id| at_once(pool.free(id, Now::read())).expect("it is mine"));
+            });
+        }
+    });
+    let stats = at_once(pool.stats());
+    assert_eq!((stats.active_allocations, stats.heap.in_use_bytes), (0, 0));
+    assert_eq!(list_all(&pool, 10, Now::read()), []);
+}
+
+#[test]
+fn the_inflight_budget_is_exact_and_returns() {
+    let pool = pool(10_240, &[1024], &Config { max_inflight_bytes: 100, ..Config::default() });
+    let charge = pool.inflight().charge(60).expect("there is room");
+    assert!(pool.inflight().charge(41).is_none());
+    assert_eq!(at_once(pool.stats()).inflight_bytes, 60);
+    drop(charge);
+    assert_eq!(pool.inflight().bytes(), 0);
+}
+
+#[test]
+fn cursors_that_are_none_are_refused() {
+    for text in ["", "0", "zz", "+000000000000000ffff", &"0".repeat(21), "00000000000000000é00"] {
+        assert_eq!(Cursor::decode(text), None, "{text:?}");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Allocate { size: u64, lease: Option<u64> },
+    Free(usize),
+    Get(usize),
+    Pass(u64),
+    List(usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => (1_u64..9000, proptest::option::of(1_u64..50)).prop_map(|(size, lease)| Action::Allocate { size, lease }),
+        3 => any::<usize>().prop_map(Action::Free),
+        1 => any::<usize>().prop_map(Action::Get),
+        1 => (0_u64..20).prop_map(Action::Pass),
+        1 => (1_usize..10).prop_map(Action::List),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// The twin: a list of allocations ever made, in order, with their deadlines.
+    #[test]
+    fn it_agrees_with_a_naive_twin(actions in prop::collection::vec(action(), 1..150)) {
+        let pool = pool(40_000, &[1024, 8192], &Config::default());
+        let mut twin: Vec<Allocation> = Vec::new();
+        let mut now = Now(1);
+        for action in actions {
+            let dead = |allocation: &Allocation, now: Now| allocation.deadline.is_some_and(|deadline| deadline <= now);
+            match action {
+                Action::Allocate { size, lease } => {
+                    let request = AllocateRequest { size_bytes: size, lease: lease.map(Duration::from_nanos) };
+                    // What passed its deadline is reaped when it is looked at; here, before room is needed.
+                    twin.iter().filter(|allocation| dead(allocation, now)).for_each(|allocation| { let _ = at_once(pool.get(allocation.id, now)); });
+                    twin.retain(|allocation| !dead(allocation, now));
+                    let actual = if size > 8192 { None } else if size > 1024 { Some(8192) } else { Some(1024) };
+                    let used: u64 = twin.iter().map(|allocation| allocation.actual_size_bytes).sum();
+                    match at_once(pool.allocate(&request, now)) {
+                        Ok(made) => {
+                            prop_assert_eq!(Some(made.actual_size_bytes), actual);
+                            prop_assert!(used + made.actual_size_bytes <= 40_000);
+                            twin.push(made);
+                        }
+                        Err(AllocateError::TooLarge { .. }) => prop_assert_eq!(actual, None),
+                        Err(_) => prop_assert!(used + actual.expect("not too large") > 40_000),
+                    }
+                }
+                Action::Free(at) if !twin.is_empty() => {
+                    let allocation = twin.remove(at % twin.len());
+                    prop_assert_eq!(at_once(pool.free(allocation.id, now)).is_ok(), !dead(&allocation, now));
+                }
+                Action::Get(at) if !twin.is_empty() => {
+                    let at = at % twin.len();
+                    match at_once(pool.get(twin[at].id, now)) {
+                        Ok(found) => prop_assert_eq!(found, twin[at]),
+                        Err(_) => { prop_assert!(dead(&twin[at], now)); twin.remove(at); }
+                    }
+                }
+                Action::Pass(nanoseconds) => now = Now(now.0 + nanoseconds),
+                Action::List(limit) => {
+                    let alive: Vec<_> = twin.iter().filter(|allocation| !dead(allocation, now)).map(|allocation| allocation.id).collect();
+                    prop_assert_eq!(list_all(&pool, limit, now), alive);
+                }
+                _ => {}
+            }
+            prop_assert_eq!(at_once(pool.stats()).active_allocations, twin.len() as u64);
+        }
+    }
+}
