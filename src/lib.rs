@@ -7,6 +7,7 @@ mod sync;
 pub mod units;
 
 pub mod memory;
+pub mod metrics;
 pub mod pool;
 
 pub mod http;

@@ -1,0 +1,525 @@
+//! Metrics: every name, type and help text in one table, and a pure function from a snapshot to the text.
+//!
+//! A scrape and a push send the same text. Counting happens elsewhere, on per-slot counters of the rooms; whoever
+//! composes a [`Snapshot`] sums them. A family has its children from the first scrape on, so that rates and alerts
+//! work from the start.
+
+use crate::link::{LinkState, LinkStatus};
+use crate::memory::HeapStats;
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+/// The media type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of the request duration buckets, in seconds.
+pub const DURATION_BUCKETS: [f64; 14] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0,
+    10.0,
+];
+
+/// One row of the table: a family's name, type and help.
+struct Row {
+    name: &'static str,
+    kind: MetricType,
+    help: &'static str,
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Row {
+    Row { name, kind: MetricType::GAUGE, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Row {
+    Row { name, kind: MetricType::COUNTER, help }
+}
+
+/// Every family of ours. `process_*` comes from the metrics library.
+mod rows {
+    use super::{MetricType, Row, counter, gauge};
+
+    pub(super) const ACTIVE_ALLOCATIONS: Row = gauge("maas_active_allocations", "Live allocations.");
+    pub(super) const ALLOCATION_SIZE: Row =
+        gauge("maas_allocation_size_bytes", "Actual bytes of live allocations.");
+    pub(super) const POOL_SIZE: Row = gauge(
+        "maas_pool_size_bytes",
+        "Bytes held by all slabs: used, free and being zeroed. Never above the limit.",
+    );
+    pub(super) const UTILIZATION_PERCENT: Row =
+        gauge("maas_utilization_percent", "Bytes in use as a percentage of the pool's limit.");
+    pub(super) const REQUEST_COUNT: Row = counter(
+        "maas_request_count",
+        "Requests answered, by method, route and status. Same as maas_http_requests_total.",
+    );
+    pub(super) const SLAB_REUSE: Row = counter(
+        "maas_slab_reuse_total",
+        "Times a slab was given to a client after an earlier client freed it.",
+    );
+    pub(super) const HTTP_REQUESTS: Row =
+        counter("maas_http_requests_total", "Requests answered, by method, route and status.");
+    pub(super) const HTTP_DURATION: Row = Row {
+        name: "maas_http_request_duration_seconds",
+        kind: MetricType::HISTOGRAM,
+        help: "Time from a request's first byte to its answer's head, by method and route.",
+    };
+    pub(super) const HTTP_CONNECTIONS: Row = gauge("maas_http_connections", "Open connections.");
+    pub(super) const HTTP_CONNECTIONS_OPENED: Row =
+        counter("maas_http_connections_opened_total", "Connections taken in.");
+    pub(super) const HTTP_CONNECTIONS_REFUSED: Row = counter(
+        "maas_http_connections_refused_total",
+        "Connections answered 503 because there were too many.",
+    );
+    pub(super) const HTTP_TIMED_OUT: Row = counter(
+        "maas_http_timed_out_total",
+        "Connections and bodies given up because the client was too slow, by what it was slow at.",
+    );
+    pub(super) const HTTP_RECEIVED: Row =
+        counter("maas_http_received_bytes_total", "Bytes read from clients.");
+    pub(super) const HTTP_SENT: Row = counter("maas_http_sent_bytes_total", "Bytes written to clients.");
+    pub(super) const UTILIZATION_RATIO: Row =
+        gauge("maas_pool_utilization_ratio", "Bytes in use as a part of the pool's limit, 0 to 1.");
+    pub(super) const POOL_LIMIT: Row = gauge("maas_pool_limit_bytes", "The pool's hard limit.");
+    pub(super) const IN_USE: Row = gauge(
+        "maas_in_use_bytes",
+        "Bytes of live allocations and of freed blocks that a reader still holds, at actual size.",
+    );
+    pub(super) const PEAK_IN_USE: Row =
+        gauge("maas_peak_in_use_bytes", "The most bytes that were ever in use.");
+    pub(super) const DRAINING: Row =
+        gauge("maas_draining_bytes", "Bytes of freed blocks that a reader still holds.");
+    pub(super) const COMMITTED: Row =
+        gauge("maas_committed_bytes", "Bytes of slab pages that may be resident.");
+    pub(super) const METADATA: Row =
+        gauge("maas_metadata_bytes", "Bytes of records about allocations and slabs, outside the pool.");
+    pub(super) const ALLOCATIONS_MAX: Row = gauge("maas_allocations_limit", "Live allocations at most.");
+    pub(super) const INFLIGHT: Row = gauge("maas_inflight_bytes", "Bytes of request bodies being received.");
+    pub(super) const INFLIGHT_LIMIT: Row =
+        gauge("maas_inflight_limit_bytes", "Bytes of request bodies that may be received at once.");
+    pub(super) const WAITING: Row = gauge("maas_waiting_requests", "Requests that wait for room.");
+    pub(super) const SLABS: Row =
+        gauge("maas_slabs", "Slabs held, by size and state: used, free, or being zeroed (scrubbing).");
+    pub(super) const SLAB_CREATED: Row = counter(
+        "maas_slab_created_total",
+        "Slabs taken from the budget, those made ready at start included.",
+    );
+    pub(super) const SLAB_REUSE_RATIO: Row =
+        gauge("maas_slab_reuse_ratio", "Reused slabs as a part of all slabs given out, 0 to 1.");
+    pub(super) const REFUSED: Row =
+        counter("maas_refused_total", "Requests refused for lack of room, by reason.");
+    pub(super) const BACKEND_UP: Row =
+        gauge("maas_backend_up", "1 if the last exchange with the backend succeeded, else 0.");
+    pub(super) const CONNECTION_STATE: Row =
+        gauge("maas_connection_state", "1 for the state that the connection to the backend is in, else 0.");
+    pub(super) const PUSH_ATTEMPTS: Row =
+        counter("maas_push_attempts_total", "Pushes of metrics that ended, by target and result.");
+    pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
+
+    #[cfg(test)]
+    pub(super) const ALL: [&Row; 33] = [
+        &ACTIVE_ALLOCATIONS,
+        &ALLOCATION_SIZE,
+        &POOL_SIZE,
+        &UTILIZATION_PERCENT,
+        &REQUEST_COUNT,
+        &SLAB_REUSE,
+        &HTTP_REQUESTS,
+        &HTTP_DURATION,
+        &HTTP_CONNECTIONS,
+        &HTTP_CONNECTIONS_OPENED,
+        &HTTP_CONNECTIONS_REFUSED,
+        &HTTP_TIMED_OUT,
+        &HTTP_RECEIVED,
+        &HTTP_SENT,
+        &UTILIZATION_RATIO,
+        &POOL_LIMIT,
+        &IN_USE,
+        &PEAK_IN_USE,
+        &DRAINING,
+        &COMMITTED,
+        &METADATA,
+        &ALLOCATIONS_MAX,
+        &INFLIGHT,
+        &INFLIGHT_LIMIT,
+        &WAITING,
+        &SLABS,
+        &SLAB_CREATED,
+        &SLAB_REUSE_RATIO,
+        &REFUSED,
+        &BACKEND_UP,
+        &CONNECTION_STATE,
+        &PUSH_ATTEMPTS,
+        &BUILD_INFO,
+    ];
+}
+
+/// Requests of one method, route and status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestCount {
+    /// `GET`, …, or `other`.
+    pub method: &'static str,
+    /// The route's template, or `unmatched`.
+    pub route: String,
+    /// The status of the answers.
+    pub status: u16,
+    /// How many.
+    pub count: u64,
+}
+
+/// How long requests of one method and route took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestDurations {
+    /// `GET`, …
+    pub method: &'static str,
+    /// The route's template, or `unmatched`.
+    pub route: String,
+    /// Requests in each bucket of [`DURATION_BUCKETS`], not cumulative; the last counts those above every bound.
+    pub buckets: [u64; DURATION_BUCKETS.len() + 1],
+    /// Sum of all durations.
+    pub sum_seconds: f64,
+}
+
+/// What the HTTP server counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HttpSnapshot {
+    /// One row for each documented route at least.
+    pub requests: Vec<RequestCount>,
+    /// One row for each documented route at least.
+    pub durations: Vec<RequestDurations>,
+    /// Refusals by code, every code that names a lack of room.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections taken in.
+    pub connections_opened: u64,
+    /// Connections refused above the cap.
+    pub connections_refused: u64,
+    /// Connections and bodies given up, by what the client was slow at.
+    pub timed_out: Vec<(&'static str, u64)>,
+    /// Bytes read from clients.
+    pub received_bytes: u64,
+    /// Bytes written to clients.
+    pub sent_bytes: u64,
+}
+
+/// What is known of one peer that metrics are pushed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSnapshot {
+    /// Where the link stands.
+    pub status: LinkStatus,
+    /// Pushes so far: (succeeded, failed).
+    pub pushes: (u64, u64),
+}
+
+/// Everything the text says, at one instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The service's version.
+    pub version: &'static str,
+    /// Live allocations.
+    pub active_allocations: u64,
+    /// Actual bytes of live allocations.
+    pub allocated_bytes: u64,
+    /// Live allocations at most.
+    pub allocations_max: u64,
+    /// Bytes of records about allocations and slabs.
+    pub metadata_bytes: u64,
+    /// Bytes of request bodies being received.
+    pub inflight_bytes: u64,
+    /// Bytes of request bodies that may be received at once.
+    pub inflight_bytes_max: u64,
+    /// Requests that wait for room.
+    pub waiting_requests: u64,
+    /// The memory below.
+    pub heap: HeapStats,
+    /// The HTTP server.
+    pub http: HttpSnapshot,
+    /// The backend.
+    pub backend: LinkSnapshot,
+    /// The Pushgateway.
+    pub pushgateway: LinkSnapshot,
+}
+
+/// The snapshot as Prometheus text, without what the system says of the process.
+pub fn render(snapshot: &Snapshot) -> String {
+    encode(&families(snapshot))
+}
+
+/// The snapshot as Prometheus text, followed by `process_*` as the system says now.
+pub fn render_with_process(snapshot: &Snapshot) -> String {
+    let mut all = families(snapshot);
+    all.extend(ProcessCollector::for_self().collect());
+    encode(&all)
+}
+
+fn encode(families: &[MetricFamily]) -> String {
+    let mut text = Vec::with_capacity(32 << 10);
+    TextEncoder::new()
+        .encode(families, &mut text)
+        .expect("every family has a name and a child, and memory takes all");
+    String::from_utf8(text).expect("names, helps and labels are text")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus speaks floats; 2^53 bytes are 8 PiB")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { float(part) / float(whole) }
+}
+
+fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let heap = &snapshot.heap;
+    let http = &snapshot.http;
+    let utilization = ratio(heap.in_use_bytes, heap.limit_bytes);
+    let single = |row: &Row, value: f64| family(row, [(Vec::new(), value)]);
+    let by_slab = |row: &Row, value: &dyn Fn(&crate::memory::ClassStats) -> f64| {
+        let children = heap
+            .classes
+            .iter()
+            .map(|class| (vec![("slab_size", class.slab_size_bytes.to_string())], value(class)));
+        family(row, children)
+    };
+    let requests = |row: &Row| {
+        let children = http.requests.iter().map(|request| {
+            let labels = vec![
+                ("method", request.method.to_owned()),
+                ("route", request.route.clone()),
+                ("status", request.status.to_string()),
+            ];
+            (labels, float(request.count))
+        });
+        family(row, children)
+    };
+    let by = |row: &Row, label: &'static str, counts: &[(&'static str, u64)]| {
+        family(row, counts.iter().map(|(name, count)| (vec![(label, (*name).to_owned())], float(*count))))
+    };
+    let slabs = heap.classes.iter().flat_map(|class| {
+        [("used", class.used), ("free", class.free), ("scrubbing", class.scrubbing)].map(|(state, count)| {
+            (
+                vec![("slab_size", class.slab_size_bytes.to_string()), ("state", state.to_owned())],
+                float(count),
+            )
+        })
+    });
+    let states = LinkState::ALL.map(|state| {
+        let is_in = state == snapshot.backend.status.state;
+        (vec![("state", state.name().to_owned())], float(u64::from(is_in)))
+    });
+    let pushes = [("backend", &snapshot.backend), ("pushgateway", &snapshot.pushgateway)]
+        .into_iter()
+        .flat_map(|(target, link)| {
+            [("ok", link.pushes.0), ("error", link.pushes.1)].map(|(result, count)| {
+                (vec![("target", target.to_owned()), ("result", result.to_owned())], float(count))
+            })
+        });
+    vec![
+        single(&rows::ACTIVE_ALLOCATIONS, float(snapshot.active_allocations)),
+        single(&rows::ALLOCATION_SIZE, float(snapshot.allocated_bytes)),
+        single(&rows::POOL_SIZE, float(heap.pool_size_bytes)),
+        single(&rows::UTILIZATION_PERCENT, utilization * 100.0),
+        requests(&rows::REQUEST_COUNT),
+        by_slab(&rows::SLAB_REUSE, &|class| float(class.reused)),
+        requests(&rows::HTTP_REQUESTS),
+        durations(&http.durations),
+        single(&rows::HTTP_CONNECTIONS, float(http.connections)),
+        single(&rows::HTTP_CONNECTIONS_OPENED, float(http.connections_opened)),
+        single(&rows::HTTP_CONNECTIONS_REFUSED, float(http.connections_refused)),
+        by(&rows::HTTP_TIMED_OUT, "kind", &http.timed_out),
+        single(&rows::HTTP_RECEIVED, float(http.received_bytes)),
+        single(&rows::HTTP_SENT, float(http.sent_bytes)),
+        single(&rows::UTILIZATION_RATIO, utilization),
+        single(&rows::POOL_LIMIT, float(heap.limit_bytes)),
+        single(&rows::IN_USE, float(heap.in_use_bytes)),
+        single(&rows::PEAK_IN_USE, float(heap.peak_in_use_bytes)),
+        single(&rows::DRAINING, float(heap.draining_bytes)),
+        single(&rows::COMMITTED, float(heap.committed_bytes)),
+        single(&rows::METADATA, float(snapshot.metadata_bytes)),
+        single(&rows::ALLOCATIONS_MAX, float(snapshot.allocations_max)),
+        single(&rows::INFLIGHT, float(snapshot.inflight_bytes)),
+        single(&rows::INFLIGHT_LIMIT, float(snapshot.inflight_bytes_max)),
+        single(&rows::WAITING, float(snapshot.waiting_requests)),
+        family(&rows::SLABS, slabs),
+        by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
+        by_slab(&rows::SLAB_REUSE_RATIO, &|class| ratio(class.reused, class.allocations)),
+        by(&rows::REFUSED, "reason", &http.refused),
+        single(&rows::BACKEND_UP, float(u64::from(snapshot.backend.status.state == LinkState::Connected))),
+        family(&rows::CONNECTION_STATE, states),
+        family(&rows::PUSH_ATTEMPTS, pushes),
+        family(&rows::BUILD_INFO, [(vec![("version", snapshot.version.to_owned())], 1.0)]),
+    ]
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn labelled(labels: Labels) -> Metric {
+    let pair = |(name, value): (&str, String)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value);
+        pair
+    };
+    Metric::from_label(labels.into_iter().map(pair).collect())
+}
+
+fn empty_family(row: &Row) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(row.name.to_owned());
+    family.set_help(row.help.to_owned());
+    family.set_field_type(row.kind);
+    family
+}
+
+fn family(row: &Row, children: impl IntoIterator<Item = (Labels, f64)>) -> MetricFamily {
+    let metric = |(labels, value)| {
+        let mut metric = labelled(labels);
+        if row.kind == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    };
+    let mut family = empty_family(row);
+    family.set_metric(children.into_iter().map(metric).collect());
+    family
+}
+
+fn durations(all: &[RequestDurations]) -> MetricFamily {
+    let metric = |durations: &RequestDurations| {
+        let mut sum = 0;
+        let bucket = |(bound, count): (&f64, &u64)| {
+            sum += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(sum);
+            bucket
+        };
+        let buckets = DURATION_BUCKETS.iter().zip(&durations.buckets).map(bucket).collect();
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(durations.buckets.iter().sum());
+        histogram.set_sample_sum(durations.sum_seconds);
+        let mut metric =
+            labelled(vec![("method", durations.method.to_owned()), ("route", durations.route.clone())]);
+        metric.set_histogram(histogram);
+        metric
+    };
+    let mut family = empty_family(&rows::HTTP_DURATION);
+    family.set_metric(all.iter().map(metric).collect());
+    family
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::memory::ClassStats;
+
+    fn snapshot() -> Snapshot {
+        let class = ClassStats {
+            slab_size_bytes: 1024,
+            total: 10,
+            used: 3,
+            free: 6,
+            scrubbing: 1,
+            created: 10,
+            allocations: 8,
+            reused: 2,
+            committed_bytes: 12_288,
+        };
+        let link = |state| LinkSnapshot { status: LinkStatus::new(state, Now(0)), pushes: (4, 1) };
+        let mut buckets = [0; DURATION_BUCKETS.len() + 1];
+        (buckets[1], buckets[3], buckets[14]) = (2, 1, 1);
+        Snapshot {
+            version: "2.0.0",
+            active_allocations: 3,
+            allocated_bytes: 3072,
+            allocations_max: 10,
+            metadata_bytes: 500,
+            inflight_bytes: 7,
+            inflight_bytes_max: 100,
+            waiting_requests: 0,
+            heap: HeapStats {
+                in_use_bytes: 4096,
+                limit_bytes: 10_240,
+                pool_size_bytes: 10_240,
+                classes: vec![class],
+                ..HeapStats::default()
+            },
+            http: HttpSnapshot {
+                requests: vec![RequestCount {
+                    method: "POST",
+                    route: "/allocate".to_owned(),
+                    status: 201,
+                    count: 8,
+                }],
+                durations: vec![RequestDurations {
+                    method: "POST",
+                    route: "/allocate".to_owned(),
+                    buckets,
+                    sum_seconds: 11.5,
+                }],
+                refused: vec![("pool-exhausted", 5)],
+                timed_out: vec![("head", 2)],
+                ..HttpSnapshot::default()
+            },
+            backend: link(LinkState::Reconnecting),
+            pushgateway: link(LinkState::Off),
+        }
+    }
+
+    #[test]
+    fn the_text_says_what_the_snapshot_says() {
+        let text = render(&snapshot());
+        for line in [
+            "# TYPE maas_active_allocations gauge",
+            "maas_active_allocations 3",
+            "maas_allocation_size_bytes 3072",
+            "maas_pool_size_bytes 10240",
+            "maas_utilization_percent 40",
+            "maas_pool_utilization_ratio 0.4",
+            r#"maas_request_count{method="POST",route="/allocate",status="201"} 8"#,
+            r#"maas_http_requests_total{method="POST",route="/allocate",status="201"} 8"#,
+            r#"maas_slab_reuse_total{slab_size="1024"} 2"#,
+            r#"maas_slab_reuse_ratio{slab_size="1024"} 0.25"#,
+            r#"maas_slabs{slab_size="1024",state="scrubbing"} 1"#,
+            r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="0.000025"} 2"#,
+            r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="10"} 3"#,
+            r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="+Inf"} 4"#,
+            r#"maas_http_request_duration_seconds_count{method="POST",route="/allocate"} 4"#,
+            r#"maas_http_request_duration_seconds_sum{method="POST",route="/allocate"} 11.5"#,
+            r#"maas_refused_total{reason="pool-exhausted"} 5"#,
+            "maas_backend_up 0",
+            r#"maas_connection_state{state="reconnecting"} 1"#,
+            r#"maas_connection_state{state="connected"} 0"#,
+            r#"maas_push_attempts_total{target="backend",result="error"} 1"#,
+            r#"maas_build_info{version="2.0.0"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_rendered_once_and_nothing_else() {
+        let text = render(&snapshot());
+        let mut rendered: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let mut table: Vec<&str> = rows::ALL.iter().map(|row| row.name).collect();
+        rendered.sort_unstable();
+        table.sort_unstable();
+        assert_eq!(rendered, table);
+    }
+
+    #[test]
+    fn the_process_is_in_the_text_that_is_sent() {
+        let text = render_with_process(&snapshot());
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(text.contains("\nprocess_open_fds "), "{text}");
+    }
+}
