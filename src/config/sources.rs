@@ -113,13 +113,16 @@ impl Findings {
             Err(error) if error.kind() == ErrorKind::NotFound => return,
             Err(error) => return self.problem("", None, whole, format!("cannot read the file: {error}")),
         };
+        let text = text.trim_start_matches('\u{feff}');
         let mut variables = Vec::new();
-        for item in dotenvy::from_read_iter(text.trim_start_matches('\u{feff}').as_bytes()) {
+        let mut lines = text.lines().enumerate();
+        for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {
                 Ok(variable) => variables.push(variable),
                 Err(error) => {
-                    let what = broken_line(&error, &text);
-                    self.problem("", None, whole.clone(), what);
+                    if let Some(what) = broken_line(&error, &mut lines) {
+                        self.problem("", None, whole.clone(), what);
+                    }
                 }
             }
         }
@@ -204,14 +207,31 @@ fn not_toml(error: &str) -> String {
     }
 }
 
-/// Which line of `.env` cannot be read, without repeating it: it may hold a password.
-fn broken_line(error: &dotenvy::Error, text: &str) -> String {
-    let dotenvy::Error::LineParse(broken, _) = error else { return error.to_string() };
+/// What is wrong with the line of `.env` that cannot be read, without repeating it: it may hold a password. Nothing
+/// where its name is none of ours. `lines` goes on behind the line: errors come in the order of the lines.
+fn broken_line<'a>(
+    error: &dotenvy::Error,
+    lines: &mut impl Iterator<Item = (usize, &'a str)>,
+) -> Option<String> {
+    const EXPECTED: &str = "expected NAME=value; a value with blanks, quotes or $ needs single quotes";
+    let dotenvy::Error::LineParse(broken, _) = error else { return Some(error.to_string()) };
+    // The parser repeats a whole line, or its value alone, or all lines from a quote that is never closed.
     let first = broken.lines().next().unwrap_or_default().trim();
-    let found = text.lines().position(|line| !first.is_empty() && line.trim().starts_with(first));
-    let what = "expected NAME=value; a value with blanks, quotes or $ needs single quotes";
-    match found {
-        Some(index) => format!("line {}: {what}", index + 1),
-        None => what.to_owned(),
+    let is_comment = |line: &str| line.trim_start().starts_with('#');
+    let found = lines.find(|(_, line)| line.trim_end().ends_with(first) && !is_comment(line));
+    let Some((index, line)) = found else { return Some(EXPECTED.to_owned()) };
+    let name = line.split_once('=').map(|(name, _)| name.trim().trim_start_matches("export ").trim());
+    let name = name.filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+    match name {
+        Some(name) if Name::of_variable(name).is_some() => {
+            Some(format!("line {} ({name}): {EXPECTED}", index + 1))
+        }
+        Some(_) if broken.trim_end().lines().count() == 1 && !has_open_quote(broken) => None,
+        _ => Some(format!("line {}: {EXPECTED}", index + 1)),
     }
+}
+
+/// Whether a quote is never closed, so that what follows the line was lost with it.
+fn has_open_quote(text: &str) -> bool {
+    ['"', '\''].iter().any(|quote| text.matches(*quote).count() % 2 == 1)
 }
