@@ -32,6 +32,7 @@ pub use keys::{KEYS, Key};
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
 pub use sources::{Flag, Sources};
+pub use values::hide_credentials;
 
 use keys::Access;
 use sources::{Findings, Setting};

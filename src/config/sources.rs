@@ -84,7 +84,7 @@ impl Findings {
         self.file = Some(called.to_owned());
         match File::from_str(&text, FileFormat::Toml).collect() {
             Ok(table) => self.read_table("", table, &origin),
-            Err(error) => self.problem("", None, origin, not_toml(&error.to_string())),
+            Err(error) => self.problem("", None, origin, not_toml(&error.to_string(), &text)),
         }
     }
 
@@ -198,13 +198,25 @@ fn raw(kind: ValueKind) -> Raw {
 
 /// One line out of the parser's drawing: where, and what it expected. The drawing itself repeats the line of the
 /// file, which may hold a password.
-fn not_toml(error: &str) -> String {
+fn not_toml(error: &str, text: &str) -> String {
     let place = error.lines().find_map(|line| line.split_once("at line ").map(|(_, place)| place.trim()));
     let reason = error.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or(error);
     match place {
         Some(place) => format!("line {}: not TOML: {reason}", place.trim_end_matches(':')),
-        None => format!("not TOML: {reason}"),
+        // A number beyond 64 bits is refused without its place, but few lines have one.
+        None => match text.lines().position(has_huge_number) {
+            Some(index) => format!("line {}: a number is too large: at most 2^63 - 1", index + 1),
+            None => format!("not TOML: {reason}"),
+        },
     }
+}
+
+/// Whether the line has more digits in a row than a number of 64 bits.
+fn has_huge_number(line: &str) -> bool {
+    line.split(|letter: char| !letter.is_ascii_digit() && letter != '_').any(|digits| {
+        let digits = digits.replace('_', "");
+        digits.len() > 18 && digits.parse::<i64>().is_err()
+    })
 }
 
 /// What is wrong with the line of `.env` that cannot be read, without repeating it: it may hold a password. Nothing

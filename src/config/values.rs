@@ -142,7 +142,7 @@ impl Display for Raw {
 
 /// Replaces what stands before the last `@` of a URL by `***`. It hides too much rather than too little: a password
 /// with a `/` in it makes the text no URL, and is a password all the same.
-pub(super) fn hide_credentials(text: &str) -> String {
+pub fn hide_credentials(text: &str) -> String {
     let Some(end) = text.rfind('@') else { return text.to_owned() };
     let start = text[..end].find("://").map_or(0, |scheme| scheme + "://".len());
     format!("{}***{}", &text[..start], &text[end..])
