@@ -1,6 +1,12 @@
 //! Memory as a service: one bounded pool of memory that any process leases over plain HTTP.
 
+pub mod cli;
+
+pub mod app;
+pub mod config;
+
 pub mod clock;
+pub mod limits;
 pub mod link;
 pub mod slot;
 mod sync;

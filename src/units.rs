@@ -38,17 +38,27 @@ impl FromStr for ByteCount {
     }
 }
 
+impl ByteCount {
+    /// The number in the largest binary unit not above it, `1 GiB` or `953.67 MiB`; nothing below 1 KiB, where the
+    /// number itself is as short.
+    pub fn in_binary_unit(self) -> Option<String> {
+        const UNITS: [(u64, &str); 4] =
+            [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let (unit, name) = UNITS.iter().find(|(unit, _)| self.0 >= *unit)?;
+        if self.0.is_multiple_of(*unit) {
+            return Some(format!("{} {name}", self.0 / unit));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "two digits are printed")]
+        let rounded = self.0 as f64 / *unit as f64;
+        Some(format!("{rounded:.2} {name}"))
+    }
+}
+
 /// Prints the exact number of bytes and, where it is shorter to read, the binary unit: `1073741824 (1 GiB)`.
 impl fmt::Display for ByteCount {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 4] =
-            [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match UNITS.iter().find(|(unit, _)| self.0 >= *unit) {
-            Some((unit, name)) if self.0.is_multiple_of(*unit) => {
-                write!(out, "{} ({} {name})", self.0, self.0 / unit)
-            }
-            #[expect(clippy::cast_precision_loss, reason = "two digits are printed")]
-            Some((unit, name)) => write!(out, "{} ({:.2} {name})", self.0, self.0 as f64 / *unit as f64),
+        match self.in_binary_unit() {
+            Some(short) => write!(out, "{} ({short})", self.0),
             None => write!(out, "{}", self.0),
         }
     }

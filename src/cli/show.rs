@@ -1,0 +1,20 @@
+//! `maas config`: prints the configuration in effect, and where each value comes from.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::{Settings, refuse, say};
+
+/// Prints the table; warnings go to standard error, so that the table alone can be kept.
+pub(super) fn run(settings: Settings) -> ExitCode {
+    match settings.load() {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                say(io::stderr(), &format!("maas: warning: {warning}\n"));
+            }
+            say(io::stdout(), &loaded.report());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => refuse(&problems),
+    }
+}

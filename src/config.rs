@@ -1,0 +1,165 @@
+//! The whole configuration: one struct for each room, filled from every source there is.
+//!
+//! Defaults < `config.toml` < `.env` < the environment < flags, each key for itself. What can be set is one table
+//! (`keys.rs`); what the sources say is looked up in it (`names.rs`, `sources.rs`), read by kind (`values.rs`,
+//! `checks.rs`), held against the rules between keys and fitted to the machine (`fit.rs`), and printed with the
+//! origin of each value (`report.rs`). Nothing stops at the first problem: all are told together.
+//!
+//! The environment, the directory and the limits of the machine are arguments; only the command line asks the
+//! process for them.
+
+mod checks;
+mod fit;
+mod keys;
+mod names;
+mod origin;
+mod problem;
+mod report;
+mod sources;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::limits::Limits;
+use crate::{http, memory, pool, tasks};
+
+pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX, check_url};
+pub use keys::{KEYS, Key};
+pub use origin::Origin;
+pub use problem::{Problem, Problems};
+pub use sources::{Flag, Sources};
+pub use values::hide_credentials;
+
+use keys::Access;
+use sources::{Findings, Setting};
+
+/// What can be set, room by room. Every value is right by itself and fits to the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The HTTP server.
+    pub server: http::Config,
+    /// Threads that serve requests. Default: 0, which is one for each CPU.
+    pub worker_threads: u32,
+    /// The memory below the pool.
+    pub memory: memory::Config,
+    /// The pool.
+    pub pool: pool::Config,
+    /// The backend that is probed and pushed to.
+    pub backend: tasks::BackendConfig,
+    /// The Pushgateway.
+    pub prometheus: tasks::PrometheusConfig,
+}
+
+/// A configuration, and how it came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What holds.
+    pub config: Config,
+    /// What works but is not what was asked for, or will not go well; one sentence each.
+    pub warnings: Vec<String>,
+    /// The TOML file that was read, as the user would name it.
+    pub file: Option<PathBuf>,
+    /// The limits of the machine that the configuration was fitted to.
+    pub limits: Limits,
+    /// Where each key was set, by dotted name; the others have their defaults.
+    origins: BTreeMap<String, Origin>,
+    /// What the report adds to a key, by dotted name: how a value came out of the machine's limits.
+    notes: BTreeMap<&'static str, String>,
+}
+
+/// Reads every source, and fits the result to the machine.
+///
+/// # Errors
+/// Everything that is wrong in any source.
+pub fn load(sources: &Sources, limits: Limits) -> Result<Loaded, Problems> {
+    settle(Findings::read(sources), limits)
+}
+
+/// Reads one file alone, on top of the defaults and on no machine in particular.
+///
+/// # Errors
+/// Everything that is wrong in it.
+pub fn check_file(path: &Path) -> Result<Loaded, Problems> {
+    let mut findings = Findings::default();
+    findings.read_file(path, path, true);
+    settle(findings, Limits::default())
+}
+
+impl Loaded {
+    /// Where the value of the key with this dotted name comes from.
+    pub fn origin(&self, name: &str) -> Origin {
+        self.origins.get(name).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Every key, its value and its origin as a table that is valid TOML, credentials hidden.
+    pub fn report(&self) -> String {
+        report::table(self)
+    }
+}
+
+/// A configuration on its way: values so far, and what went wrong.
+#[derive(Default)]
+struct Draft {
+    config: Config,
+    pool_size: PoolSize,
+    origins: BTreeMap<String, Origin>,
+    /// Keys some source of which was wrong. A rule that looks at one of them would blame the others for it.
+    wrong: BTreeSet<String>,
+    problems: Vec<Problem>,
+}
+
+/// How the size of the pool was asked for; the machine decides what becomes of it.
+#[derive(Clone, Copy, Default)]
+enum PoolSize {
+    #[default]
+    Unset,
+    Auto,
+    Bytes(u64),
+}
+
+impl Draft {
+    fn apply(&mut self, Setting { name, raw, origin }: Setting) {
+        let dotted = name.dotted();
+        let outcome = match (&name.key.access, name.class) {
+            (Access::Single { set, .. }, _) => set(self, &raw),
+            (Access::Class { set, .. }, Some(size)) => {
+                set(self.config.memory.classes.entry(size).or_default(), &raw)
+            }
+            (Access::Class { .. }, None) => Err("expected the size of a class in the name".to_owned()),
+        };
+        match outcome {
+            Ok(()) => {
+                self.origins.insert(dotted, origin);
+            }
+            Err(what) => {
+                self.wrong.insert(dotted.clone());
+                self.problems.push(Problem { key: dotted, value: Some(raw.to_string()), origin, what });
+            }
+        }
+    }
+
+    /// Adds a problem of the key `name` with others. It is told at the key's own origin.
+    fn blame(&mut self, name: &str, value: Option<String>, what: String) {
+        let origin = self.origins.get(name).cloned().unwrap_or(Origin::Default);
+        self.problems.push(Problem { key: name.to_owned(), value, origin, what });
+    }
+}
+
+/// Applies what was found to the defaults, weakest first, and judges the whole.
+fn settle(findings: Findings, limits: Limits) -> Result<Loaded, Problems> {
+    let mut draft = Draft { problems: findings.problems, ..Draft::default() };
+    findings.settings.into_iter().for_each(|setting| draft.apply(setting));
+    let fitted = fit::to_the_machine(&mut draft, &limits);
+    fit::keys_to_each_other(&mut draft);
+    if !draft.problems.is_empty() {
+        return Err(Problems(draft.problems));
+    }
+    let Draft { config, origins, .. } = draft;
+    let fit::Fitted { mut warnings, notes } = fitted;
+    warnings.extend(fit::doubts(&config));
+    Ok(Loaded { config, warnings, file: findings.file, limits, origins, notes })
+}

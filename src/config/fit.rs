@@ -1,0 +1,120 @@
+//! What must fit together: the keys to each other, and the whole to the machine it runs on.
+
+use std::collections::BTreeMap;
+
+use super::{Config, Draft, PoolSize};
+use crate::limits::Limits;
+use crate::units::ByteCount;
+
+/// What became of a configuration on its machine.
+pub(super) struct Fitted {
+    pub(super) warnings: Vec<String>,
+    pub(super) notes: BTreeMap<&'static str, String>,
+}
+
+/// Open files kept back from connections: the listener, the pushes, logs, the reading of limits, and room to spare.
+const RESERVED_FILES: u64 = 64;
+
+/// Settles what depends on the machine: the pool's size and the number of connections.
+pub(super) fn to_the_machine(draft: &mut Draft, limits: &Limits) -> Fitted {
+    let mut fitted = Fitted { warnings: Vec::new(), notes: BTreeMap::new() };
+    fit_pool(draft, limits, &mut fitted);
+    fit_connections(&mut draft.config, limits, &mut fitted);
+    fitted
+}
+
+fn fit_pool(draft: &mut Draft, limits: &Limits, fitted: &mut Fitted) {
+    const KEY: &str = "memory.max_pool_size";
+    let default = Config::default().memory.max_pool_size;
+    // 75 %, rounded down, without overflowing on the way.
+    let share = limits.memory.as_ref().map(|limit| (limit.bytes / 4 * 3 + limit.bytes % 4 * 3 / 4, limit));
+    draft.config.memory.max_pool_size = match (draft.pool_size, share) {
+        (PoolSize::Bytes(bytes), Some((share, limit))) if bytes > share => {
+            let [asked, advised] = [bytes, share].map(ByteCount);
+            let danger = if bytes > limit.bytes { "more than" } else { "more than 75 % of" };
+            fitted.warnings.push(format!(
+                "{KEY} is {asked}, {danger} the memory limit above us ({limit}): the system may end the process \
+                 before the pool is full; {advised} would be 75 %"
+            ));
+            bytes
+        }
+        (PoolSize::Bytes(bytes), _) => bytes,
+        (PoolSize::Unset, Some((share, _))) if share >= default => default,
+        (PoolSize::Unset, None) => default,
+        (PoolSize::Auto | PoolSize::Unset, Some((share, limit))) => {
+            fitted.notes.insert(KEY, format!("75 % of {limit}"));
+            share
+        }
+        (PoolSize::Auto, None) => {
+            fitted.warnings.push(format!(
+                "{KEY} is \"auto\", but no memory limit above us can be read: it is {}",
+                ByteCount(default)
+            ));
+            default
+        }
+    };
+}
+
+fn fit_connections(config: &mut Config, limits: &Limits, fitted: &mut Fitted) {
+    let Some(files) = limits.open_files else { return };
+    let most = u32::try_from(files.saturating_sub(RESERVED_FILES).max(1)).unwrap_or(u32::MAX);
+    let asked = config.server.max_connections;
+    if asked > most {
+        config.server.max_connections = most;
+        fitted.warnings.push(format!(
+            "server.max_connections is {asked}, but only {files} files may be open: it is lowered to {most}"
+        ));
+        fitted
+            .notes
+            .insert("server.max_connections", format!("lowered from {asked} by the limit of open files"));
+    }
+}
+
+/// The rules between keys. Each is kept only where every key it looks at is right by itself.
+pub(super) fn keys_to_each_other(draft: &mut Draft) {
+    let backend = &draft.config.backend;
+    let (first, most) = (backend.retry_interval, backend.retry_interval_max);
+    if first > most && draft.are_right(&["backend.retry_interval", "backend.retry_interval_max"]) {
+        let [first, most] = [first, most].map(humantime::format_duration);
+        let what = format!("expected at most backend.retry_interval_max, which is {most}");
+        draft.blame("backend.retry_interval", Some(format!("\"{first}\"")), what);
+    }
+    if !draft.are_right(&["memory.slab_sizes"]) {
+        return;
+    }
+    let sizes = &draft.config.memory.slab_sizes;
+    let smallest = sizes.iter().copied().min().unwrap_or(0);
+    let strangers: Vec<u64> =
+        draft.config.memory.classes.keys().copied().filter(|size| !sizes.contains(size)).collect();
+    let pool = draft.config.memory.max_pool_size;
+    if pool < smallest && draft.are_right(&["memory.max_pool_size"]) {
+        let what = format!("expected room for the smallest size class, which is {}", ByteCount(smallest));
+        draft.blame("memory.max_pool_size", Some(pool.to_string()), what);
+    }
+    for size in strangers {
+        let section = format!("memory.classes.{size}");
+        // A class whose keys are wrong is there only because of them.
+        let Some(key) = draft.origins.keys().find(|name| name.starts_with(&format!("{section}."))).cloned()
+        else {
+            continue;
+        };
+        draft.blame(&key, None, format!("{size} is none of memory.slab_sizes"));
+    }
+}
+
+/// What is allowed, but hardly meant.
+pub(super) fn doubts(config: &Config) -> Option<String> {
+    let largest = config.memory.slab_sizes.iter().copied().max()?;
+    let asked = config.pool.max_allocation_size.filter(|asked| *asked > largest)?;
+    Some(format!(
+        "memory.max_allocation_size is {}, but the largest size class is {}: no larger request can be granted",
+        ByteCount(asked),
+        ByteCount(largest)
+    ))
+}
+
+impl Draft {
+    fn are_right(&self, names: &[&str]) -> bool {
+        names.iter().all(|name| !self.wrong.contains(*name))
+    }
+}

@@ -1,0 +1,255 @@
+//! What the system above us allows: how much memory before it kills us, how many open files.
+//!
+//! A container's memory limit is written in the control groups (cgroup) above our process, and each group up the
+//! tree may hold one; the smallest of them and of the machine's RAM is what really bounds us. Every reader takes
+//! the root of the file system, so that tests feed it fixture trees. What is missing or cannot be read counts as
+//! no limit: a strange machine must never keep the service from starting.
+
+use std::fmt;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::units::ByteCount;
+
+/// The directory that stands for `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(PathBuf);
+
+/// The limits of this process, as far as the system tells them; `None` = no limit, or none that can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The smallest memory limit above us.
+    pub memory: Option<MemoryLimit>,
+    /// Files, sockets included, that may be open at once.
+    pub open_files: Option<u64>,
+}
+
+/// A memory limit and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes at most.
+    pub bytes: u64,
+    /// Who says so.
+    pub source: LimitSource,
+}
+
+/// Who sets a memory limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitSource {
+    /// This file of a control group.
+    File(PathBuf),
+    /// The memory the machine has.
+    Ram,
+}
+
+/// Version 1 groups without a limit say a number near 2^63; nothing that has a limit says 2^60 or more.
+const NO_LIMIT_BYTES: u64 = 1 << 60;
+
+impl Default for Root {
+    fn default() -> Root {
+        Root(PathBuf::from("/"))
+    }
+}
+
+impl Root {
+    /// Takes `path` for `/`.
+    pub fn new(path: impl Into<PathBuf>) -> Root {
+        Root(path.into())
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.0.join(path)).ok()
+    }
+}
+
+impl Limits {
+    /// Reads the limits of this process. Raises nothing.
+    pub fn read(root: &Root) -> Limits {
+        Limits { memory: memory(root), open_files: open_files() }
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}, {}", ByteCount(self.bytes), self.source)
+    }
+}
+
+impl fmt::Display for LimitSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LimitSource::File(path) => write!(out, "{}", path.display()),
+            LimitSource::Ram => out.write_str("RAM"),
+        }
+    }
+}
+
+/// The smallest memory limit above this process: of its control groups, version 1 or 2, up to the top, and of RAM.
+/// Of equal ones a group's comes first, because it is the one that somebody set.
+pub fn memory(root: &Root) -> Option<MemoryLimit> {
+    let ram = root.read("proc/meminfo").and_then(|text| total_memory(&text));
+    let ram = ram.map(|bytes| MemoryLimit { bytes, source: LimitSource::Ram });
+    group_limits(root).into_iter().chain(ram).min_by_key(|limit| limit.bytes)
+}
+
+/// Files that may be open at once: the soft limit of this process; `None` = no limit.
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Raises the soft limit of open files to the hard one, as any process may, and returns what holds then. Where the
+/// system refuses, the limit stays as it was.
+pub fn raise_open_files() -> Option<u64> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: maximum, maximum };
+    // A refusal is no failure: the limit that is read next is the one that connections are bounded by.
+    let _ = setrlimit(Resource::Nofile, raised);
+    open_files()
+}
+
+/// `MemTotal:  16384 kB` of /proc/meminfo, in bytes.
+fn total_memory(text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024).filter(|bytes| *bytes > 0)
+}
+
+/// Every limit of the groups that /proc/self/cgroup puts us in. A line is `id:controllers:path`; version 2 has id 0
+/// and no controllers.
+fn group_limits(root: &Root) -> Vec<MemoryLimit> {
+    let Some(groups) = root.read("proc/self/cgroup") else { return Vec::new() };
+    let mut limits = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        if id == "0" && controllers.is_empty() {
+            for mount in ["sys/fs/cgroup", "sys/fs/cgroup/unified"] {
+                limits.extend(limits_up_the_tree(&root.0.join(mount), path, "memory.max"));
+            }
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            let mount = root.0.join("sys/fs/cgroup/memory");
+            limits.extend(limits_up_the_tree(&mount, path, "memory.limit_in_bytes"));
+        }
+    }
+    limits
+}
+
+/// The limits in `file` of the group at `path` below `mount` and of all groups above it, the mount itself included:
+/// in a container the mount is often the container's own group, whatever path the process is told.
+fn limits_up_the_tree(mount: &Path, path: &str, file: &str) -> Vec<MemoryLimit> {
+    // Outside of its namespace a path may read `/../other`: only plain names lead to a group below the mount.
+    let names = Path::new(path).components().filter(|part| matches!(part, Component::Normal(_)));
+    let mut group = mount.join(names.collect::<PathBuf>());
+    let mut limits = Vec::new();
+    loop {
+        let source = group.join(file);
+        if let Some(bytes) = fs::read_to_string(&source).ok().and_then(|text| group_limit(&text)) {
+            limits.push(MemoryLimit { bytes, source: LimitSource::File(source) });
+        }
+        if group == mount || !group.pop() {
+            return limits;
+        }
+    }
+}
+
+/// A number of bytes; `max`, a huge number, zero and garbage are no limit.
+fn group_limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|bytes| (1..NO_LIMIT_BYTES).contains(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().expect("files lie below the root")).expect("a directory");
+            fs::write(path, text).expect("a fixture file");
+        }
+        directory
+    }
+
+    fn limit_of(files: &[(&str, &str)]) -> Option<(u64, String)> {
+        let directory = tree(files);
+        let limit = memory(&Root::new(directory.path()))?;
+        let source = limit.source.to_string();
+        let root = directory.path().display().to_string();
+        Some((limit.bytes, source.strip_prefix(&root).unwrap_or(&source).to_owned()))
+    }
+
+    const MEMINFO: (&str, &str) =
+        ("proc/meminfo", "MemTotal:       16384 kB\nMemFree:         1000 kB\nSwapTotal: 5 kB\n");
+
+    #[test]
+    fn without_groups_the_machine_is_the_limit() {
+        assert_eq!(limit_of(&[MEMINFO]), Some((16384 << 10, "RAM".to_owned())));
+    }
+
+    #[test]
+    fn the_smallest_limit_up_the_version_2_tree_wins_over_our_own_group() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "0::/pods/pod7/web\n"),
+            ("sys/fs/cgroup/pods/pod7/web/memory.max", "max\n"),
+            ("sys/fs/cgroup/pods/pod7/memory.max", "4194304\n"),
+            ("sys/fs/cgroup/pods/memory.max", "8388608\n"),
+        ];
+        assert_eq!(limit_of(&files), Some((4 << 20, "/sys/fs/cgroup/pods/pod7/memory.max".to_owned())));
+    }
+
+    #[test]
+    fn in_a_namespace_the_limit_stands_at_the_mount_itself() {
+        for path in ["0::/", "0::/../../system.slice/other", "0::/docker/unknown/here"] {
+            let files = [MEMINFO, ("proc/self/cgroup", path), ("sys/fs/cgroup/memory.max", "1048576")];
+            assert_eq!(limit_of(&files), Some((1 << 20, "/sys/fs/cgroup/memory.max".to_owned())), "{path}");
+        }
+    }
+
+    #[test]
+    fn version_1_groups_are_walked_and_their_huge_number_is_no_limit() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/jobs/one\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/jobs/memory.limit_in_bytes", "2097152\n"),
+            ("sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes", "9223372036854771712\n"),
+        ];
+        let path = "/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes";
+        assert_eq!(limit_of(&files), Some((2 << 20, path.to_owned())));
+    }
+
+    #[test]
+    fn a_group_limit_above_the_machine_leaves_the_machine_as_the_limit() {
+        let files =
+            [MEMINFO, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "1152921504606846975")];
+        assert_eq!(limit_of(&files), Some((16384 << 10, "RAM".to_owned())));
+    }
+
+    #[test]
+    fn garbage_and_missing_files_are_no_limit() {
+        assert_eq!(limit_of(&[]), None);
+        for garbage in ["", "\u{0}", "-5", "0", "99999999999999999999999", "many"] {
+            let meminfo = format!("MemTotal: {garbage} kB\nMemTotal");
+            let files = [
+                ("proc/meminfo", meminfo.as_str()),
+                ("proc/self/cgroup", "no colons\n1:\n\n0::\n7:memory\n3:memory:relative\n"),
+                ("sys/fs/cgroup/memory.max", garbage),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", garbage),
+            ];
+            assert_eq!(limit_of(&files), None, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn the_limits_of_this_process_can_be_read() {
+        let limits = Limits::read(&Root::default());
+        assert!(limits.memory.is_none_or(|limit| limit.bytes > 0));
+        assert!(limits.open_files.is_none_or(|files| files > 0));
+    }
+}
