@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::limits::Limits;
 use crate::{http, memory, pool, tasks};
 
-pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX, check_url};
+pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX};
 pub use keys::{KEYS, Key};
 pub use origin::Origin;
 pub use problem::{Problem, Problems};

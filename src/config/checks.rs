@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::values::Raw;
+use crate::tasks;
 
 /// The largest size that a class or the pool may have: 2^46 bytes, so that sums of a few of them, rounded up to
 /// pages, never overflow, and one reservation always fits into the 2^47 bytes of a process's address space.
@@ -26,29 +27,9 @@ pub(super) fn host(text: &str) -> Result<String, String> {
 }
 
 /// A base URL that paths can be added to: `http://` or `https://`, a host, no query, no fragment.
-///
-/// # Errors
-/// What was expected, as a sentence without credentials.
-pub fn check_url(text: &str) -> Result<(), String> {
-    let expected = |what: &str| Err(format!("expected a URL such as \"http://host:8080\": {what}"));
-    let lower = text.to_ascii_lowercase();
-    let Some(rest) = ["http://", "https://"].iter().find_map(|scheme| lower.strip_prefix(scheme)) else {
-        return expected("it must begin with http:// or https://");
-    };
-    // The parser of URLs forgives what browsers forgive: it would drop the extra slashes and the blanks.
-    if rest.is_empty() || rest.starts_with(['/', '\\', '?', '#', ':']) {
-        return expected("it has no host");
-    }
-    if text.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
-        return expected("it contains white space");
-    }
-    match reqwest::Url::parse(text) {
-        Err(error) => expected(&error.to_string()),
-        Ok(url) if url.host_str().is_none_or(str::is_empty) => expected("it has no host"),
-        Ok(url) if url.query().is_some() => expected("it must not have a query"),
-        Ok(url) if url.fragment().is_some() => expected("it must not have a fragment"),
-        Ok(_) => Ok(()),
-    }
+pub(super) fn url(text: &str) -> Result<(), String> {
+    let refused = |error| format!("expected a URL such as \"http://host:8080\": {error}");
+    tasks::check_url(text).map_err(refused)
 }
 
 /// A path that is added to a base URL.
@@ -98,7 +79,7 @@ mod tests {
         for url in
             ["http://backend:8080", "https://[::1]:9091/base/", "HTTP://me:pass@host", "http://10.0.0.1"]
         {
-            assert_eq!(check_url(url), Ok(()), "{url}");
+            assert_eq!(super::url(url), Ok(()), "{url}");
         }
         for url in [
             "",
@@ -116,7 +97,7 @@ mod tests {
             "http:host",
             "http://:8080",
         ] {
-            let refused = check_url(url).expect_err(url);
+            let refused = super::url(url).expect_err(url);
             assert!(refused.starts_with("expected a URL"), "{url}: {refused}");
         }
     }

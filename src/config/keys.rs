@@ -254,7 +254,7 @@ pub static KEYS: &[Key] = &[
             set: |draft, raw| {
                 let url = raw.text()?;
                 if !url.is_empty() {
-                    checks::check_url(url)?;
+                    checks::url(url)?;
                 }
                 draft.config.backend.server_url = url.to_owned();
                 Ok(())
@@ -332,7 +332,7 @@ pub static KEYS: &[Key] = &[
         access: Access::Single {
             set: |draft, raw| {
                 let url = raw.text()?;
-                checks::check_url(url)?;
+                checks::url(url)?;
                 draft.config.prometheus.pushgateway_url = url.to_owned();
                 Ok(())
             },

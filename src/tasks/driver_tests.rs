@@ -29,7 +29,7 @@ fn start(backend: &BackendConfig, prometheus: &PrometheusConfig) -> Result<Run, 
     let counter = rendered.clone();
     let text: super::MetricsText = Arc::new(move || {
         counter.fetch_add(1, Ordering::Relaxed);
-        TEXT.to_owned()
+        Box::pin(std::future::ready(TEXT.to_owned()))
     });
     let links = (backend_link.clone(), pushgateway_link.clone());
     let tasks = super::start(backend, prometheus, INSTANCE.to_owned(), text, links.0, links.1)?;

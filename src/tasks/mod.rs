@@ -36,12 +36,13 @@ use crate::link::{Link, LinkState};
 use backend::Backend;
 use peer::Peer;
 use pushgateway::Pushgateway;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// Renders the `/metrics` text of this moment.
-pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+pub type MetricsText = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
 
 /// The tasks that run. Dropping this tells them to end; [`Tasks::stop`] also waits until they have.
 #[derive(Debug)]

@@ -68,7 +68,7 @@ impl Pushgateway {
     }
 
     async fn push(&self) -> Result<(), String> {
-        self.peer.exchange("push", Method::PUT, &self.group_url, Some((self.text)())).await
+        self.peer.exchange("push", Method::PUT, &self.group_url, Some((self.text)().await)).await
     }
 
     /// Awaits what still runs and deletes the group, both within one short limit.

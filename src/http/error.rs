@@ -1,0 +1,277 @@
+//! Errors on the wire: the only place where an error becomes a status, a code and a sentence for the client.
+//!
+//! Handlers return a [`Problem`]; the service renders it (RFC 9457) when it knows the request's id. What a client
+//! reads names the numbers and the way out; what an operator needs beyond that is logged where it happened.
+
+use super::body::BodyError;
+use crate::memory;
+use crate::pool::{AllocateError, NotFound, ParseIdError};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::{ToResponse, ToSchema};
+
+/// Every code a client can meet, with its status and title. The contract fixes their spelling.
+macro_rules! codes {
+    ($($(#[$meta:meta])* $code:ident $name:literal $status:ident $title:literal;)*) => {
+        /// What went wrong, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[$meta])* $code),* }
+
+        impl Code {
+            /// Every code, in the order of their numbers.
+            pub(crate) const ALL: &[Code] = &[$(Code::$code),*];
+
+            /// The code's spelling on the wire.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Code::$code => $name),* }
+            }
+
+            pub(crate) const fn status(self) -> StatusCode {
+                match self { $(Code::$code => StatusCode::$status),* }
+            }
+
+            const fn title(self) -> &'static str {
+                match self { $(Code::$code => $title),* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidJson "invalid-json" BAD_REQUEST "The body is not valid JSON";
+    InvalidField "invalid-field" BAD_REQUEST "A field is not valid";
+    UnknownField "unknown-field" BAD_REQUEST "A field is not known";
+    InvalidSize "invalid-size" BAD_REQUEST "The size is not valid";
+    InvalidId "invalid-id" BAD_REQUEST "The id is not well-formed";
+    InvalidQuery "invalid-query" BAD_REQUEST "A query parameter is not valid";
+    NotFound "not-found" NOT_FOUND "There is no such allocation";
+    NoSuchRoute "no-such-route" NOT_FOUND "There is no such route";
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not take this method";
+    BodyTimeout "body-timeout" REQUEST_TIMEOUT "The body came too slowly";
+    BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The body is too large";
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body's media type is not supported";
+    SizeTooLarge "size-too-large" UNPROCESSABLE_ENTITY "The size can never be allocated here";
+    Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside";
+    InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are being received";
+    Stopping "stopping" SERVICE_UNAVAILABLE "The service is stopping";
+    PoolExhausted "pool-exhausted" INSUFFICIENT_STORAGE "The pool is full";
+    SystemMemory "system-memory" INSUFFICIENT_STORAGE "The system grants no memory";
+    TableFull "table-full" INSUFFICIENT_STORAGE "There are too many allocations";
+}
+
+impl Code {
+    /// Whether it says that there is no room, now or in time: these are counted as refusals.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE)
+    }
+}
+
+/// Seconds after which a client may try again where nothing better is known.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// The numbers behind a refusal to allocate. A member that is not known is null.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Refusal {
+    /// Bytes asked for.
+    requested_bytes: Option<u64>,
+    /// Bytes in use at the instant of the refusal.
+    in_use_bytes: Option<u64>,
+    /// Bytes of the pool not in use at that instant.
+    free_bytes: Option<u64>,
+    /// The limit that was met.
+    limit_bytes: Option<u64>,
+    /// The largest block that would have been granted at that instant.
+    largest_available_bytes: Option<u64>,
+    /// Whose limit it was.
+    refused_by: Option<&'static str>,
+    /// When room is expected.
+    retry_after_seconds: Option<u64>,
+}
+
+/// An error that a client can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) code: Code,
+    pub(crate) detail: String,
+    refusal: Option<Box<Refusal>>,
+}
+
+/// The body of every error answer (RFC 9457).
+#[derive(Debug, Serialize, ToSchema, ToResponse)]
+#[response(description = "What went wrong, as application/problem+json", content_type = "application/problem+json")]
+pub(crate) struct ProblemBody<'a> {
+    /// Names the kind of problem: `urn:maas:problem:` and the code.
+    r#type: String,
+    /// The kind of problem in words.
+    title: &'a str,
+    /// The answer's status.
+    status: u16,
+    /// What happened this time, with the numbers.
+    detail: &'a str,
+    /// The kind of problem for programs.
+    code: &'a str,
+    /// The request's id, as in the X-Request-Id header and the log.
+    request_id: &'a str,
+    /// On a refusal to allocate: the numbers behind it.
+    #[serde(flatten)]
+    refusal: Option<&'a Refusal>,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Problem {
+        Problem { code, detail: detail.into(), refusal: None }
+    }
+
+    fn with_refusal(self, refusal: Refusal) -> Problem {
+        Problem { refusal: Some(Box::new(refusal)), ..self }
+    }
+
+    /// A panic, or anything else that is our fault. The client learns no more; the log does.
+    pub(crate) fn internal() -> Problem {
+        Problem::new(Code::Internal, "the request met an error inside the service; its log has more under this request id")
+    }
+
+    /// The service is draining.
+    pub(crate) fn stopping() -> Problem {
+        Problem::new(Code::Stopping, "the service is stopping and takes no new work; try another instance, or again later")
+    }
+
+    /// The whole answer.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let body = ProblemBody {
+            r#type: format!("urn:maas:problem:{}", self.code.name()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code.name(),
+            request_id,
+            refusal: self.refusal.as_deref(),
+        };
+        let body = serde_json::to_vec(&body).expect("text and numbers always serialise");
+        let mut response = (self.code.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = self.refusal.as_ref().and_then(|refusal| refusal.retry_after_seconds);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_AFTER_SECONDS)));
+        }
+        response
+    }
+}
+
+/// A handler's error travels as an extension to the service, which renders it.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<ParseIdError> for Problem {
+    fn from(error: ParseIdError) -> Problem {
+        Problem::new(Code::InvalidId, error.to_string())
+    }
+}
+
+impl From<NotFound> for Problem {
+    fn from(error: NotFound) -> Problem {
+        Problem::new(Code::NotFound, format!("{error}: it was never given out, was freed, or its lease ended"))
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Problem {
+        let code = match error {
+            BodyError::Timeout { .. } => Code::BodyTimeout,
+            BodyError::TooLarge { .. } => Code::BodyTooLarge,
+            // Nobody reads this answer: the client is gone, or its connection closes with the answer.
+            BodyError::Broken(_) => Code::InvalidJson,
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+/// A refusal to allocate, as the client that asked for `requested_bytes` is told.
+pub(crate) fn refused(error: &AllocateError, requested_bytes: u64, largest_for: impl Fn(u64) -> Option<u64>) -> Problem {
+    let numbers = |in_use_bytes: Option<u64>, limit_bytes: Option<u64>, refused_by| {
+        let free_bytes = in_use_bytes.zip(limit_bytes).map(|(in_use, limit)| limit.saturating_sub(in_use));
+        Refusal {
+            requested_bytes: Some(requested_bytes),
+            in_use_bytes,
+            free_bytes,
+            limit_bytes,
+            largest_available_bytes: free_bytes.map(|free| largest_for(free).unwrap_or(0)),
+            refused_by: Some(refused_by),
+            retry_after_seconds: None,
+        }
+    };
+    match error {
+        AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max } => {
+            let rounded = match actual_size_bytes {
+                Some(actual) if actual != size_bytes => format!(", which takes a block of {actual},"),
+                _ => String::new(),
+            };
+            let detail = format!("{size_bytes} bytes were asked for{rounded} and {size_bytes_max} is the most that can be had here");
+            Problem::new(Code::SizeTooLarge, detail)
+        }
+        AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes: actual, in_use_bytes, limit_bytes }) => {
+            let free = limit_bytes.saturating_sub(*in_use_bytes);
+            let detail = format!(
+                "{requested_bytes} bytes were asked for, which take a block of {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
+            );
+            Problem::new(Code::PoolExhausted, detail).with_refusal(numbers(Some(*in_use_bytes), Some(*limit_bytes), "pool"))
+        }
+        AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
+            let detail = format!("the pool has room for {requested_bytes} bytes, but the system grants no memory ({error})");
+            Problem::new(Code::SystemMemory, detail).with_refusal(numbers(None, None, "system"))
+        }
+        AllocateError::TableFull { allocations_max } => {
+            let detail = format!("{allocations_max} allocations are live, as many as memory.max_allocations lets there be");
+            Problem::new(Code::TableFull, detail).with_refusal(numbers(None, None, "table"))
+        }
+        AllocateError::Unavailable(_) => Problem::stopping().with_refusal(numbers(None, None, "stopping")),
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_problem_is_told_with_everything_rfc_9457_and_the_contract_ask_for() {
+        let error = memory::AllocateError::Exhausted { requested_bytes: 1024, in_use_bytes: 10_000, limit_bytes: 10_240 };
+        let problem = refused(&error.into(), 100, |free| (free >= 240).then_some(128));
+        let response = problem.render("abc");
+        assert_eq!(response.status(), 507);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.expect("a body in memory");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "type": "urn:maas:problem:pool-exhausted", "title": "The pool is full", "status": 507,
+                "detail": "100 bytes were asked for, which take a block of 1024, but 10000 of 10240 are in use and 240 are free",
+                "code": "pool-exhausted", "request_id": "abc", "requested_bytes": 100, "in_use_bytes": 10_000,
+                "free_bytes": 240, "limit_bytes": 10_240, "largest_available_bytes": 128, "refused_by": "pool",
+                "retry_after_seconds": null
+            })
+        );
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_back() {
+        for code in Code::ALL.iter().filter(|code| code.status() == 503) {
+            let retry_after = Problem::new(*code, "").render("x").headers()[RETRY_AFTER].clone();
+            assert_eq!(retry_after, "1", "{}", code.name());
+        }
+    }
+
+    #[test]
+    fn no_two_codes_share_a_name() {
+        let names: std::collections::HashSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+    }
+}

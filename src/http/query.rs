@@ -1,0 +1,70 @@
+//! Query strings: parameters known by name, each at most once.
+
+use super::error::{Code, Problem};
+use axum::http::Uri;
+use std::borrow::Cow;
+
+/// The parameters of a request, one place for each known name.
+#[derive(Debug)]
+pub(super) struct Query<'a> {
+    known: &'static [&'static str],
+    values: Vec<Option<Cow<'a, str>>>,
+}
+
+/// Refuses a request that has any query parameter.
+pub(super) fn none(uri: &Uri) -> Result<(), Problem> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(_) => Query::parse(uri, &[]).map(drop),
+    }
+}
+
+impl<'a> Query<'a> {
+    pub(super) fn parse(uri: &'a Uri, known: &'static [&'static str]) -> Result<Query<'a>, Problem> {
+        let mut values = vec![None; known.len()];
+        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+            let refuse = |what: &str| {
+                let shown: String = name.chars().take(64).collect();
+                let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(Problem::new(Code::InvalidQuery, format!("the query parameter {shown:?} {what}; this request takes: {takes}")))
+            };
+            match known.iter().position(|known| *known == name) {
+                None => return refuse("is not known"),
+                Some(at) if values[at].is_some() => return refuse("stands more than once"),
+                Some(at) => values[at] = Some(value),
+            }
+        }
+        Ok(Query { known, values })
+    }
+
+    pub(super) fn get(&self, name: &'static str) -> Option<&str> {
+        let at = self.known.iter().position(|known| *known == name).expect("only known parameters are asked for");
+        self.values[at].as_deref()
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    fn parse(uri: &str) -> Result<Option<String>, String> {
+        let uri: Uri = uri.parse().expect("a URI");
+        let query = Query::parse(&uri, &["limit", "cursor"]).map_err(|problem| problem.detail)?;
+        Ok(query.get("limit").map(str::to_owned))
+    }
+
+    #[test]
+    fn parameters_are_found_by_name() {
+        assert_eq!(parse("/x"), Ok(None));
+        assert_eq!(parse("/x?"), Ok(None));
+        assert_eq!(parse("/x?cursor=a&limit=%31+2"), Ok(Some("1 2".to_owned())));
+    }
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_named() {
+        assert!(parse("/x?limits=1").expect_err("unknown").contains("\"limits\" is not known"));
+        assert!(parse("/x?limit=1&limit=1").expect_err("twice").contains("more than once"));
+        assert!(none(&"/x?a".parse().expect("a URI")).is_err());
+        assert!(none(&"/x?".parse().expect("a URI")).is_ok());
+    }
+}
