@@ -151,7 +151,7 @@ impl RequestBody {
             timer: Box::pin(tokio::time::sleep(left)),
         });
         let deadline = waiting.since.get_or_insert(now).after(left);
-        loop {
+        while now < deadline {
             // Set only where it would ring too late: each piece moves the deadline on, and most are never reached.
             if deadline < waiting.armed || waiting.timer.is_elapsed() {
                 waiting.armed = deadline;
@@ -161,9 +161,6 @@ impl RequestBody {
                 return Poll::Pending;
             }
             now = Now::read();
-            if now >= deadline {
-                break;
-            }
         }
         self.is_over = true;
         self.connection().shared.traffic.timed_out(TimeOut::Body);

@@ -129,7 +129,8 @@ where
                 break;
             }
         }
-        let Protocol::Opening { mut socket, seen, service } = std::mem::replace(self, Protocol::Closed) else {
+        let Protocol::Opening { mut socket, seen, service } = std::mem::replace(self, Protocol::Closed)
+        else {
             return Poll::Ready(());
         };
         let speaks_http2 = seen.starts_with(PREFACE);
