@@ -46,7 +46,10 @@ where
     }
 }
 
-/// The protocol of one connection, and its socket.
+type Http1<S> = http1::Connection<TokioIo<Socket>, Exchange<S>>;
+type Http2<S> = http2::Connection<TokioIo<Socket>, Exchange<S>, Streams>;
+
+/// The protocol of one connection, and its socket. Boxed, so that a socket that says nothing costs little.
 pub(super) enum Protocol<S, F>
 where
     S: Fn(Request<Body>, Arrival) -> F,
@@ -59,9 +62,8 @@ where
         seen: Vec<u8>,
         service: S,
     },
-    Http1(http1::Connection<TokioIo<Socket>, Exchange<S>>),
-    /// Boxed: it is many times larger, and most connections are not it.
-    Http2(Pin<Box<http2::Connection<TokioIo<Socket>, Exchange<S>, Streams>>>),
+    Http1(Box<Http1<S>>),
+    Http2(Pin<Box<Http2<S>>>),
     /// Our side is closed; what the client still sends is thrown away.
     Closing {
         socket: Socket,
@@ -84,7 +86,7 @@ where
         loop {
             match self {
                 Protocol::Http1(http1) => {
-                    let result = ready!(Pin::new(http1).poll(context));
+                    let result = ready!(Pin::new(&mut **http1).poll(context));
                     self.end_http1(&result);
                 }
                 Protocol::Http2(http2) => return http2.as_mut().poll(context).map(|_| ()),
@@ -98,7 +100,7 @@ where
     /// Asks the client to end: no further request is taken, running ones are finished.
     pub(super) fn shut_down_gracefully(&mut self) {
         match self {
-            Protocol::Http1(http1) => Pin::new(http1).graceful_shutdown(),
+            Protocol::Http1(http1) => Pin::new(&mut **http1).graceful_shutdown(),
             Protocol::Http2(http2) => http2.as_mut().graceful_shutdown(),
             Protocol::Opening { .. } | Protocol::Closing { .. } | Protocol::Closed => {}
         }
@@ -141,7 +143,7 @@ where
             connection.multiplex();
             Protocol::Http2(Box::pin(shared.http2.serve_connection(TokioIo::new(socket), exchange)))
         } else {
-            Protocol::Http1(shared.http1.serve_connection(TokioIo::new(socket), exchange))
+            Protocol::Http1(Box::new(shared.http1.serve_connection(TokioIo::new(socket), exchange)))
         };
         Poll::Ready(())
     }
