@@ -202,7 +202,8 @@ where
         let Some(before) = self.look.replace(Look { next, answers_waited: answers_wait, taken_bytes }) else {
             return true;
         };
-        let asked = limits.bytes_per_second_min.saturating_mul(limits.header_timeout.as_secs().max(1));
+        let period_ms = u64::try_from(limits.header_timeout.as_millis()).unwrap_or(u64::MAX);
+        let asked = limits.bytes_per_second_min.saturating_mul(period_ms) / 1000;
         !(before.answers_waited && answers_wait) || taken_bytes - before.taken_bytes >= asked
     }
 

@@ -91,8 +91,11 @@ pub(super) struct Limits {
 impl Limits {
     /// Time that may pass until `bytes` have moved; `None` where there is no minimum rate.
     pub(super) fn allowance(&self, bytes: u64) -> Option<Duration> {
-        let nanoseconds = bytes.saturating_mul(1_000_000_000).checked_div(self.bytes_per_second_min)?;
-        Some(self.header_timeout.saturating_add(Duration::from_nanos(nanoseconds)))
+        let seconds = bytes.checked_div(self.bytes_per_second_min)?;
+        let left_bytes = bytes % self.bytes_per_second_min;
+        let nanoseconds = left_bytes.saturating_mul(1_000_000_000) / self.bytes_per_second_min;
+        let bought = Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds));
+        Some(self.header_timeout.saturating_add(bought))
     }
 }
 
@@ -369,4 +372,29 @@ fn refuse(stream: TcpStream, shared: &Arc<Shared>) {
 async fn read_to_end(mut stream: TcpStream) {
     let mut bytes = [0; 1024];
     while stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_buy_time_at_the_minimum_rate() {
+        let grace = Duration::from_secs(10);
+        let limits = Limits { header_timeout: grace, idle_timeout: grace, bytes_per_second_min: 1024 };
+        assert_eq!(limits.allowance(0), Some(grace));
+        assert_eq!(limits.allowance(2048), Some(grace + Duration::from_secs(2)));
+        assert!(
+            limits.allowance(u64::MAX) > limits.allowance(u64::MAX / 2),
+            "no length is too long to count"
+        );
+        assert_eq!(Limits { bytes_per_second_min: 0, ..limits }.allowance(0), None);
+    }
+
+    #[test]
+    fn the_file_limit_bounds_the_connections() {
+        assert_eq!(connections_max(1), 1);
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        assert!(descriptors.is_none_or(|descriptors| u64::from(connections_max(u32::MAX)) < descriptors));
+    }
 }
