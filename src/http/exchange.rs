@@ -1,0 +1,199 @@
+//! One request and its answer: what the protocol hands us becomes what the service takes, and back.
+//!
+//! The service sees a plain axum request with its [`Arrival`]; the connection is held until the answer's last byte has
+//! been handed to the protocol, or the client is gone.
+
+use super::body::RequestBody;
+use super::connection::{Connection, Hold};
+use super::server::Stage;
+use crate::clock::Now;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
+};
+use hyper::{Request, Response};
+use pin_project_lite::pin_project;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// When and from where a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When its first byte was read: the one clock reading of the request.
+    pub now: Now,
+    /// The client's address.
+    pub peer: SocketAddr,
+}
+
+/// The service of one connection.
+pub(super) struct Exchange<S> {
+    service: S,
+    connection: Arc<Connection>,
+}
+
+impl<S> Exchange<S> {
+    pub(super) fn new(service: S, connection: Arc<Connection>) -> Exchange<S> {
+        Exchange { service, connection }
+    }
+}
+
+impl<S, F> hyper::service::Service<Request<Incoming>> for Exchange<S>
+where
+    S: Fn(Request<Body>, Arrival) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Answer<F>;
+
+    fn call(&self, request: Request<Incoming>) -> Answer<F> {
+        let connection = &self.connection;
+        let arrival = Arrival { now: connection.head_ended(), peer: connection.peer };
+        let running = Running::new(connection.clone());
+        let (mut head, incoming) = request.into_parts();
+        let traits = Traits::of(&mut head.headers);
+        let body = if incoming.is_end_stream() {
+            Body::empty()
+        } else {
+            Body::new(RequestBody::new(incoming, connection.clone(), traits.expects_continue))
+        };
+        let future = (self.service)(Request::from_parts(head, body), arrival);
+        Answer { future, running: Some(running), must_close: traits.has_transfer_encoding }
+    }
+}
+
+/// What the server itself must know of a request's headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traits {
+    expects_continue: bool,
+    has_transfer_encoding: bool,
+}
+
+impl Traits {
+    /// Looks at each header once, and marks those that must never be shown.
+    fn of(headers: &mut HeaderMap) -> Traits {
+        let mut traits = Traits::default();
+        for (name, value) in headers.iter_mut() {
+            if *name == AUTHORIZATION || *name == COOKIE || *name == PROXY_AUTHORIZATION {
+                value.set_sensitive(true);
+            } else if *name == TRANSFER_ENCODING {
+                // The protocol drops a Content-Length beside it, so we cannot tell the harmless request from one
+                // that a proxy before us framed differently: RFC 9112, section 6.1, wants both closed.
+                traits.has_transfer_encoding = true;
+            } else if *name == EXPECT {
+                traits.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+        }
+        traits
+    }
+}
+
+/// A request that is running: counted, and holding its connection.
+#[derive(Debug)]
+struct Running(Hold);
+
+impl Running {
+    #[inline]
+    fn new(connection: Arc<Connection>) -> Running {
+        connection.shared.traffic.request_started();
+        let foreign = connection.is_multiplexed();
+        Running(Hold::new(connection, foreign))
+    }
+}
+
+impl Drop for Running {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.connection().shared.traffic.request_ended();
+    }
+}
+
+pin_project! {
+    /// The service's answer under way.
+    pub(super) struct Answer<F> {
+        #[pin]
+        future: F,
+        running: Option<Running>,
+        must_close: bool,
+    }
+}
+
+impl<F: Future<Output = Response<Body>>> Future for Answer<F> {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = self.project();
+        let mut response = ready!(answer.future.poll(context));
+        let running = answer.running.take().expect("a future is not polled after it was ready");
+        let connection = running.0.connection();
+        let multiplexed = connection.is_multiplexed();
+        let stopping = connection.shared.stage() != Stage::Serving;
+        if (*answer.must_close || stopping) && !multiplexed {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| ResponseBody { body, running, multiplexed, waits: false })))
+    }
+}
+
+/// An answer's body; while it lives its request is running.
+pub(super) struct ResponseBody {
+    body: Body,
+    running: Running,
+    /// Whether it shares its connection with other answers.
+    multiplexed: bool,
+    /// Counted among the answers whose next piece was not asked for yet.
+    waits: bool,
+}
+
+impl ResponseBody {
+    /// HTTP/2 readers stall stream by stream, unseen by the socket: keeps count of the answers that wait for them.
+    fn set_waits(&mut self, waits: bool) {
+        if self.waits != waits {
+            self.waits = waits;
+            let connection = self.running.0.connection();
+            if waits { connection.answer_waits() } else { connection.answer_goes_on() }
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let answer = self.get_mut();
+        let frame = Pin::new(&mut answer.body).poll_frame(context);
+        if answer.multiplexed {
+            answer.set_waits(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        }
+        frame
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    #[inline]
+    fn drop(&mut self) {
+        self.set_waits(false);
+    }
+}

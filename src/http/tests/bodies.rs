@@ -1,0 +1,106 @@
+//! Bodies that are refused, awaited or left unread.
+
+use super::*;
+
+#[test]
+fn a_client_that_sends_eight_mebibytes_reads_the_early_refusal_and_goes_on() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    let body = vec![b'x'; 8 << 20];
+    for _ in 0..3 {
+        client.send(&format!("PUT /refuse HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len()));
+        client.0.write_all(&body).expect("the server goes on reading");
+        let (head, body) = client.response();
+        assert!(head.starts_with("HTTP/1.1 409 ") && body == "refused", "{head}");
+    }
+    client.get("/hello");
+    assert_eq!(client.response().1, "hello");
+    assert_eq!(server.traffic.totals().opened, 1, "all on one connection");
+}
+
+#[test]
+fn a_chunked_body_that_is_refused_early_does_not_hide_the_answer() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let piece = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
+    for _ in 0..8 {
+        client.send(&piece);
+    }
+    client.send("0\r\n\r\n");
+    let answer = client.rest();
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.ends_with("refused"), "{answer}");
+}
+
+#[test]
+fn discarding_a_body_that_never_comes_ends_the_connection_in_bounded_time() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n");
+    assert!(client.response().0.starts_with("HTTP/1.1 409 "));
+    let begun = Instant::now();
+    assert_eq!(client.rest(), "");
+    assert!(begun.elapsed() < Duration::from_secs(4), "took {:?}", begun.elapsed());
+}
+
+#[test]
+fn an_announced_length_over_the_limit_is_refused_before_the_body_comes() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n");
+    let answer = client.rest();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(!answer.contains("100 Continue"), "{answer}");
+}
+
+#[test]
+fn a_chunked_body_over_the_limit_is_refused_while_it_comes() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let piece = format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20));
+    for _ in 0..20 {
+        client.send(&piece);
+    }
+    client.send("0\r\n\r\n");
+    assert!(client.rest().starts_with("HTTP/1.1 413 "));
+}
+
+#[test]
+fn continue_is_sent_when_the_handler_reads() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.head(), "HTTP/1.1 100 Continue");
+    client.send("hello");
+    assert_eq!(client.response().1, "hello");
+    client.get("/hello");
+    assert_eq!(client.response().1, "hello");
+}
+
+#[test]
+fn continue_is_not_sent_when_the_handler_refuses() {
+    let server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /refuse HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    let answer = client.rest();
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.ends_with("refused"), "{answer}");
+}
+
+#[test]
+fn a_body_that_breaks_off_is_an_error_of_the_handler() {
+    let mut server = Server::start(patient());
+    let mut client = server.connect();
+    client.send("PUT /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 500\r\n\r\nhello");
+    drop(client);
+    server.wait_until("the connection is gone", |totals| totals.opened == 1 && totals.connections == 0);
+    assert_eq!(server.shut_down(), Drained::Cleanly);
+}
+
+#[tokio::test]
+async fn a_body_of_one_piece_is_not_copied() {
+    let piece = Bytes::from(vec![1; 1000]);
+    let collected = collect(Body::from(piece.clone()), 1000).await.expect("it fits");
+    assert_eq!(collected.as_ptr(), piece.as_ptr());
+    assert!(matches!(collect(Body::from(piece), 999).await, Err(BodyError::TooLarge { limit_bytes: 999 })));
+}
