@@ -63,6 +63,7 @@ pub(super) struct AllocationList {
     /// In creation order.
     allocations: Vec<AllocationBody>,
     /// Pass it as `cursor` to get the next page; null after the last. A page may be short and still have one.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 
@@ -77,7 +78,9 @@ impl AllocationBody {
             actual_size_bytes: allocation.actual_size_bytes,
             size_mb,
             age_seconds: now.since(allocation.created).as_secs(),
-            expires_in_seconds: allocation.deadline.map(|deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX)),
+            expires_in_seconds: allocation
+                .deadline
+                .map(|deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -109,14 +112,19 @@ fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
         (status = 507, response = ProblemBody),
     )
 )]
-pub(super) async fn allocate(State(api): State<Arc<Api>>, Extension(arrival): Extension<Arrival>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn allocate(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     query::none(&head.uri)?;
     let body = api.read_json(&head.headers, body).await?;
     let size_bytes = Fields::parse(&body, &["size_bytes"])?.size("size_bytes")?;
     let request = AllocateRequest { size_bytes, lease: None };
     let made = api.pool.allocate(&request, arrival.now).await;
-    let made = made.map_err(|error| refused(&error, size_bytes, |free| api.pool.largest_block_within(free)))?;
+    let made =
+        made.map_err(|error| refused(&error, size_bytes, |free| api.pool.largest_block_within(free)))?;
     let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, arrival.now));
     response.headers_mut().insert(LOCATION, location_of(made.id));
     Ok(response)
@@ -139,7 +147,11 @@ fn location_of(id: AllocationId) -> HeaderValue {
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
     )
 )]
-pub(super) async fn get(State(api): State<Arc<Api>>, Extension(arrival): Extension<Arrival>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     query::none(&uri)?;
     let found = api.pool.get(id_of(&uri)?, arrival.now).await?;
     Ok(json(StatusCode::OK, &AllocationBody::new(&found, arrival.now)))
@@ -156,7 +168,11 @@ pub(super) async fn get(State(api): State<Arc<Api>>, Extension(arrival): Extensi
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
     )
 )]
-pub(super) async fn free(State(api): State<Arc<Api>>, Extension(arrival): Extension<Arrival>, uri: Uri) -> Result<StatusCode, Problem> {
+pub(super) async fn free(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    uri: Uri,
+) -> Result<StatusCode, Problem> {
     query::none(&uri)?;
     api.pool.free(id_of(&uri)?, arrival.now).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -173,11 +189,16 @@ pub(super) async fn free(State(api): State<Arc<Api>>, Extension(arrival): Extens
     ),
     responses((status = 200, description = "A page", body = AllocationList), (status = 400, response = ProblemBody))
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, Extension(arrival): Extension<Arrival>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let query = Query::parse(&uri, &["limit", "cursor"])?;
     let limit = query.get("limit").map_or(Ok(LIST_LIMIT), |text| {
         let limit = text.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
-        let detail = || format!("limit is {:?}; it is a whole number from 1 to {LIST_LIMIT_MAX}", shown(text));
+        let detail =
+            || format!("limit is {:?}; it is a whole number from 1 to {LIST_LIMIT_MAX}", shown(text));
         limit.ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
     })?;
     let cursor = query.get("cursor").map(|text| {

@@ -72,7 +72,17 @@ impl Api {
         let counters = Counters::new(routes.templates().to_vec(), &routes.documented());
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
-        Arc::new(Api { pool, backend, pushgateway, started, routes, traffic, counters, body_limit_bytes, stopping })
+        Arc::new(Api {
+            pool,
+            backend,
+            pushgateway,
+            started,
+            routes,
+            traffic,
+            counters,
+            body_limit_bytes,
+            stopping,
+        })
     }
 
     /// The service is draining from now on: it is not ready, and takes no new allocations.
@@ -89,7 +99,8 @@ impl Api {
     /// under the in-flight budget.
     pub(super) async fn read_json(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
         let given = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let essence = given.map(|given| given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii());
+        let essence =
+            given.map(|given| given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii());
         if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case(b"application/json")) {
             let given = given.map_or("has no Content-Type".into(), |given| {
                 format!("has the Content-Type {:?}", String::from_utf8_lossy(&given[..given.len().min(100)]))
@@ -113,7 +124,8 @@ impl Api {
     fn inflight_exhausted(&self, bytes: u64) -> Problem {
         let inflight = self.pool.inflight();
         let (held, max) = (inflight.bytes(), inflight.bytes_max());
-        let detail = format!("a body of {bytes} bytes does not fit beside the {held} of {max} bytes being received");
+        let detail =
+            format!("a body of {bytes} bytes does not fit beside the {held} of {max} bytes being received");
         Problem::new(Code::InflightExhausted, detail)
     }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
 /// Statuses that are told apart; any other counts as the last.
 const STATUSES: [u16; 24] = [
-    200, 201, 204, 206, 304, 400, 404, 405, 408, 409, 411, 412, 413, 414, 415, 416, 417, 422, 431, 500, 501, 503, 507, 0,
+    200, 201, 204, 206, 304, 400, 404, 405, 408, 409, 411, 412, 413, 414, 415, 416, 417, 422, 431, 500, 501,
+    503, 507, 0,
 ];
 const BUCKETS: usize = DURATION_BUCKETS.len() + 1;
 
@@ -59,7 +60,8 @@ impl Counters {
     pub(super) fn new(templates: Vec<String>, documented: &[(String, String, u16)]) -> Counters {
         let routes = templates.len() + 1;
         let place = |(method, template, status): &(String, String, u16)| {
-            let route = templates.iter().position(|known| known == template).expect("what is documented is a route");
+            let route =
+                templates.iter().position(|known| known == template).expect("what is documented is a route");
             (method_place(method), route, *status)
         };
         let documented = documented.iter().map(place).collect();
@@ -105,8 +107,10 @@ impl Counters {
 
     /// All pairs of method and route that were documented or seen.
     fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
-        let documented: BTreeSet<_> = self.documented.iter().map(|(method, route, _)| (*route, *method)).collect();
-        let all = (0..=self.templates.len()).flat_map(|route| (0..METHODS.len()).map(move |method| (route, method)));
+        let documented: BTreeSet<_> =
+            self.documented.iter().map(|(method, route, _)| (*route, *method)).collect();
+        let all = (0..=self.templates.len())
+            .flat_map(|route| (0..METHODS.len()).map(move |method| (route, method)));
         all.filter(move |(route, method)| {
             let pair = route * METHODS.len() + method;
             documented.contains(&(*route, *method))
@@ -122,7 +126,12 @@ impl Counters {
             for (at, status) in STATUSES.into_iter().enumerate() {
                 let count = self.sum(|slot| &slot.requests[first + at]);
                 if count > 0 || self.documented.contains(&(method, route, status)) {
-                    rows.push(RequestCount { method: METHODS[method], route: self.template(route), status, count });
+                    rows.push(RequestCount {
+                        method: METHODS[method],
+                        route: self.template(route),
+                        status,
+                        count,
+                    });
                 }
             }
         }
@@ -161,7 +170,11 @@ mod tests {
         let documented = [("GET".to_owned(), "/a".to_owned(), 200)];
         let counters = Counters::new(vec!["/a".to_owned()], &documented);
         let shown = |counters: &Counters| {
-            counters.requests().into_iter().map(|row| (row.method, row.route, row.status, row.count)).collect::<Vec<_>>()
+            counters
+                .requests()
+                .into_iter()
+                .map(|row| (row.method, row.route, row.status, row.count))
+                .collect::<Vec<_>>()
         };
         assert_eq!(shown(&counters), [("GET", "/a".to_owned(), 200, 0)]);
         counters.count(counters.place(&Method::GET, Some(0)), StatusCode::OK, Duration::from_micros(20));

@@ -100,7 +100,10 @@ pub(crate) struct Problem {
 
 /// The body of every error answer (RFC 9457).
 #[derive(Debug, Serialize, ToSchema, ToResponse)]
-#[response(description = "What went wrong, as application/problem+json", content_type = "application/problem+json")]
+#[response(
+    description = "What went wrong, as application/problem+json",
+    content_type = "application/problem+json"
+)]
 pub(crate) struct ProblemBody<'a> {
     /// Names the kind of problem: `urn:maas:problem:` and the code.
     r#type: String,
@@ -130,12 +133,18 @@ impl Problem {
 
     /// A panic, or anything else that is our fault. The client learns no more; the log does.
     pub(crate) fn internal() -> Problem {
-        Problem::new(Code::Internal, "the request met an error inside the service; its log has more under this request id")
+        Problem::new(
+            Code::Internal,
+            "the request met an error inside the service; its log has more under this request id",
+        )
     }
 
     /// The service is draining.
     pub(crate) fn stopping() -> Problem {
-        Problem::new(Code::Stopping, "the service is stopping and takes no new work; try another instance, or again later")
+        Problem::new(
+            Code::Stopping,
+            "the service is stopping and takes no new work; try another instance, or again later",
+        )
     }
 
     /// The whole answer.
@@ -178,7 +187,10 @@ impl From<ParseIdError> for Problem {
 
 impl From<NotFound> for Problem {
     fn from(error: NotFound) -> Problem {
-        Problem::new(Code::NotFound, format!("{error}: it was never given out, was freed, or its lease ended"))
+        Problem::new(
+            Code::NotFound,
+            format!("{error}: it was never given out, was freed, or its lease ended"),
+        )
     }
 }
 
@@ -195,7 +207,11 @@ impl From<BodyError> for Problem {
 }
 
 /// A refusal to allocate, as the client that asked for `requested_bytes` is told.
-pub(crate) fn refused(error: &AllocateError, requested_bytes: u64, largest_for: impl Fn(u64) -> Option<u64>) -> Problem {
+pub(crate) fn refused(
+    error: &AllocateError,
+    requested_bytes: u64,
+    largest_for: impl Fn(u64) -> Option<u64>,
+) -> Problem {
     let numbers = |in_use_bytes: Option<u64>, limit_bytes: Option<u64>, refused_by| {
         let free_bytes = in_use_bytes.zip(limit_bytes).map(|(in_use, limit)| limit.saturating_sub(in_use));
         Refusal {
@@ -214,22 +230,36 @@ pub(crate) fn refused(error: &AllocateError, requested_bytes: u64, largest_for: 
                 Some(actual) if actual != size_bytes => format!(", which takes a block of {actual},"),
                 _ => String::new(),
             };
-            let detail = format!("{size_bytes} bytes were asked for{rounded} and {size_bytes_max} is the most that can be had here");
+            let detail = format!(
+                "{size_bytes} bytes were asked for{rounded} and {size_bytes_max} is the most that can be had here"
+            );
             Problem::new(Code::SizeTooLarge, detail)
         }
-        AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes: actual, in_use_bytes, limit_bytes }) => {
+        AllocateError::Memory(memory::AllocateError::Exhausted {
+            requested_bytes: actual,
+            in_use_bytes,
+            limit_bytes,
+        }) => {
             let free = limit_bytes.saturating_sub(*in_use_bytes);
             let detail = format!(
                 "{requested_bytes} bytes were asked for, which take a block of {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
             );
-            Problem::new(Code::PoolExhausted, detail).with_refusal(numbers(Some(*in_use_bytes), Some(*limit_bytes), "pool"))
+            Problem::new(Code::PoolExhausted, detail).with_refusal(numbers(
+                Some(*in_use_bytes),
+                Some(*limit_bytes),
+                "pool",
+            ))
         }
         AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
-            let detail = format!("the pool has room for {requested_bytes} bytes, but the system grants no memory ({error})");
+            let detail = format!(
+                "the pool has room for {requested_bytes} bytes, but the system grants no memory ({error})"
+            );
             Problem::new(Code::SystemMemory, detail).with_refusal(numbers(None, None, "system"))
         }
         AllocateError::TableFull { allocations_max } => {
-            let detail = format!("{allocations_max} allocations are live, as many as memory.max_allocations lets there be");
+            let detail = format!(
+                "{allocations_max} allocations are live, as many as memory.max_allocations lets there be"
+            );
             Problem::new(Code::TableFull, detail).with_refusal(numbers(None, None, "table"))
         }
         AllocateError::Unavailable(_) => Problem::stopping().with_refusal(numbers(None, None, "stopping")),
@@ -242,7 +272,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_is_told_with_everything_rfc_9457_and_the_contract_ask_for() {
-        let error = memory::AllocateError::Exhausted { requested_bytes: 1024, in_use_bytes: 10_000, limit_bytes: 10_240 };
+        let error = memory::AllocateError::Exhausted {
+            requested_bytes: 1024,
+            in_use_bytes: 10_000,
+            limit_bytes: 10_240,
+        };
         let problem = refused(&error.into(), 100, |free| (free >= 240).then_some(128));
         let response = problem.render("abc");
         assert_eq!(response.status(), 507);

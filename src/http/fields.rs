@@ -47,11 +47,15 @@ impl Fields {
             return Err(Problem::new(Code::InvalidJson, detail));
         }
         if let Some(unknown) = &fields.unknown {
-            let detail = format!("the field {unknown:?} is not known; this request takes: {}", known.join(", "));
+            let detail =
+                format!("the field {unknown:?} is not known; this request takes: {}", known.join(", "));
             return Err(Problem::new(Code::UnknownField, detail));
         }
         if let Some(duplicate) = fields.duplicate {
-            return Err(Problem::new(Code::InvalidField, format!("the field {duplicate:?} stands more than once")));
+            return Err(Problem::new(
+                Code::InvalidField,
+                format!("the field {duplicate:?} stands more than once"),
+            ));
         }
         Ok(fields)
     }
@@ -239,12 +243,35 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_invalid_json() {
-        for body in ["", "{", "[1]", "7", "\"x\"", "null", "{\"size_bytes\":1", "{\"size_bytes\":1} x", "{\"size_bytes\":1,}", "{size_bytes:1}", "\u{feff}{}"] {
+        for body in [
+            "",
+            "{",
+            "[1]",
+            "7",
+            "\"x\"",
+            "null",
+            "{\"size_bytes\":1",
+            "{\"size_bytes\":1} x",
+            "{\"size_bytes\":1,}",
+            "{size_bytes:1}",
+            "\u{feff}{}",
+        ] {
             assert_eq!(size(body).expect_err(body).0, Code::InvalidJson, "{body}");
         }
-        let deep = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
-        assert_eq!(size(&deep).expect_err("deeply nested").0, Code::InvalidJson);
         assert!(Fields::parse(b"{\"\xff\":1}", &["size_bytes"]).is_err());
+    }
+
+    #[test]
+    fn a_deeply_nested_body_is_refused_without_deep_recursion() {
+        let (open, close) = ("[".repeat(500_000), "]".repeat(500_000));
+        assert_eq!(
+            size(&format!("{{\"size_bytes\":{open}{close}}}")).expect_err("an array").0,
+            Code::InvalidSize
+        );
+        assert_eq!(size(&format!("{{\"x\":{open}{close}}}")).expect_err("unknown").0, Code::UnknownField);
+        assert_eq!(size(&format!("{{\"x\":{open}")).expect_err("truncated").0, Code::InvalidJson);
+        let objects = "{\"a\":".repeat(500_000);
+        assert_eq!(size(&format!("{{\"size_bytes\":{objects}")).expect_err("truncated").0, Code::InvalidJson);
     }
 
     #[test]

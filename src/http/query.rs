@@ -26,7 +26,10 @@ impl<'a> Query<'a> {
             let refuse = |what: &str| {
                 let shown: String = name.chars().take(64).collect();
                 let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                Err(Problem::new(Code::InvalidQuery, format!("the query parameter {shown:?} {what}; this request takes: {takes}")))
+                Err(Problem::new(
+                    Code::InvalidQuery,
+                    format!("the query parameter {shown:?} {what}; this request takes: {takes}"),
+                ))
             };
             match known.iter().position(|known| *known == name) {
                 None => return refuse("is not known"),
@@ -38,7 +41,8 @@ impl<'a> Query<'a> {
     }
 
     pub(super) fn get(&self, name: &'static str) -> Option<&str> {
-        let at = self.known.iter().position(|known| *known == name).expect("only known parameters are asked for");
+        let at =
+            self.known.iter().position(|known| *known == name).expect("only known parameters are asked for");
         self.values[at].as_deref()
     }
 }

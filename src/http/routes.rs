@@ -1,7 +1,7 @@
 //! All routes in one place, with their description: a route that is served is a route that is described.
 
 use super::api::{Api, VERSION};
-use super::error::{Code, Problem, ProblemBody};
+use super::error::{Code, Problem, ProblemBody, Refusal};
 use super::{allocate, service};
 use axum::Router;
 use axum::extract::Request;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{OpenApi, RefOr, Response as DescribedResponse};
+use utoipa::openapi::{RefOr, Response as DescribedResponse};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -40,7 +40,7 @@ pub(super) struct Described {
         description = "One bounded pool of memory that any process leases over plain HTTP. Every error answer is application/problem+json (RFC 9457) with a `code` for programs. Every answer carries `X-Request-Id`.",
         license(name = "MIT", identifier = "MIT"),
     ),
-    components(responses(ProblemBody)),
+    components(schemas(Refusal), responses(ProblemBody)),
     tags(
         (name = "allocations", description = "Blocks of memory: make, look at, list, free."),
         (name = "service", description = "The service itself: health, statistics, metrics, description."),
@@ -69,7 +69,10 @@ pub(super) fn router(api: Arc<Api>) -> Router {
 
 async fn no_such_route(request: Request) -> Problem {
     let shown: String = request.uri().path().chars().take(100).collect();
-    Problem::new(Code::NoSuchRoute, format!("{shown:?} is no route of this service; /openapi.json describes all"))
+    Problem::new(
+        Code::NoSuchRoute,
+        format!("{shown:?} is no route of this service; /openapi.json describes all"),
+    )
 }
 
 impl Routes {
@@ -124,7 +127,8 @@ impl Routes {
 
     /// Method, template and status of success of every operation.
     pub(super) fn documented(&self) -> Vec<(String, String, u16)> {
-        let row = |described: &Described| (described.method.clone(), described.template.clone(), described.success);
+        let row =
+            |described: &Described| (described.method.clone(), described.template.clone(), described.success);
         self.operations.iter().map(row).collect()
     }
 }
@@ -142,12 +146,48 @@ fn methods(item: &PathItem) -> impl Iterator<Item = (&'static str, &Operation)> 
 }
 
 fn each_operation(item: &mut PathItem, mut change: impl FnMut(&mut Operation)) {
-    let all = [&mut item.get, &mut item.head, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+    let all =
+        [&mut item.get, &mut item.head, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
     all.into_iter().flatten().for_each(&mut change);
 }
 
-/// The document for whoever needs it parsed.
-#[cfg(test)]
-pub(super) fn document() -> OpenApi {
-    serde_json::from_slice(&Routes::new().openapi).expect("the document is valid")
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn every_reference_in_the_description_leads_somewhere() {
+        fn check(document: &Value, value: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
+                        let pointer =
+                            reference.strip_prefix('#').expect("references stay inside the document");
+                        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+                    }
+                    members.values().for_each(|member| check(document, member));
+                }
+                Value::Array(items) => items.iter().for_each(|item| check(document, item)),
+                _ => {}
+            }
+        }
+        let document: Value = serde_json::from_slice(&Routes::new().openapi).expect("JSON");
+        assert_eq!(document["openapi"], "3.1.0");
+        assert_eq!(document["info"]["version"], VERSION);
+        check(&document, &document);
+    }
+
+    #[test]
+    fn every_status_a_code_has_is_described_where_it_can_happen() {
+        let document: Value = serde_json::from_slice(&Routes::new().openapi).expect("JSON");
+        let on_allocate = &document["paths"]["/allocate"]["post"]["responses"];
+        for code in Code::ALL {
+            let elsewhere =
+                matches!(code, Code::InvalidId | Code::NotFound | Code::NoSuchRoute | Code::MethodNotAllowed);
+            assert!(elsewhere || on_allocate.get(code.status().as_str()).is_some(), "{}", code.name());
+        }
+        let on_get = &document["paths"]["/allocate/{id}"]["get"]["responses"];
+        assert!(on_get.get("400").is_some() && on_get.get("404").is_some());
+    }
 }

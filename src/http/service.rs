@@ -59,8 +59,10 @@ pub(super) struct LinkBlock {
     /// Attempts that failed in a row.
     attempts: u32,
     /// Why the last attempt failed.
+    #[schema(required)]
     last_error: Option<String>,
     /// Whole seconds until the next attempt, while failing.
+    #[schema(required)]
     next_retry_seconds: Option<u64>,
 }
 
@@ -81,16 +83,22 @@ pub(super) struct Stats {
     /// Each size class, smallest first.
     slab_sizes: Vec<SlabStats>,
     /// Null until tags exist.
+    #[schema(value_type = Option<Object>, required)]
     tags: Option<()>,
     /// Null until arenas exist.
+    #[schema(value_type = Option<Object>, required)]
     arenas: Option<()>,
     /// Null until large objects exist.
+    #[schema(value_type = Option<Object>, required)]
     large_objects: Option<()>,
     /// Null until reclaim is observed.
+    #[schema(value_type = Option<Object>, required)]
     reclaim: Option<()>,
     /// Null until compaction exists.
+    #[schema(value_type = Option<Object>, required)]
     compaction: Option<()>,
     /// Null until health scores exist.
+    #[schema(value_type = Option<Object>, required)]
     health: Option<()>,
 }
 
@@ -134,7 +142,9 @@ impl MemoryBlock {
 impl LinkBlock {
     fn new(link: &Link, now: Now) -> LinkBlock {
         let status = link.status();
-        let until = |retry: Now| u64::try_from(retry.since(now).as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX);
+        let until = |retry: Now| {
+            u64::try_from(retry.since(now).as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
+        };
         LinkBlock {
             state: status.state.name(),
             since_seconds: now.since(status.since).as_secs(),
@@ -164,7 +174,11 @@ impl SlabStats {
     get, path = "/health", tag = "service",
     responses((status = 200, description = "Healthy or degraded", body = Health), (status = 400, response = ProblemBody), (status = 503, response = ProblemBody))
 )]
-pub(super) async fn health(State(api): State<Arc<Api>>, Extension(arrival): Extension<Arrival>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn health(
+    State(api): State<Arc<Api>>,
+    Extension(arrival): Extension<Arrival>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     query::none(&uri)?;
     if api.is_stopping() {
         return Err(Problem::stopping());
@@ -296,10 +310,21 @@ pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
     get, path = "/", tag = "service",
     responses((status = 200, description = "All routes with a line each", body = String, content_type = "text/plain"), (status = 400, response = ProblemBody))
 )]
-pub(super) async fn landing(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn landing(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
     query::none(&uri)?;
-    let wants_html = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
-    if wants_html { Ok(text("text/html; charset=utf-8", landing_page(&api))) } else { Ok(text("text/plain; charset=utf-8", landing_text(&api))) }
+    let wants_html = headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
+    if wants_html {
+        Ok(text("text/html; charset=utf-8", landing_page(&api)))
+    } else {
+        Ok(text("text/plain; charset=utf-8", landing_text(&api)))
+    }
 }
 
 const WHAT_IT_IS: &str = "One bounded pool of memory that any process leases over plain HTTP.";
@@ -320,7 +345,11 @@ fn landing_page(api: &Api) -> String {
         let template = &route.template;
         let linked = route.method == "GET" && !template.contains('{');
         let path = if linked { format!("<a href=\"{template}\">{template}</a>") } else { template.clone() };
-        let _ = writeln!(rows, "<tr><td>{}</td><td><code>{path}</code></td><td>{}</td></tr>", route.method, route.summary);
+        let _ = writeln!(
+            rows,
+            "<tr><td>{}</td><td><code>{path}</code></td><td>{}</td></tr>",
+            route.method, route.summary
+        );
     }
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>MaaS</title>\n\

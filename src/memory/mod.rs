@@ -241,10 +241,9 @@ impl Heap {
         self.classes.last().expect("`new` requires a class").slab_bytes()
     }
 
-    /// The largest size that can be had while the pool is empty: that of the largest class within the limit.
-    pub fn largest_size_within_limit(&self) -> u64 {
-        let within = |class: &&Class| class.slab_bytes() <= self.limit_bytes();
-        self.classes.iter().rev().find(within).expect("`new` requires a class within the limit").slab_bytes()
+    /// Size of the largest class that `bytes` leave room for, if any does.
+    pub fn largest_class_within(&self, bytes: u64) -> Option<u64> {
+        self.classes.iter().rev().map(Class::slab_bytes).find(|size| *size <= bytes)
     }
 
     /// Size of the smallest class, in bytes.

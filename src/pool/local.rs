@@ -93,7 +93,11 @@ impl Local {
 
     #[cold]
     fn too_large(&self, size_bytes: u64, actual_size_bytes: Option<u64>) -> AllocateError {
-        let size_bytes_max = self.heap.largest_size_within_limit().min(self.allocation_size_max);
+        let size_bytes_max = self
+            .heap
+            .largest_class_within(self.heap.limit_bytes())
+            .unwrap_or(0)
+            .min(self.allocation_size_max);
         AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max }
     }
 
@@ -245,6 +249,7 @@ impl Local {
             metadata_bytes: heap.metadata_bytes + self.table.metadata_bytes() + self.order_bytes(),
             inflight_bytes: inflight.bytes(),
             inflight_bytes_max: inflight.bytes_max(),
+            waiting_requests: 0,
             heap,
         }
     }

@@ -144,6 +144,8 @@ pub struct PoolStats {
     pub inflight_bytes: u64,
     /// The in-flight budget.
     pub inflight_bytes_max: u64,
+    /// Requests that wait for room. No call of this engine waits yet.
+    pub waiting_requests: u64,
 }
 
 /// Who keeps the allocations.
@@ -209,6 +211,12 @@ impl Pool {
     pub fn in_use_and_limit_bytes(&self) -> (u64, u64) {
         let Engine::Local(local) = &self.engine;
         (local.heap().in_use_bytes(), local.heap().limit_bytes())
+    }
+
+    /// The largest block that `free_bytes` leave room for; none where even the smallest needs more.
+    pub fn largest_block_within(&self, free_bytes: u64) -> Option<u64> {
+        let Engine::Local(local) = &self.engine;
+        local.heap().largest_class_within(free_bytes)
     }
 
     /// The second budget: bytes of requests that are being received.

@@ -60,7 +60,8 @@ impl Backend {
         if !self.keeper.is_connected() {
             self.peer.exchange("probe", Method::GET, &self.probe_url, None).await?;
         }
-        let pushed = self.peer.exchange("push", Method::POST, &self.push_url, Some((self.text)().await)).await;
+        let pushed =
+            self.peer.exchange("push", Method::POST, &self.push_url, Some((self.text)().await)).await;
         self.keeper.count_push(pushed.is_ok());
         pushed
     }

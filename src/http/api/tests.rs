@@ -1,0 +1,90 @@
+//! The service without sockets: requests in, answers out.
+
+use super::*;
+use crate::link::LinkState;
+use crate::memory::{self, Heap};
+use crate::pool;
+use axum::http::Method;
+use axum::routing::get;
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+fn api() -> Arc<Api> {
+    let memory =
+        memory::Config { slab_sizes: vec![1024], max_pool_size: 10_240, ..memory::Config::default() };
+    let pool = Pool::new(
+        Heap::new(&memory).expect("right"),
+        &pool::Config { max_inflight_bytes: 100_000, ..Default::default() },
+    );
+    let link = || Arc::new(Link::new(LinkState::Off, Now(0)));
+    Api::new(&Config::default(), Arc::new(pool), Arc::new(Traffic::default()), link(), link(), Now::read())
+}
+
+async fn answer(answerer: &Answerer, request: Request) -> (Response<()>, Value) {
+    let arrival = Arrival { now: Now::read(), peer: ([127, 0, 0, 1], 9).into() };
+    let (head, body) = answerer.clone().answer(request, arrival).await.into_parts();
+    let body = body.collect().await.expect("a body in memory").to_bytes();
+    (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+fn request(method: Method, uri: &str, body: &str) -> Request {
+    let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
+    request.body(Body::from(body.to_owned())).expect("a request")
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_a_500_and_the_service_goes_on() {
+    let api = api();
+    async fn explode() -> StatusCode {
+        panic!("as planned")
+    }
+    async fn explode_later() -> StatusCode {
+        tokio::task::yield_now().await;
+        panic!("as planned, after an await")
+    }
+    let router = Router::new().route("/now", get(explode)).route("/later", get(explode_later));
+    let answerer = Answerer { api: api.clone(), router };
+    for path in ["/now", "/later"] {
+        let (head, body) = answer(&answerer, request(Method::GET, path, "")).await;
+        assert_eq!((head.status(), &body["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into()));
+        assert_eq!(body["request_id"], head.headers()["x-request-id"].to_str().expect("printable"));
+    }
+    let (head, _) = answer(&Answerer::new(api), request(Method::GET, "/livez", "")).await;
+    assert_eq!(head.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_fit_into_the_inflight_budget_is_refused_and_the_charge_returns() {
+    let answerer = Answerer::new(api());
+    let padding = " ".repeat(90_000);
+    let body = format!("{padding}{{\"size_bytes\":1}}");
+    let held = answerer.api.pool.inflight().charge(50_000).expect("there is room");
+    let (head, problem) = answer(&answerer, request(Method::POST, "/allocate", &body)).await;
+    assert_eq!((head.status().as_u16(), &problem["code"]), (503, &"inflight-exhausted".into()));
+    assert_eq!(head.headers()["retry-after"], "1");
+    drop(held);
+    let (head, _) = answer(&answerer, request(Method::POST, "/allocate", &body)).await;
+    assert_eq!(head.status(), StatusCode::CREATED);
+    assert_eq!(answerer.api.pool.inflight().bytes(), 0);
+    assert_eq!(
+        answerer.api.counters.refused().iter().find(|(code, _)| *code == "inflight-exhausted"),
+        Some(&("inflight-exhausted", 1))
+    );
+}
+
+#[tokio::test]
+async fn a_stopping_service_refuses_new_allocations_and_is_not_ready_but_frees() {
+    let api = api();
+    let answerer = Answerer::new(api.clone());
+    let (_, made) = answer(&answerer, request(Method::POST, "/allocate", "{\"size_bytes\":1}")).await;
+    api.stop();
+    for (method, uri) in [(Method::POST, "/allocate"), (Method::GET, "/readyz"), (Method::GET, "/health")] {
+        let (head, problem) = answer(&answerer, request(method, uri, "{\"size_bytes\":1}")).await;
+        assert_eq!((head.status().as_u16(), &problem["code"]), (503, &"stopping".into()), "{uri}");
+    }
+    let uri = format!("/allocate/{}", made["id"].as_str().expect("an id"));
+    let (head, _) = answer(&answerer, request(Method::DELETE, &uri, "")).await;
+    assert_eq!(head.status(), StatusCode::NO_CONTENT);
+    let (head, _) = answer(&answerer, request(Method::GET, "/livez", "")).await;
+    assert_eq!(head.status(), StatusCode::OK);
+}
