@@ -94,7 +94,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// The id at the end of `/allocate/{id}`. Ids have no character that needs escaping.
 fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
-    Ok(uri.path().trim_start_matches("/allocate/").parse()?)
+    Ok(uri.path().strip_prefix("/allocate/").unwrap_or_default().parse()?)
 }
 
 /// Allocate a block
