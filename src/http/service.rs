@@ -1,7 +1,8 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
+use super::VERSION;
 use super::allocate::json;
-use super::api::{Api, VERSION};
+use super::api::Api;
 use super::error::{Problem, ProblemBody};
 use super::query::{self, Query};
 use crate::clock::Now;
@@ -294,7 +295,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
 )]
 pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
-    Ok(text("application/json", api.routes.openapi.clone()))
+    Ok(text("application/json", api.description.openapi.clone()))
 }
 
 /// What there is
@@ -326,7 +327,7 @@ const FIRST_CALL: &str = r#"curl -H 'Content-Type: application/json' -d '{"size_
 
 fn landing_text(api: &Api) -> String {
     let mut page = format!("MaaS {VERSION}: memory as a service\n{WHAT_IT_IS}\n\n");
-    for route in api.routes.operations() {
+    for route in api.description.operations() {
         let _ = writeln!(page, "{:<6} {:<16} {}", route.method, route.template, route.summary);
     }
     let _ = write!(page, "\nA first block:\n  {FIRST_CALL}http://127.0.0.1:3000/allocate\n");
@@ -335,7 +336,7 @@ fn landing_text(api: &Api) -> String {
 
 fn landing_page(api: &Api) -> String {
     let mut rows = String::new();
-    for route in api.routes.operations() {
+    for route in api.description.operations() {
         let template = &route.template;
         let linked = route.method == "GET" && !template.contains('{');
         let path = if linked { format!("<a href=\"{template}\">{template}</a>") } else { template.clone() };
