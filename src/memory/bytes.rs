@@ -100,26 +100,12 @@ impl Slabs {
         self.record(index).claim()
     }
 
-    /// Copies `bytes` to `offset` of a slab that has exactly one holder, and counts one write.
+    /// Changes the bytes of a slab that has exactly one holder.
     ///
     /// # Errors
-    /// [`AccessError`] where the slab is free or shared; nothing was copied.
-    ///
-    /// # Panics
-    /// If the bytes do not fit into the slab.
-    pub(super) fn write(&self, index: u64, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        let within = offset..offset + bytes.len() as u64;
-        assert!(within.end <= self.slab_bytes, "{within:?} is outside a slab of {} bytes", self.slab_bytes);
-        let access = self.record(index).begin_write()?;
-        access.raise_dirty(dirty::mask_of(self.slab_bytes, &within));
-        let start = self.span(index).start;
-        let target = self.region.address(&(start + within.start..start + within.end));
-        // SAFETY: `address` asserted that the target lies inside the region, and the assertion above that it lies
-        // inside this slab, which was claimed and so committed. Access is exclusive: no slice of the slab is lent,
-        // and no other thread writes. `bytes` is a shared slice, so it does not overlap memory lent to nobody.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-        access.end_write();
-        Ok(())
+    /// [`AccessError`] where the slab is free or shared.
+    pub(super) fn change(&self, index: u64) -> Result<Change<'_>, AccessError> {
+        Ok(Change { slabs: self, index, access: self.record(index).begin_write()? })
     }
 
     /// The bytes of a slab, for a holder.
@@ -136,21 +122,33 @@ impl Slabs {
         unsafe { std::slice::from_raw_parts(start, length) }
     }
 
-    /// Zeroes what was written of a slab.
+    /// Zeroes everything that was written of a slab outside `kept`.
     ///
     /// # Panics
     /// If the access is to another slab.
-    pub(super) fn scrub(&self, index: u64, access: &Exclusive<'_>) {
+    pub(super) fn scrub_outside(&self, index: u64, access: &Exclusive<'_>, kept: Range<u64>) {
         assert!(access.is_for(self.record(index)), "slab {index} was to be scrubbed with access to another");
         let start = self.span(index).start;
-        for (part, written) in dirty::parts(self.slab_bytes, access.dirty(), 0..self.slab_bytes) {
+        let (before, after) = (0..kept.start, kept.end..self.slab_bytes);
+        for (part, written) in [before, after]
+            .into_iter()
+            .flat_map(|outside| dirty::parts(self.slab_bytes, access.dirty(), outside))
+        {
             if written {
                 // SAFETY: only a committed slab is ever written. Access to it is exclusive, by the assertion above:
                 // no slice of it is lent and nobody else writes.
                 unsafe { self.region.zero(start + part.start..start + part.end) };
             }
         }
-        access.clear_dirty();
+        access.set_dirty(access.dirty() & dirty::mask_of(self.slab_bytes, &kept));
+    }
+
+    /// Zeroes everything that was written of a slab.
+    ///
+    /// # Panics
+    /// If the access is to another slab.
+    pub(super) fn scrub(&self, index: u64, access: &Exclusive<'_>) {
+        self.scrub_outside(index, access, 0..0);
     }
 
     /// Gives whole pages back to the system. All slabs that overlap them must be free; none can be claimed meanwhile.
@@ -176,6 +174,49 @@ impl Slabs {
         let given_back = unsafe { self.region.decommit(bytes) };
         closed.into_iter().for_each(Exclusive::make_free);
         given_back
+    }
+}
+
+/// Exclusive access to the bytes of one slab, for a change that nobody sees half done. Ends with [`Change::end`].
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Change<'a> {
+    slabs: &'a Slabs,
+    index: u64,
+    access: Exclusive<'a>,
+}
+
+impl Change<'_> {
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Panics
+    /// If the bytes do not fit into the slab.
+    pub(super) fn copy(&self, offset: u64, bytes: &[u8]) {
+        let slabs = self.slabs;
+        let within = offset..offset + bytes.len() as u64;
+        assert!(within.end <= slabs.slab_bytes, "{within:?} is outside a slab of {} bytes", slabs.slab_bytes);
+        self.access.raise_dirty(dirty::mask_of(slabs.slab_bytes, &within));
+        let start = slabs.span(self.index).start;
+        let target = slabs.region.address(&(start + within.start..start + within.end));
+        // SAFETY: `address` asserted that the target lies inside the region, and the assertion above that it lies
+        // inside this slab, which was claimed and so committed. Access is exclusive: no slice of the slab is lent,
+        // and no other thread writes; so `bytes`, a shared slice, does not overlap it either.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+
+    /// Zeroes everything outside `kept`.
+    pub(super) fn zero_outside(&self, kept: Range<u64>) {
+        self.slabs.scrub_outside(self.index, &self.access, kept);
+    }
+
+    /// Writes counted so far.
+    pub(super) fn writes(&self) -> u64 {
+        self.access.writes()
+    }
+
+    /// Ends the change, with `writes` counted in all from now on.
+    pub(super) fn end(self, writes: u64) {
+        self.access.end(writes);
     }
 }
 
@@ -256,6 +297,14 @@ mod tests {
         slabs
     }
 
+    fn write(slabs: &Slabs, index: u64, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        let change = slabs.change(index)?;
+        change.copy(offset, bytes);
+        let writes = change.writes() + 1;
+        change.end(writes);
+        Ok(())
+    }
+
     fn release(slabs: &Slabs, index: u64) -> bool {
         let last = slabs.record(index).release();
         last.map(|access| {
@@ -274,8 +323,8 @@ mod tests {
     fn written_parts_are_zeroed_at_release_and_neighbours_stay() {
         let slabs = one_slab(1000);
         assert!(slabs.claim(0));
-        slabs.write(0, 990, &[9; 10]).expect("the only holder");
-        slabs.write(1, 7, &[1, 2, 3]).expect("the only holder");
+        write(&slabs, 0, 990, &[9; 10]).expect("the only holder");
+        write(&slabs, 1, 7, &[1, 2, 3]).expect("the only holder");
         assert_eq!(content(&slabs)[..11], [0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0]);
         assert!(release(&slabs, 1));
         assert!(slabs.claim(1));
@@ -288,16 +337,16 @@ mod tests {
     fn a_shared_slab_is_not_written() {
         let slabs = one_slab(4096);
         slabs.record(1).hold().expect("held");
-        assert_eq!(slabs.write(1, 0, &[1]), Err(AccessError::Shared));
+        assert_eq!(write(&slabs, 1, 0, &[1]), Err(AccessError::Shared));
         assert!(!release(&slabs, 1));
-        slabs.write(1, 0, &[1]).expect("alone again");
+        write(&slabs, 1, 0, &[1]).expect("alone again");
     }
 
     #[test]
     #[should_panic(expected = "outside a slab")]
     fn a_write_past_the_end_is_refused() {
         let slabs = one_slab(1024);
-        let _ = slabs.write(1, 1020, &[0; 5]);
+        let _ = write(&slabs, 1, 1020, &[0; 5]);
     }
 
     #[test]
@@ -317,7 +366,7 @@ mod tests {
     #[test]
     fn pages_given_back_leave_the_slab_usable() {
         let slabs = one_slab(4096);
-        slabs.write(1, 0, &[7; 4096]).expect("the only holder");
+        write(&slabs, 1, 0, &[7; 4096]).expect("the only holder");
         assert!(release(&slabs, 1));
         slabs.decommit(1..2).expect("the system takes pages back");
         assert!(slabs.claim(1));

@@ -33,9 +33,12 @@ pub use os::{OsError, page_size};
 pub use segment::AccessError;
 
 pub(crate) use budget::Budget;
+
+use ::bytes::Bytes;
 use bytes::Slabs;
 use class::{Account, Class};
 use scarce::Scarce;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A size class by its number: 0 is the smallest.
@@ -116,6 +119,19 @@ pub enum AllocateError {
         /// What failed.
         error: OsError,
     },
+}
+
+/// What to change about a slab's bytes, in one step.
+#[derive(Clone, Debug, Default)]
+pub struct Edit<'a> {
+    /// Everything outside this range becomes zeros first.
+    pub zero_outside: Option<Range<u64>>,
+    /// Where the first piece goes; the others follow.
+    pub offset: u64,
+    /// What is copied.
+    pub pieces: &'a [Bytes],
+    /// Writes counted on the slab from now on; none: as before.
+    pub writes: Option<u64>,
 }
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -372,16 +388,27 @@ impl Heap {
         self.slabs(location).0.slab_bytes()
     }
 
-    /// Copies `bytes` to `offset` of a slab that nobody else holds, and counts one write.
+    /// Changes the bytes of a slab that nobody else holds: readers see all of `edit` or nothing of it.
     ///
     /// # Errors
-    /// [`AccessError`] where the slab is free or others hold it; nothing was copied.
+    /// [`AccessError`] where the slab is free or others hold it; nothing was changed.
     ///
     /// # Panics
-    /// If the bytes do not fit into the slab.
-    pub fn write(&self, location: SlabLocation, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
+    /// If a piece does not fit into the slab.
+    pub fn edit(&self, location: SlabLocation, edit: &Edit<'_>) -> Result<(), AccessError> {
         let (slabs, index) = self.slabs(location);
-        slabs.write(index, offset, bytes)
+        let change = slabs.change(index)?;
+        if let Some(kept) = &edit.zero_outside {
+            change.zero_outside(kept.clone());
+        }
+        let mut offset = edit.offset;
+        for piece in edit.pieces {
+            change.copy(offset, piece.as_ref());
+            offset += piece.as_ref().len() as u64;
+        }
+        let writes = edit.writes.unwrap_or_else(|| change.writes());
+        change.end(writes);
+        Ok(())
     }
 
     /// Writes counted on a slab since it was allocated.

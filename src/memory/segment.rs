@@ -66,7 +66,7 @@ impl SegmentRecord {
                     state = self.state.load(Ordering::Relaxed);
                 }
                 HOLDERS_MAX => return Err(AccessError::TooManyHolders),
-                // Acquire pairs with the Release in `end_write`: a holder sees every byte written before.
+                // Acquire pairs with the Release in `end`: a holder sees every byte written before.
                 _ => match self.state.compare_exchange_weak(
                     state,
                     state + 1,
@@ -168,15 +168,18 @@ impl Exclusive<'_> {
         self.0.dirty.store(self.0.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
     }
 
-    /// Marks all parts as zero, after their bytes became zero.
-    pub(super) fn clear_dirty(&self) {
-        self.0.dirty.store(0, Ordering::Relaxed);
+    /// Says which parts may be other than zero, after all others became zero.
+    pub(super) fn set_dirty(&self, mask: u64) {
+        self.0.dirty.store(mask, Ordering::Relaxed);
     }
 
-    /// Ends a write: back to one holder, one more write counted.
-    pub(super) fn end_write(self) {
-        let state = self.0.state.load(Ordering::Relaxed);
-        let writes = (state >> HOLDER_BITS) + 1;
+    /// Writes counted so far.
+    pub(super) fn writes(&self) -> u64 {
+        self.0.writes()
+    }
+
+    /// Ends a change of the bytes: back to one holder, with `writes` counted in all.
+    pub(super) fn end(self, writes: u64) {
         self.0.state.store(writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
     }
 
@@ -200,7 +203,8 @@ mod tests {
         assert!(!record.claim(), "a slab has one owner");
         let access = record.begin_write().expect("the only holder");
         access.raise_dirty(5);
-        access.end_write();
+        let writes = access.writes() + 1;
+        access.end(writes);
         assert_eq!((record.writes(), record.holders(), record.dirty()), (1, 1, 5));
         assert_eq!(record.hold(), Ok(()));
         assert_eq!(
@@ -213,7 +217,7 @@ mod tests {
         assert_eq!(record.writes(), 1, "draining is no write");
         let last = record.release().expect("the last holder scrubs");
         assert!(last.was_draining());
-        last.clear_dirty();
+        last.set_dirty(0);
         last.make_free();
         assert_eq!((record.writes(), record.holders()), (0, 0));
         let closed = record.close_free().expect("free");
@@ -277,7 +281,7 @@ mod loom_tests {
             };
             if let Ok(access) = slab.record.begin_write() {
                 slab.write(7);
-                access.end_write();
+                access.end(1);
             }
             reader.join().expect("no panic");
         });
@@ -289,7 +293,7 @@ mod loom_tests {
             let slab = Slab::held();
             let access = slab.record.begin_write().expect("the only holder");
             slab.write(7);
-            access.end_write();
+            access.end(1);
             slab.record.hold().expect("held");
             let drop_one = |slab: &Slab| {
                 assert_eq!(slab.read(), 7, "a holder reads what was written until it lets go");
