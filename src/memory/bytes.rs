@@ -238,6 +238,23 @@ impl Pin {
         Ok(Pin { heap: Arc::clone(heap), location })
     }
 
+    /// The parts of `range` that may be other than zero, with their offsets in the slab. Nothing is copied.
+    ///
+    /// # Panics
+    /// If `range` is not inside the slab.
+    pub fn written(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
+        let (slabs, index) = self.heap.slabs(self.location);
+        let slab_bytes = slabs.slab_bytes();
+        assert!(
+            range.start <= range.end && range.end <= slab_bytes,
+            "{range:?} is outside {slab_bytes} bytes"
+        );
+        let in_memory = |offset: u64| usize::try_from(offset).expect("a slab fits in memory");
+        dirty::parts(slab_bytes, slabs.record(index).dirty(), range)
+            .filter(|(_, written)| *written)
+            .map(move |(part, _)| (part.start, &self.as_ref()[in_memory(part.start)..in_memory(part.end)]))
+    }
+
     /// The bytes of `range`, in order: parts that were written as slices of the slab, all others from a static
     /// buffer of zeros. Nothing is copied; the slab is held until the last part is dropped.
     ///

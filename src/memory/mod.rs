@@ -34,7 +34,6 @@ pub use segment::AccessError;
 
 pub(crate) use budget::Budget;
 
-use ::bytes::Bytes;
 use bytes::Slabs;
 use class::{Account, Class};
 use scarce::Scarce;
@@ -57,7 +56,8 @@ impl SlabLocation {
         SlabLocation(u64::from(class.0) << SlabLocation::INDEX_BITS | index)
     }
 
-    fn class(self) -> SizeClass {
+    /// The class of the slab.
+    pub fn class(self) -> SizeClass {
         SizeClass((self.0 >> SlabLocation::INDEX_BITS).to_le_bytes()[0])
     }
 
@@ -129,7 +129,7 @@ pub struct Edit<'a> {
     /// Where the first piece goes; the others follow.
     pub offset: u64,
     /// What is copied.
-    pub pieces: &'a [Bytes],
+    pub pieces: &'a [&'a [u8]],
     /// Writes counted on the slab from now on; none: as before.
     pub writes: Option<u64>,
 }
@@ -403,8 +403,8 @@ impl Heap {
         }
         let mut offset = edit.offset;
         for piece in edit.pieces {
-            change.copy(offset, piece.as_ref());
-            offset += piece.as_ref().len() as u64;
+            change.copy(offset, piece);
+            offset += piece.len() as u64;
         }
         let writes = edit.writes.unwrap_or_else(|| change.writes());
         change.end(writes);

@@ -18,7 +18,7 @@ fn allocate(heap: &Heap, size_bytes: u64) -> Result<SlabLocation, AllocateError>
 
 fn write(heap: &Heap, location: SlabLocation, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
     let writes = Some(heap.writes(location) + 1);
-    heap.edit(location, &Edit { offset, pieces: &[Bytes::copy_from_slice(bytes)], writes, ..Edit::default() })
+    heap.edit(location, &Edit { offset, pieces: &[bytes], writes, ..Edit::default() })
 }
 
 fn content(heap: &Arc<Heap>, location: SlabLocation) -> Vec<u8> {

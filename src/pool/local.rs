@@ -58,8 +58,12 @@ impl Local {
         }
     }
 
-    pub(super) fn heap(&self) -> &Heap {
+    pub(super) fn heap(&self) -> &Arc<Heap> {
         &self.heap
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
     }
 
     pub(super) fn close(&self) {
@@ -148,7 +152,11 @@ impl Local {
     }
 
     /// The live allocation of that id under its lock. One past its deadline is ended on the way.
-    fn look_up(&self, id: AllocationId, now: Now) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
+    pub(super) fn look_up(
+        &self,
+        id: AllocationId,
+        now: Now,
+    ) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
@@ -173,8 +181,12 @@ impl Local {
     /// Ends a live allocation: the id first, so that nobody finds what is being taken apart.
     fn end(&self, index: u32, entry: LockedEntry<'_>, record: &Record) {
         entry.clear();
+        // A segment that is lent is freed by the upload that writes into it, which finds the id dead.
+        let lent = entry.is_lent();
         drop(entry);
-        self.heap.free(record.location);
+        if !lent {
+            self.heap.free(record.location);
+        }
         let entry = self.table.used(index);
         let mut slot = self.slots.of(entry.slot()).lock();
         slot.order.remove(&self.table, index);

@@ -7,6 +7,7 @@
 //!   mod.rs       Pool: the door, and the words it speaks
 //!   local.rs     the engine that keeps its allocations in this process
 //!   table.rs     id → allocation
+//!   content.rs   reads of one instant, writes whole or not at all
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
 //!   lock.rs      the lock of one entry          (lock-free, loom-tested)
@@ -14,6 +15,7 @@
 //! ```
 
 pub mod config;
+mod content;
 mod id;
 mod inflight;
 mod local;
@@ -22,11 +24,15 @@ mod order;
 mod table;
 
 pub use config::Config;
+pub use content::{
+    Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Upload, Versions, WriteError,
+};
 pub use id::{AllocationId, ParseIdError};
 pub use inflight::{Inflight, InflightCharge};
 
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
+use bytes::Bytes;
 use local::Local;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +59,15 @@ pub struct AllocateRequest {
     pub size_bytes: u64,
     /// How long the allocation lives if it is not freed before; none: until freed.
     pub lease: Option<Duration>,
+}
+
+/// What a write left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The content's version: writes counted so far.
+    pub version: u64,
+    /// Whether the body was all of the content, so that nothing was added to it.
+    pub whole: bool,
 }
 
 /// Why an allocation cannot be made.
@@ -199,6 +214,45 @@ impl Pool {
     pub async fn list(&self, cursor: Option<Cursor>, limit: usize, now: Now) -> Page {
         let Engine::Local(local) = &self.engine;
         local.list(cursor, limit, now)
+    }
+
+    /// The content as of this instant.
+    ///
+    /// # Errors
+    /// [`ReadError`] where no live allocation has the id.
+    pub async fn read(&self, id: AllocationId, now: Now) -> Result<Content, ReadError> {
+        let Engine::Local(local) = &self.engine;
+        local.read(id, now)
+    }
+
+    /// Writes a body of at most [`SMALL_WRITE_BYTES`] that is all there.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing was changed then.
+    pub async fn write(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        pieces: &[Bytes],
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Written, WriteError> {
+        let Engine::Local(local) = &self.engine;
+        local.write(id, placement, pieces, precondition, now)
+    }
+
+    /// Begins to write a body of any length, piece by piece.
+    ///
+    /// # Errors
+    /// [`WriteError`] where no live allocation has the id, or there is no room for a second version.
+    pub async fn upload(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
+        let Engine::Local(local) = &self.engine;
+        local.upload(id, placement, now)
     }
 
     /// All numbers.

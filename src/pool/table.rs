@@ -43,6 +43,9 @@ struct VolatileEntry {
     lock: EntryLock,
     /// The slot that made the allocation and keeps it in its creation order.
     slot: AtomicU8,
+    /// 1 while the first upload writes into the allocation's own segment, which is then the upload's to free. Under
+    /// the entry's lock. See `content.rs`.
+    lent: AtomicU8,
     /// While live: the chunk of the creation order that lists it. While free: the next free entry. See `order.rs`.
     link: AtomicU32,
 }
@@ -146,6 +149,7 @@ impl<'a> Entry<'a> {
     /// Begins an allocation: writes everything, the key last. For the owner of a free entry.
     pub(super) fn publish(self, record: &Record) {
         let durable = self.durable;
+        self.volatile.lent.store(0, Ordering::Relaxed);
         durable.key_high.store(record.key.high, Ordering::Relaxed);
         durable.size_bytes.store(record.size_bytes, Ordering::Relaxed);
         durable.location.store(record.location.word(), Ordering::Relaxed);
@@ -158,6 +162,13 @@ impl<'a> Entry<'a> {
 
     pub(super) fn lock(self) -> LockedEntry<'a> {
         LockedEntry { entry: self, _guard: self.volatile.lock.lock() }
+    }
+
+    /// Whether the allocation with this key is live, without the lock: what is seen may just have changed.
+    pub(super) fn is_live(self, key: Key) -> bool {
+        let durable = self.durable;
+        durable.key_low.load(Ordering::Relaxed) == key.low
+            && durable.key_high.load(Ordering::Relaxed) == key.high
     }
 
     /// When the allocation was made. For the owning slot's creation order, under that slot's lock.
@@ -208,6 +219,20 @@ impl LockedEntry<'_> {
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
         })
+    }
+
+    /// Whether an upload writes into the allocation's own segment.
+    pub(super) fn is_lent(&self) -> bool {
+        self.entry.volatile.lent.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn set_lent(&self, lent: bool) {
+        self.entry.volatile.lent.store(u8::from(lent), Ordering::Relaxed);
+    }
+
+    /// Commits another version of the content: the location alone selects it.
+    pub(super) fn set_location(&self, location: SlabLocation) {
+        self.entry.durable.location.store(location.word(), Ordering::Release); // read under the lock
     }
 
     /// Ends the allocation: its id is dead from here on.
