@@ -308,7 +308,10 @@ pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
 /// A page for browsers, plain text for everyone else.
 #[utoipa::path(
     get, path = "/", tag = "service",
-    responses((status = 200, description = "All routes with a line each", body = String, content_type = "text/plain"), (status = 400, response = ProblemBody))
+    responses(
+        (status = 200, description = "All routes with a line each", content((String = "text/plain"), (String = "text/html"))),
+        (status = 400, response = ProblemBody),
+    )
 )]
 pub(super) async fn landing(
     State(api): State<Arc<Api>>,
