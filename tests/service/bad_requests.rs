@@ -162,12 +162,12 @@ fn paths_that_are_no_route_are_404_and_shown_in_short() {
 }
 
 #[test]
-fn a_path_of_100_kilobytes_is_414_and_a_header_or_too_many_of_them_431() {
+fn a_path_of_100_kilobytes_and_a_header_of_that_length_or_too_many_are_refused_by_the_parser() {
     let server = Server::start();
     server.untouched_by(|| {
         let mut client = server.connect();
         client.send(format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", "a".repeat(100_000)));
-        assert_eq!(client.bare_answer().status, 414);
+        assert!(matches!(client.bare_answer().status, 414 | 431), "the parser refuses it");
         assert_eq!(client.rest(), "", "the connection is closed");
 
         let mut client = server.connect();

@@ -1,6 +1,6 @@
 //! Clients that take their time, or too many of them.
 
-use crate::support::{Client, JSON, Server, wait_until};
+use crate::support::{Client, JSON, Server, padded, wait_until};
 use std::time::{Duration, Instant};
 
 const HEAD: &str = "POST /allocate HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n";
@@ -29,7 +29,7 @@ fn a_silent_socket_and_half_a_header_are_closed_without_an_answer() {
         }
     });
     let samples = server.samples();
-    assert_eq!(samples.get("maas_http_timed_out_total{kind=\"head\"}"), 3.0);
+    assert_eq!(samples.get("maas_http_timed_out_total{kind=\"head\"}"), 4.0);
     assert!(samples.get("maas_http_timed_out_total{kind=\"silent\"}") >= 1.0);
 }
 
@@ -132,21 +132,20 @@ fn one_connection_above_the_maximum_is_503_and_closed_and_there_is_room_again_wh
 #[test]
 fn bodies_beyond_the_inflight_budget_are_503_and_the_charge_returns() {
     let server = Server::with().set("memory.max_inflight_bytes", "50000").start();
-    let body = |length: usize| format!("{:1$}", "{\"size_bytes\":0}", length);
     server.untouched_by(|| {
-        server.post(&body(50_001)).is_problem(503, "inflight-exhausted");
-        server.post(&body(50_000)).is_problem(400, "invalid-size");
+        server.post(&padded(50_001)).is_problem(503, "inflight-exhausted");
+        server.post(&padded(50_000)).is_problem(400, "invalid-size");
         // One that is under way holds its share.
         let mut holder = server.connect();
-        let (first, last) = (body(40_000), " ");
+        let (first, last) = (padded(40_000), " ");
         holder.send(format!("{HEAD}Content-Length: 40001\r\n\r\n{first}"));
         wait_until("its share is held", || server.get("/stats").json()["inflight_bytes"] == 40_001);
-        server.post(&body(20_000)).is_problem(503, "inflight-exhausted");
-        let small = server.call("POST", "/allocate", &[JSON], &body(16));
+        server.post(&padded(20_000)).is_problem(503, "inflight-exhausted");
+        let small = server.call("POST", "/allocate", &[JSON], &padded(16));
         small.is_problem(400, "invalid-size");
         holder.send(last);
         holder.answer("POST", "/allocate").is_problem(400, "invalid-size");
-        server.post(&body(50_000)).is_problem(400, "invalid-size");
+        server.post(&padded(50_000)).is_problem(400, "invalid-size");
     });
     assert_eq!(server.samples().get("maas_refused_total{reason=\"inflight-exhausted\"}"), 2.0);
 }

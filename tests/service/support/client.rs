@@ -14,6 +14,12 @@ pub(crate) struct Client {
     unread: Vec<u8>,
 }
 
+/// A body of exactly this length whose size is 0: never granted, whatever its length.
+pub(crate) fn padded(length: usize) -> String {
+    let body = "{\"size_bytes\":0}";
+    format!("{body}{}", " ".repeat(length - body.len()))
+}
+
 /// The bytes of a request as any client would send it.
 pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");

@@ -86,8 +86,9 @@ impl Description {
         };
         let item = &self.paths()[template];
         // HEAD is answered wherever GET is.
-        let operation =
-            item.get(method.to_lowercase()).or_else(|| item.get("get").filter(|_| method == "HEAD"));
+        // Methods are told apart by case: `get` is none.
+        let documented = if method == "HEAD" { "get".to_owned() } else { method.to_lowercase() };
+        let operation = item.get(&documented).filter(|_| documented != method);
         let Some(operation) = operation else {
             assert_eq!((answer.status, code), (405, "method-not-allowed"), "undocumented: {what}");
             return;

@@ -8,7 +8,7 @@ mod samples;
 mod server;
 
 pub(crate) use answer::Answer;
-pub(crate) use client::{Client, JSON};
+pub(crate) use client::{Client, JSON, padded, request};
 pub(crate) use description::{Description, description};
 pub(crate) use peer::{Mode, TestPeer};
 pub(crate) use samples::Samples;

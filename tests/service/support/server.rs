@@ -42,12 +42,20 @@ impl Starting {
 
     /// Starts it on a free port and waits until it listens.
     pub(crate) fn start(self) -> Server {
-        let mut server = self.set("server.port", "0").launch();
+        self.start_at(0)
+    }
+
+    /// Starts it on this port and waits until it listens.
+    pub(crate) fn start_at(self, port: u16) -> Server {
+        let mut server = self.set("server.port", &port.to_string()).launch();
         wait_until("the server says where it listens", || {
             let log = server.log();
             let address = log.split("listening on http://").nth(1).and_then(|rest| rest.split(',').next());
             server.address = address.map(|address| address.parse().expect("an address and a port"));
-            assert!(server.address.is_some() || server.is_running(), "the server did not start: {log}");
+            if server.address.is_none() && !server.is_running() {
+                let code = server.exit_code();
+                panic!("the server did not start, exit code {code}: {}", server.log());
+            }
             server.address.is_some()
         });
         description(&server); // while it surely answers: some tests stop it
