@@ -126,7 +126,7 @@ impl Api {
         let (held, max) = (inflight.bytes(), inflight.bytes_max());
         let detail =
             format!("a body of {bytes} bytes does not fit beside the {held} of {max} bytes being received");
-        Problem::new(Code::InflightExhausted, detail)
+        Problem::inflight_exhausted(detail)
     }
 
     /// Everything the metrics say, at about one instant.

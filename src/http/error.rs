@@ -147,6 +147,12 @@ impl Problem {
         )
     }
 
+    /// Bodies that are being received leave no room for this one. What it would have asked for is not known.
+    pub(crate) fn inflight_exhausted(detail: String) -> Problem {
+        let refusal = Refusal { refused_by: Some("inflight"), ..Refusal::default() };
+        Problem::new(Code::InflightExhausted, detail).with_refusal(refusal)
+    }
+
     /// The whole answer.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = ProblemBody {

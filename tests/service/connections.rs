@@ -134,6 +134,18 @@ fn a_body_comes_byte_by_byte_in_chunks_or_after_100_continue() {
 }
 
 #[test]
+fn a_body_that_was_refused_before_100_continue_is_not_waited_for_nor_taken_for_a_request() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client
+        .send("POST /allocate HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 35\r\n\r\n");
+    client.answer("POST", "/allocate").is_problem(415, "unsupported-media-type");
+    // It is as long as the body that was announced: the server cannot know which it is.
+    client.send("GET /livez HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.rest(), "");
+}
+
+#[test]
 fn the_landing_page_is_text_for_programs_and_a_page_for_browsers() {
     let server = Server::start();
     let text = server.get("/");

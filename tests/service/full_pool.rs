@@ -114,8 +114,13 @@ fn a_table_that_is_full_refuses_and_says_whose_limit_it_is() {
     server.allocate(1);
     let refused = server.post("{\"size_bytes\":1}");
     refused.is_problem(507, "table-full");
-    assert!(refused.json()["refused_by"].is_string(), "{}", refused.text());
-    assert!(refused.json()["requested_bytes"] == 1, "{}", refused.text());
+    let refused = refused.json();
+    assert_eq!((&refused["refused_by"], &refused["requested_bytes"]), (&json!("table"), &json!(1)));
+    for member in
+        ["in_use_bytes", "free_bytes", "limit_bytes", "largest_available_bytes", "retry_after_seconds"]
+    {
+        assert!(refused.get(member).is_some(), "{member} is missing in {refused}");
+    }
 }
 
 #[test]

@@ -49,6 +49,20 @@ fn with_log_format_json_a_failed_start_is_one_object_a_line_too() {
 }
 
 #[test]
+fn with_log_format_json_a_wrong_configuration_is_one_object_for_each_problem() {
+    let (code, log) = Server::with()
+        .environment("LOG_FORMAT", "json")
+        .environment("SLAB_SIZES", "1023")
+        .set("server.port", "x")
+        .run_to_end();
+    assert_eq!(code, 78);
+    let lines = objects(&log);
+    let keys: Vec<&str> = lines.iter().filter_map(|line| line["key"].as_str()).collect();
+    assert_eq!((lines.len(), keys), (2, vec!["memory.slab_sizes", "server.port"]), "{log}");
+    assert!(lines.iter().all(|line| line["level"] == "ERROR"), "{log}");
+}
+
+#[test]
 fn without_a_wish_requests_are_not_logged_and_nothing_is_coloured() {
     let mut server = Server::start();
     server.get("/livez");

@@ -1,6 +1,7 @@
 //! Clients that take their time, or too many of them.
 
 use crate::support::{Client, JSON, Server, padded, wait_until};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const HEAD: &str = "POST /allocate HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n";
@@ -133,7 +134,17 @@ fn one_connection_above_the_maximum_is_503_and_closed_and_there_is_room_again_wh
 fn bodies_beyond_the_inflight_budget_are_503_and_the_charge_returns() {
     let server = Server::with().set("memory.max_inflight_bytes", "50000").start();
     server.untouched_by(|| {
-        server.post(&padded(50_001)).is_problem(503, "inflight-exhausted");
+        let refused = server.post(&padded(50_001));
+        refused.is_problem(503, "inflight-exhausted");
+        let numbers =
+            "requested_bytes in_use_bytes free_bytes limit_bytes largest_available_bytes retry_after_seconds";
+        for member in numbers.split(' ') {
+            assert!(
+                refused.json().get(member).is_some_and(Value::is_null),
+                "{member} is not known: {refused:?}"
+            );
+        }
+        assert_eq!(refused.json()["refused_by"], "inflight");
         server.post(&padded(50_000)).is_problem(400, "invalid-size");
         // One that is under way holds its share.
         let mut holder = server.connect();

@@ -130,7 +130,8 @@ fn answer(reader: &mut BufReader<TcpStream>, shared: &Shared) -> Option<()> {
     let status = match mode {
         Mode::Well => 200,
         Mode::Status(status) => status,
-        Mode::Flap => 200 + 300 * (number as u16 % 2),
+        Mode::Flap if number.is_multiple_of(2) => 200,
+        Mode::Flap => 500,
         Mode::Garbage => {
             reader.get_mut().write_all(b"\x16\x03\x01 this is no HTTP\x1b[31m\r\n\r\n").ok()?;
             return None;
