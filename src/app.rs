@@ -2,7 +2,8 @@
 
 use crate::clock::Now;
 use crate::config::{Loaded, hide_credentials};
-use crate::http::api::{Answerer, Api, VERSION};
+use crate::http::VERSION;
+use crate::http::answer::Answerer;
 use crate::http::listener::{self, Listener};
 use crate::http::server::{self, Drained, Stop};
 use crate::http::traffic::Traffic;
@@ -77,7 +78,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let backend = tasks::backend_link(&config.backend, started);
     let pushgateway = tasks::pushgateway_link(&config.prometheus, started);
     let traffic = Arc::new(Traffic::default());
-    let api = Api::new(
+    let answerer = Answerer::new(
         &config.server,
         pool.clone(),
         traffic.clone(),
@@ -85,6 +86,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         pushgateway.clone(),
         started,
     );
+    let api = answerer.api().clone();
     let text = {
         let api = api.clone();
         Arc::new(move || {
@@ -105,7 +107,6 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
             api.stop();
         })
     };
-    let answerer = Answerer::new(api);
     let answer = move |request, arrival| answerer.clone().answer(request, arrival);
     let drained = server::serve(listener, &config.server, traffic, stop, answer).await;
     stopping.abort();

@@ -1,37 +1,21 @@
-//! The service behind the sockets: what every request passes through, and what all handlers share.
-//!
-//! [`Api::answer`] is the one function around the routes. It gives the request its id, sends it through the router,
-//! turns errors into problem bodies, survives panics, and counts.
+//! What all handlers share: the pool, what is known of the peers, the counters, and the bounds.
 
 use super::body;
 use super::counters::Counters;
+use super::description::Description;
 use super::error::{Code, Problem};
-use super::exchange::Arrival;
-use super::routes::{self, Routes};
 use super::traffic::{TimeOut, Traffic};
-use super::{Config, request_id};
+use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
 use crate::metrics::{HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::Pool;
-use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use tower::Service;
-use tracing::{Instrument, debug, debug_span, error, level_filters::LevelFilter};
-
-/// The version that is told to clients.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A JSON body up to this long that came in one piece is not charged to the in-flight budget: it lies in its
 /// connection's read buffer, which the number of connections bounds already.
@@ -44,45 +28,38 @@ pub struct Api {
     pub(super) backend: Arc<Link>,
     pub(super) pushgateway: Arc<Link>,
     pub(super) started: Now,
-    pub(super) routes: Routes,
+    pub(super) description: Description,
     traffic: Arc<Traffic>,
-    counters: Counters,
+    pub(super) counters: Counters,
     body_limit_bytes: u64,
     stopping: AtomicBool,
 }
 
-/// The service that answers requests. Clones share everything.
-#[derive(Clone, Debug)]
-pub struct Answerer {
-    api: Arc<Api>,
-    router: Router,
-}
-
 impl Api {
     /// What handlers share, from what the composition root built.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
+        description: Description,
         pool: Arc<Pool>,
         traffic: Arc<Traffic>,
         backend: Arc<Link>,
         pushgateway: Arc<Link>,
         started: Now,
-    ) -> Arc<Api> {
-        let routes = Routes::new();
-        let counters = Counters::new(routes.templates().to_vec(), &routes.documented());
+    ) -> Api {
+        let counters = Counters::new(description.templates().to_vec(), &description.documented());
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
-        Arc::new(Api {
+        Api {
             pool,
             backend,
             pushgateway,
             started,
-            routes,
+            description,
             traffic,
             counters,
             body_limit_bytes,
             stopping,
-        })
+        }
     }
 
     /// The service is draining from now on: it is not ready, and takes no new allocations.
@@ -165,87 +142,3 @@ impl Api {
         crate::metrics::render_with_process(&self.snapshot().await)
     }
 }
-
-impl Answerer {
-    /// The service with all routes.
-    pub fn new(api: Arc<Api>) -> Answerer {
-        let router = routes::router(api.clone());
-        Answerer { api, router }
-    }
-
-    /// Answers one request. Never fails: whatever goes wrong becomes an answer.
-    pub async fn answer(mut self, mut request: Request, arrival: Arrival) -> Response {
-        let id = request_id::of(request.headers());
-        let route = self.api.routes.find(request.uri().path());
-        let place = self.api.counters.place(request.method(), route);
-        request.extensions_mut().insert(arrival);
-        // Told before the request is given away; made only where somebody listens.
-        let span = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| {
-            let headers = request.headers();
-            let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-            let (method, path) = (request.method(), request.uri().path());
-            debug_span!("request", id = ?id, %method, path, traceparent, peer = %arrival.peer)
-        });
-        let routed = self.router.call(request);
-        let answered = match &span {
-            None => surviving_panics(routed).await,
-            Some(span) => surviving_panics(routed).instrument(span.clone()).await,
-        };
-        let mut response = match answered {
-            Some(Ok(response)) => response,
-            Some(Err(never)) => match never {},
-            None => {
-                error!(request_id = ?id, route = self.api.routes.name(route), "a handler panicked");
-                axum::response::IntoResponse::into_response(Problem::internal())
-            }
-        };
-        if let Some(problem) = problem_of(&mut response) {
-            if problem.code.is_refusal() {
-                self.api.counters.count_refused(problem.code);
-            }
-            let allow = response.headers_mut().remove(ALLOW);
-            response = problem.render(id.to_str().unwrap_or_default());
-            if let Some(allow) = allow {
-                response.headers_mut().insert(ALLOW, allow);
-            }
-        }
-        let took = Now::read().since(arrival.now);
-        self.api.counters.count(place, response.status(), took);
-        if let Some(span) = span {
-            span.in_scope(|| debug!(status = response.status().as_u16(), took = ?took, "answered"));
-        }
-        response.headers_mut().insert(request_id::X_REQUEST_ID, id);
-        response
-    }
-}
-
-/// The problem that an answer stands for: a handler's, or the router's own refusals.
-fn problem_of(response: &mut Response) -> Option<Problem> {
-    if !response.status().is_client_error() && !response.status().is_server_error() {
-        return None;
-    }
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        return Some(problem);
-    }
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
-        let detail = format!("this route takes {}", allowed.replace(',', ", "));
-        return Some(Problem::new(Code::MethodNotAllowed, detail));
-    }
-    None
-}
-
-/// What the future results in; none if it panicked. The rest of the service holds no state that a handler could have
-/// left half changed: locks are held for single steps, and a charge or a hold ends when it is dropped.
-async fn surviving_panics<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
-        Ok(Poll::Pending) => Poll::Pending,
-        Err(_) => Poll::Ready(None),
-    })
-    .await
-}
-
-#[cfg(all(test, not(feature = "loom")))]
-mod tests;

@@ -3,18 +3,21 @@
 //! ```text
 //!   sockets      server.rs ▶ listener.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
-//!   around all   api.rs: one function around the routes; counters.rs, request_id.rs, error.rs
-//!   routes       routes.rs ▶ allocate.rs, service.rs; fields.rs and query.rs parse what clients send
+//!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
+//!   routes       routes.rs ▶ allocate.rs, service.rs ▶ api.rs, what they share; fields.rs and query.rs parse what
+//!                clients send; description.rs is the OpenAPI document
 //! ```
 //!
-//! Reading order: `api.rs`, `routes.rs`, `allocate.rs`, `error.rs`; then `server.rs` and `driver.rs`.
+//! Reading order: `answer.rs`, `routes.rs`, `allocate.rs`, `error.rs`; then `server.rs` and `driver.rs`.
 
 mod allocate;
+pub mod answer;
 pub mod api;
 pub mod body;
 pub mod config;
 mod connection;
 mod counters;
+mod description;
 mod driver;
 mod error;
 mod exchange;
@@ -31,6 +34,9 @@ pub mod traffic;
 
 pub use config::Config;
 pub use exchange::Arrival;
+
+/// The version that is told to clients.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests;

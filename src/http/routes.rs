@@ -1,37 +1,15 @@
 //! All routes in one place, with their description: a route that is served is a route that is described.
 
-use super::api::{Api, VERSION};
+use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
 use super::{allocate, service};
 use axum::Router;
 use axum::extract::Request;
-use bytes::Bytes;
 use std::sync::Arc;
 use utoipa::OpenApi as _;
-use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{RefOr, Response as DescribedResponse};
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-
-/// What is known of the routes once, at start.
-#[derive(Debug)]
-pub(super) struct Routes {
-    templates: Vec<String>,
-    matcher: matchit::Router<usize>,
-    operations: Vec<Described>,
-    /// The OpenAPI document as it is sent.
-    pub(super) openapi: Bytes,
-}
-
-/// One method of one route.
-#[derive(Clone, Debug)]
-pub(super) struct Described {
-    pub(super) method: String,
-    pub(super) template: String,
-    pub(super) summary: String,
-    /// Status of the answer when all goes well.
-    success: u16,
-}
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -46,10 +24,11 @@ pub(super) struct Described {
         (name = "service", description = "The service itself: health, statistics, metrics, description."),
     )
 )]
-struct Description;
+struct Preamble;
 
-fn described_router() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(Description::openapi())
+/// Every route that is served, and the document that describes them.
+pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
+    let (router, document) = OpenApiRouter::with_openapi(Preamble::openapi())
         .routes(routes!(allocate::allocate, allocate::list))
         .routes(routes!(allocate::get, allocate::free))
         .routes(routes!(service::health))
@@ -59,12 +38,8 @@ fn described_router() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(service::metrics))
         .routes(routes!(service::openapi))
         .routes(routes!(service::landing))
-}
-
-/// The router that serves all routes.
-pub(super) fn router(api: Arc<Api>) -> Router {
-    let (router, _) = described_router().split_for_parts();
-    router.fallback(no_such_route).with_state(api)
+        .split_for_parts();
+    (router.fallback(no_such_route), document)
 }
 
 async fn no_such_route(request: Request) -> Problem {
@@ -75,84 +50,10 @@ async fn no_such_route(request: Request) -> Problem {
     )
 }
 
-impl Routes {
-    pub(super) fn new() -> Routes {
-        let (_, mut document) = described_router().split_for_parts();
-        document.info.version = VERSION.to_owned();
-        for item in document.paths.paths.values_mut() {
-            each_operation(item, |operation| {
-                // Whatever runs can meet a defect of ours.
-                let internal = DescribedResponse::new("An error inside the service");
-                operation.responses.responses.entry("500".to_owned()).or_insert(RefOr::T(internal));
-            });
-        }
-        let templates: Vec<String> = document.paths.paths.keys().cloned().collect();
-        let mut matcher = matchit::Router::new();
-        for (number, template) in templates.iter().enumerate() {
-            matcher.insert(template, number).expect("the router took the same templates");
-        }
-        let mut operations = Vec::new();
-        for (template, item) in &mut document.paths.paths {
-            for (method, operation) in methods(item) {
-                let statuses = operation.responses.responses.keys();
-                operations.push(Described {
-                    method: method.to_owned(),
-                    template: template.clone(),
-                    summary: operation.summary.clone().unwrap_or_default(),
-                    success: statuses.filter_map(|status| status.parse().ok()).min().unwrap_or(200),
-                });
-            }
-        }
-        let openapi = document.to_pretty_json().expect("a description always serialises").into();
-        Routes { templates, matcher, operations, openapi }
-    }
-
-    /// Number of the template that a path matches.
-    pub(super) fn find(&self, path: &str) -> Option<usize> {
-        self.matcher.at(path).ok().map(|found| *found.value)
-    }
-
-    /// The template of that number, for a log.
-    pub(super) fn name(&self, route: Option<usize>) -> &str {
-        route.map_or("unmatched", |route| &self.templates[route])
-    }
-
-    pub(super) fn templates(&self) -> &[String] {
-        &self.templates
-    }
-
-    pub(super) fn operations(&self) -> &[Described] {
-        &self.operations
-    }
-
-    /// Method, template and status of success of every operation.
-    pub(super) fn documented(&self) -> Vec<(String, String, u16)> {
-        let row =
-            |described: &Described| (described.method.clone(), described.template.clone(), described.success);
-        self.operations.iter().map(row).collect()
-    }
-}
-
-fn methods(item: &PathItem) -> impl Iterator<Item = (&'static str, &Operation)> {
-    let all = [
-        ("GET", &item.get),
-        ("HEAD", &item.head),
-        ("POST", &item.post),
-        ("PUT", &item.put),
-        ("PATCH", &item.patch),
-        ("DELETE", &item.delete),
-    ];
-    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)))
-}
-
-fn each_operation(item: &mut PathItem, mut change: impl FnMut(&mut Operation)) {
-    let all =
-        [&mut item.get, &mut item.head, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-    all.into_iter().flatten().for_each(&mut change);
-}
-
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use super::super::VERSION;
+    use super::super::description::Description;
     use super::*;
     use serde_json::Value;
 
@@ -172,7 +73,7 @@ mod tests {
                 _ => {}
             }
         }
-        let document: Value = serde_json::from_slice(&Routes::new().openapi).expect("JSON");
+        let document: Value = serde_json::from_slice(&Description::new(all().1).openapi).expect("JSON");
         assert_eq!(document["openapi"], "3.1.0");
         assert_eq!(document["info"]["version"], VERSION);
         check(&document, &document);
@@ -180,7 +81,7 @@ mod tests {
 
     #[test]
     fn every_status_a_code_has_is_described_where_it_can_happen() {
-        let document: Value = serde_json::from_slice(&Routes::new().openapi).expect("JSON");
+        let document: Value = serde_json::from_slice(&Description::new(all().1).openapi).expect("JSON");
         let on_allocate = &document["paths"]["/allocate"]["post"]["responses"];
         for code in Code::ALL {
             let elsewhere =

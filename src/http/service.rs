@@ -1,15 +1,14 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
+use super::VERSION;
 use super::allocate::json;
-use super::api::{Api, VERSION};
+use super::api::Api;
 use super::error::{Problem, ProblemBody};
-use super::exchange::Arrival;
 use super::query::{self, Query};
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
 use crate::pool::PoolStats;
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -174,16 +173,12 @@ impl SlabStats {
     get, path = "/health", tag = "service",
     responses((status = 200, description = "Healthy or degraded", body = Health), (status = 400, response = ProblemBody), (status = 503, response = ProblemBody))
 )]
-pub(super) async fn health(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+pub(super) async fn health(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
     if api.is_stopping() {
         return Err(Problem::stopping());
     }
-    let now = arrival.now;
+    let now = Now::read();
     let stats = api.pool.stats().await;
     let failing = matches!(api.backend.status().state, LinkState::Reconnecting | LinkState::NativeMetrics);
     let health = Health {
@@ -300,7 +295,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
 )]
 pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
-    Ok(text("application/json", api.routes.openapi.clone()))
+    Ok(text("application/json", api.description.openapi.clone()))
 }
 
 /// What there is
@@ -335,7 +330,7 @@ const FIRST_CALL: &str = r#"curl -H 'Content-Type: application/json' -d '{"size_
 
 fn landing_text(api: &Api) -> String {
     let mut page = format!("MaaS {VERSION}: memory as a service\n{WHAT_IT_IS}\n\n");
-    for route in api.routes.operations() {
+    for route in api.description.operations() {
         let _ = writeln!(page, "{:<6} {:<16} {}", route.method, route.template, route.summary);
     }
     let _ = write!(page, "\nA first block:\n  {FIRST_CALL}http://127.0.0.1:3000/allocate\n");
@@ -344,7 +339,7 @@ fn landing_text(api: &Api) -> String {
 
 fn landing_page(api: &Api) -> String {
     let mut rows = String::new();
-    for route in api.routes.operations() {
+    for route in api.description.operations() {
         let template = &route.template;
         let linked = route.method == "GET" && !template.contains('{');
         let path = if linked { format!("<a href=\"{template}\">{template}</a>") } else { template.clone() };

@@ -4,12 +4,14 @@ use super::*;
 use crate::link::LinkState;
 use crate::memory::{self, Heap};
 use crate::pool;
+use axum::body::Body;
 use axum::http::Method;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-fn api() -> Arc<Api> {
+fn answerer() -> Answerer {
     let memory =
         memory::Config { slab_sizes: vec![1024], max_pool_size: 10_240, ..memory::Config::default() };
     let pool = Pool::new(
@@ -17,7 +19,14 @@ fn api() -> Arc<Api> {
         &pool::Config { max_inflight_bytes: 100_000, ..Default::default() },
     );
     let link = || Arc::new(Link::new(LinkState::Off, Now(0)));
-    Api::new(&Config::default(), Arc::new(pool), Arc::new(Traffic::default()), link(), link(), Now::read())
+    Answerer::new(
+        &Config::default(),
+        Arc::new(pool),
+        Arc::new(Traffic::default()),
+        link(),
+        link(),
+        Now::read(),
+    )
 }
 
 async fn answer(answerer: &Answerer, request: Request) -> (Response<()>, Value) {
@@ -34,7 +43,6 @@ fn request(method: Method, uri: &str, body: &str) -> Request {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_a_500_and_the_service_goes_on() {
-    let api = api();
     async fn explode() -> StatusCode {
         panic!("as planned")
     }
@@ -43,19 +51,20 @@ async fn a_panic_in_a_handler_is_a_500_and_the_service_goes_on() {
         panic!("as planned, after an await")
     }
     let router = Router::new().route("/now", get(explode)).route("/later", get(explode_later));
-    let answerer = Answerer { api: api.clone(), router };
+    let whole = answerer();
+    let answerer = Answerer { router, ..whole.clone() };
     for path in ["/now", "/later"] {
         let (head, body) = answer(&answerer, request(Method::GET, path, "")).await;
         assert_eq!((head.status(), &body["code"]), (StatusCode::INTERNAL_SERVER_ERROR, &"internal".into()));
         assert_eq!(body["request_id"], head.headers()["x-request-id"].to_str().expect("printable"));
     }
-    let (head, _) = answer(&Answerer::new(api), request(Method::GET, "/livez", "")).await;
+    let (head, _) = answer(&whole, request(Method::GET, "/livez", "")).await;
     assert_eq!(head.status(), StatusCode::OK);
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_fit_into_the_inflight_budget_is_refused_and_the_charge_returns() {
-    let answerer = Answerer::new(api());
+    let answerer = answerer();
     let padding = " ".repeat(90_000);
     let body = format!("{padding}{{\"size_bytes\":1}}");
     let held = answerer.api.pool.inflight().charge(50_000).expect("there is room");
@@ -74,10 +83,9 @@ async fn a_body_that_does_not_fit_into_the_inflight_budget_is_refused_and_the_ch
 
 #[tokio::test]
 async fn a_stopping_service_refuses_new_allocations_and_is_not_ready_but_frees() {
-    let api = api();
-    let answerer = Answerer::new(api.clone());
+    let answerer = answerer();
     let (_, made) = answer(&answerer, request(Method::POST, "/allocate", "{\"size_bytes\":1}")).await;
-    api.stop();
+    answerer.api.stop();
     for (method, uri) in [(Method::POST, "/allocate"), (Method::GET, "/readyz"), (Method::GET, "/health")] {
         let (head, problem) = answer(&answerer, request(method, uri, "{\"size_bytes\":1}")).await;
         assert_eq!((head.status().as_u16(), &problem["code"]), (503, &"stopping".into()), "{uri}");

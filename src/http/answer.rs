@@ -1,0 +1,131 @@
+//! The one function that every request passes through.
+//!
+//! It gives the request its id, sends it through the router, turns errors into problem bodies, survives panics, and
+//! counts.
+
+use super::api::Api;
+use super::description::Description;
+use super::error::{Code, Problem};
+use super::exchange::Arrival;
+use super::traffic::Traffic;
+use super::{Config, request_id, routes};
+use crate::clock::Now;
+use crate::link::Link;
+use crate::pool::Pool;
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::ALLOW;
+use axum::response::{IntoResponse, Response};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tower::Service;
+use tracing::level_filters::LevelFilter;
+use tracing::{Instrument, debug, debug_span, error};
+
+/// The service that answers requests. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Answerer {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl Answerer {
+    /// The service with all routes, from what the composition root built.
+    pub fn new(
+        config: &Config,
+        pool: Arc<Pool>,
+        traffic: Arc<Traffic>,
+        backend: Arc<Link>,
+        pushgateway: Arc<Link>,
+        started: Now,
+    ) -> Answerer {
+        let (router, document) = routes::all();
+        let description = Description::new(document);
+        let api = Arc::new(Api::new(config, description, pool, traffic, backend, pushgateway, started));
+        Answerer { router: router.with_state(api.clone()), api }
+    }
+
+    /// What the handlers share.
+    pub fn api(&self) -> &Arc<Api> {
+        &self.api
+    }
+
+    /// Answers one request. Never fails: whatever goes wrong becomes an answer.
+    pub async fn answer(mut self, request: Request, arrival: Arrival) -> Response {
+        let id = request_id::of(request.headers());
+        let route = self.api.description.find(request.uri().path());
+        let place = self.api.counters.place(request.method(), route);
+        // Told before the request is given away; made only where somebody listens.
+        let span = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| {
+            let headers = request.headers();
+            let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+            let (method, path) = (request.method(), request.uri().path());
+            debug_span!("request", id = ?id, %method, path, traceparent, peer = %arrival.peer)
+        });
+        let routed = self.router.call(request);
+        let answered = match &span {
+            None => surviving_panics(routed).await,
+            Some(span) => surviving_panics(routed).instrument(span.clone()).await,
+        };
+        let mut response = match answered {
+            Some(Ok(response)) => response,
+            Some(Err(never)) => match never {},
+            None => {
+                error!(request_id = ?id, route = self.api.description.name(route), "a handler panicked");
+                Problem::internal().into_response()
+            }
+        };
+        if let Some(problem) = problem_of(&mut response) {
+            if problem.code.is_refusal() {
+                self.api.counters.count_refused(problem.code);
+            }
+            let allow = response.headers_mut().remove(ALLOW);
+            response = problem.render(id.to_str().unwrap_or_default());
+            if let Some(allow) = allow {
+                response.headers_mut().insert(ALLOW, allow);
+            }
+        }
+        let took = Now::read().since(arrival.now);
+        self.api.counters.count(place, response.status(), took);
+        if let Some(span) = span {
+            span.in_scope(|| debug!(status = response.status().as_u16(), took = ?took, "answered"));
+        }
+        response.headers_mut().insert(request_id::X_REQUEST_ID, id);
+        response
+    }
+}
+
+/// The problem that an answer stands for: a handler's, or the router's own refusals.
+fn problem_of(response: &mut Response) -> Option<Problem> {
+    if !response.status().is_client_error() && !response.status().is_server_error() {
+        return None;
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return Some(problem);
+    }
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
+        let detail = format!("this route takes {}", allowed.replace(',', ", "));
+        return Some(Problem::new(Code::MethodNotAllowed, detail));
+    }
+    None
+}
+
+/// What the future results in; none if it panicked. The rest of the service holds no state that a handler could have
+/// left half changed: locks are held for single steps, and a charge or a hold ends when it is dropped.
+async fn surviving_panics<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;
