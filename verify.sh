@@ -24,6 +24,7 @@ step_name=''         # the step that runs
 steps_passed=0
 checks_passed=0      # single facts that were looked at, in this step and all before
 skipped=()
+evidence=''          # a file whose end helps to understand the next failure
 finished=no
 
 now_ms() { date +%s%3N; }
@@ -51,9 +52,14 @@ skip() {
     skipped+=("$1")
 }
 
-# Stops everything: the reason, then lines that help, one argument each.
+# Stops everything: the end of $evidence, the reason, then lines that help, one argument each.
 fail() {
-    printf 'FAILED\n\nverify.sh: "%s" failed: %s\n' "$step_name" "$1"
+    printf 'FAILED\n\n'
+    if [ -n "$evidence" ]; then
+        tail -n 80 "$evidence" | sed 's/^/  | /'
+        printf '\n'
+    fi
+    printf 'verify.sh: "%s" failed: %s\n' "$step_name" "$1"
     shift
     [ $# -eq 0 ] || printf '  %s\n' "$@"
     finished=failed
@@ -77,13 +83,23 @@ end() {
     done
     kill -KILL -- "-$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
+    forget "$pid"
+}
+
+# Takes a process that has ended out of the list of those to end.
+forget() {
+    local pid left=()
+    for pid in "${started[@]}"; do
+        [ "$pid" = "$1" ] || left+=("$pid")
+    done
+    started=("${left[@]}")
 }
 
 leave() {
     local code=$? pid
     trap - EXIT ERR INT TERM HUP
     set +e
-    for pid in "${started[@]:+${started[@]}}"; do end "$pid"; done
+    for pid in "${started[@]}"; do end "$pid"; done
     [ -z "$policy_file" ] || as_root rm -f "$policy_file"
     [ -z "$work" ] || rm -rf "$work"
     if [ "$finished" = no ]; then
@@ -122,13 +138,9 @@ launch() {
 
 # Waits for the process $1 to end, and sets $ended to its exit code.
 reap() {
-    local pid=$1 other left=()
     ended=0
-    wait "$pid" 2>/dev/null || ended=$?
-    for other in "${started[@]}"; do
-        [ "$other" = "$pid" ] || left+=("$other")
-    done
-    started=("${left[@]:+${left[@]}}")
+    wait "$1" 2>/dev/null || ended=$?
+    forget "$1"
 }
 
 # Runs a command to its end with its output in a file, so that a signal to us interrupts it at once: run FILE COMMAND…
@@ -147,9 +159,6 @@ until_true() {
     done
 }
 
-# The last lines of a file, for a failure.
-tail_of() { tail -n "${2:-15}" "$1" 2>/dev/null | sed 's/^/  | /'; }
-
 # ---- cargo -----------------------------------------------------------------------------------------------------------
 
 # One step that is one command of cargo: its name, what to look at when it fails, the command.
@@ -160,9 +169,8 @@ cargo_step() {
     cargo_log=$work/cargo.log
     run "$cargo_log" "$@"
     [ "$ended" -eq 0 ] || {
-        printf 'FAILED\n\n'
-        tail_of "$cargo_log" 80
-        fail "exit code $ended, the end of its output stands above" "$hint" "to see it all: $*"
+        evidence=$cargo_log
+        fail "exit code $ended" "$hint" "to see it all: $*"
     }
 }
 
@@ -214,6 +222,9 @@ bare() { env -i PATH="$PATH" HOME="$work" "$@"; }
 
 server_log_has() { grep -q "$2" "$1"; }
 
+# Whether the process launched last has said something in its log, or will never.
+settled() { server_log_has "$@" || ! runs "$launched"; }
+
 # Starts a server on a free port: serve NAME [VARIABLE=VALUE]… -- [FLAG]…
 # Its address is $base, its pid $server, its log $log.
 serve() {
@@ -227,13 +238,13 @@ serve() {
     log=$work/$name.log
     mkdir -p "$work/empty"
     cd "$work/empty"
-    launch "$log" env -i PATH="$PATH" HOME="$work" "${variables[@]:+${variables[@]}}" "$maas" --port 0 "$@"
+    launch "$log" env -i PATH="$PATH" HOME="$work" "${variables[@]}" "$maas" --port 0 "$@"
     cd "$root"
     server=$launched
-    until_true 10 server_log_has "$log" 'listening on http://' || {
-        printf 'FAILED\n\n'
-        tail_of "$log"
-        fail "the server does not say that it listens; its log stands above"
+    until_true 10 settled "$log" 'listening on http://' || true
+    server_log_has "$log" 'listening on http://' || {
+        evidence=$log
+        fail "the server does not say that it listens"
     }
     base=$(sed -n 's/.*listening on \(http:\/\/[^ ,]*\).*/\1/p' "$log")
 }
@@ -243,9 +254,8 @@ stop() {
     kill -TERM "$1"
     reap "$1"
     [ "$ended" -eq 0 ] || {
-        printf 'FAILED\n\n'
-        tail_of "$2"
-        fail "the server ended with $ended after SIGTERM, expected 0; its log stands above"
+        evidence=$2
+        fail "the server ended with $ended after SIGTERM, expected 0"
     }
     grep -q 'stopped' "$2" || fail "the server did not log that it stopped"
     checks_passed=$((checks_passed + 1))
@@ -261,7 +271,7 @@ call() {
     shift 3
     request="$method ${url:0:200}"
     [ $# -eq 0 ] || request+=" ${*:0:200}"
-    [ "$method" = HEAD ] && set -- -I "$@" || set -- -X "$method" "$@"
+    if [ "$method" = HEAD ]; then set -- -I "$@"; else set -- -X "$method" "$@"; fi
     status=$(plain_curl -o "$work/body" -D "$work/head" -w '%{http_code}' "$@" "$url") ||
         fail "$request: curl got no answer" "the server's log: $(tail -n 3 "$log")"
     body=''
@@ -444,7 +454,7 @@ check_service_routes() {
     call 200 GET / -H 'Accept: text/html'
     header_is 'content-type: text/html; charset=utf-8'
     body_has '<!doctype html>'
-    if curl --version | grep -qw HTTP2; then
+    if [[ $(curl --version) == *HTTP2* ]]; then
         call 200 GET /livez --http2-prior-knowledge
         header_is 'HTTP/2 200 '
     fi
@@ -455,7 +465,7 @@ check_service_routes() {
 check_small_pool() {
     local ids=() number
     step "a pool of ten slabs"
-    serve small -- --set memory.max_pool_size=10240 --set 'memory.slab_sizes=[1024,2048]'
+    serve small -- --set memory.max_pool_size=10240 --set memory.slab_sizes=1024,2048
     for number in 1 2 3 4 5 6 7 8 9 10; do
         allocate 1000 1024 0\\.0009765625
         ids+=("$id")
@@ -490,7 +500,7 @@ command_is() {
         shift
     done
     shift
-    output=$(cd "$work/place" && bare "${variables[@]:+${variables[@]}}" "$maas" "$@" 2>&1 </dev/null) || code=$?
+    output=$(cd "$work/place" && bare "${variables[@]}" "$maas" "$@" 2>&1 </dev/null) || code=$?
     [ $code -eq "$expected" ] || fail "maas $*: exit code $code, expected $expected" "it printed: $output"
     grep -Eq -- "$pattern" <<<"$output" || fail "maas $*: the output lacks something" "expected: $pattern" "got: $output"
     checks_passed=$((checks_passed + 1))
@@ -541,22 +551,40 @@ check_commands() {
 }
 
 check_stop() {
-    local code=0 holder
+    local client address
     step "a clean stop while a request runs"
-    serve stopped -- --set server.drain_timeout=5s
-    # A request whose body is slow: it must be answered, not cut off.
-    printf '{"size_bytes":1024}' >"$work/slow"
-    launch "$work/slow.status" curl -q -sS --noproxy '*' --max-time 20 --limit-rate 12 -o "$work/slow.body" \
-        -w '%{http_code}' -H "$json" --data-binary "@$work/slow" "$base/allocate"
-    holder=$launched
-    metric_is maas_http_connections 2 5
+    serve stopped --
+    address=${base#http://}
+    # A request that has sent half its body, and sends the rest when a file appears.
+    cat >"$work/client" <<'CLIENT'
+exec 3<>"/dev/tcp/${1%:*}/${1##*:}"
+printf 'POST /allocate HTTP/1.1\r\nHost: maas\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"size_by' >&3
+until [ -e "$2" ]; do sleep 0.05; done
+printf 'tes":1024}' >&3
+IFS= read -r -t 10 status <&3
+echo "$status"
+CLIENT
+    launch "$work/client.log" bash "$work/client" "$address" "$work/go-on"
+    client=$launched
+    # It, and the one that asks.
+    metric_is maas_http_connections 2 10
     kill -TERM "$server"
+    until_true 10 server_log_has "$log" 'told to stop' || fail "the log does not say that it was told to stop"
+    # It still answers: that it takes no new work.
+    refused 503 stopping GET /health
+    refused 503 stopping GET /readyz
+    refused 503 stopping POST /allocate -H "$json" -d '{"size_bytes":1}'
+    header_is 'retry-after: [0-9]+'
+    call 200 GET /livez
+    : >"$work/go-on"
+    reap "$client"
+    grep -q '^HTTP/1.1 503 ' "$work/client.log" || {
+        evidence=$work/client.log
+        fail "the running request was not answered 503"
+    }
     reap "$server"
-    code=$ended
-    reap "$holder"
-    [ $code -eq 0 ] || fail "the server ended with $code, expected 0" "its log: $(tail -n 5 "$log")"
-    grep -Eq '^(201|503)$' "$work/slow.status" || fail "the running request was not answered: $(cat "$work/slow.status")"
-    grep -q 'told to stop' "$log" || fail "the log does not say that it was told to stop"
+    [ "$ended" -eq 0 ] || fail "the server ended with $ended, expected 0" "its log: $(tail -n 5 "$log")"
+    checks_passed=$((checks_passed + 2))
     passed
 }
 
@@ -658,10 +686,12 @@ check_readme() {
     [ $commands -gt 0 ] || fail "README.md has no sessions"
 
     # Its tables have every key and every metric, and no others.
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
     documented=$(sed -n 's/^| `\([a-z]*\.[A-Za-z_.]*\)`.*/\1/p' "$root/README.md" | grep -v '\.SIZE\.' | sort)
     found=$(cd "$work/empty" && bare "$maas" config | cut -d ' ' -f 1 | sort)
     [ "$documented" = "$found" ] || fail "the README's table of keys is not that of maas config" \
         "$(diff <(echo "$documented") <(echo "$found"))"
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
     documented=$(sed -n 's/^| `\(maas_[a-z_]*\)[`{].*/\1/p' "$root/README.md" | sort)
     found=$(plain_curl "$base/metrics" | sed -n 's/^# TYPE \(maas_[a-z_]*\) .*/\1/p' | sort)
     [ "$documented" = "$found" ] || fail "the README's table of metrics is not that of /metrics" \
@@ -698,18 +728,16 @@ install_peers() {
         printf '#!/bin/sh\nexit 101\n' >"$work/policy"
         as_root install -m 755 "$work/policy" "$policy_file"
     fi
-    run "$work/apt.log" as_root apt-get update || true
+    run "$work/apt.log" as_root apt-get -o DPkg::Lock::Timeout=120 update || true
     [ "$ended" -eq 0 ] || {
-        printf 'FAILED\n\n'
-        tail_of "$work/apt.log"
-        fail "apt-get update ended with $ended; the end of its output stands above"
+        evidence=$work/apt.log
+        fail "apt-get update ended with $ended"
     }
     run "$work/apt.log" as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install --yes --no-install-recommends prometheus prometheus-pushgateway
+        apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends prometheus prometheus-pushgateway
     [ "$ended" -eq 0 ] || {
-        printf 'FAILED\n\n'
-        tail_of "$work/apt.log"
-        fail "apt-get install ended with $ended; the end of its output stands above"
+        evidence=$work/apt.log
+        fail "apt-get install ended with $ended"
     }
     if [ -n "$policy_file" ]; then
         as_root rm -f "$policy_file"
@@ -726,10 +754,10 @@ peer() {
     shift
     launch "$work/$name.log" env -i PATH="$PATH" HOME="$work" "$@"
     peer_pid=$launched
-    until_true 30 server_log_has "$work/$name.log" 'msg="Listening on".* address=' || {
-        printf 'FAILED\n\n'
-        tail_of "$work/$name.log"
-        fail "$name does not say that it listens; its log stands above"
+    until_true 30 settled "$work/$name.log" 'msg="Listening on".* address=' || true
+    server_log_has "$work/$name.log" 'msg="Listening on".* address=' || {
+        evidence=$work/$name.log
+        fail "$name does not say that it listens"
     }
     peer=http://$(sed -n 's/.*msg="Listening on".* address=\([^ ]*\).*/\1/p' "$work/$name.log" | head -n 1)
 }
@@ -784,7 +812,7 @@ QUERIES
     passed
 }
 
-gateway_has() { plain_curl "$peer/metrics" | grep -Eq "$1"; }
+gateway_has() { grep -Eq "$1" <<<"$(plain_curl "$peer/metrics")"; }
 gateway_lacks() { ! gateway_has "$1"; }
 
 check_pushgateway() {
