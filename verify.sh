@@ -61,7 +61,7 @@ fail() {
     fi
     printf 'verify.sh: "%s" failed: %s\n' "$step_name" "$1"
     shift
-    [ $# -eq 0 ] || printf '  %s\n' "$@"
+    [ $# -eq 0 ] || printf '%s\n' "$@" | sed 's/^/  /'
     finished=failed
     exit 1
 }
@@ -642,6 +642,8 @@ readme_command() {
         readme_ids+=("$theirs" "$ours")
     fi
     expected=$(as_here "$expected" | timeless)
+    # The landing page names the default address.
+    output=$(as_here "$output")
     # The quoted text as a pattern of the shell, in which only … is special.
     pattern=$(sed -e 's/[][*?\\()!+@|]/\\&/g' -e 's/…/*/g' <<<"$expected")
     # shellcheck disable=SC2053 # a pattern is what it is
@@ -890,4 +892,5 @@ main() {
         "$steps_passed" $((total / 60000)) $((total / 1000 % 60)) "$checks_passed" "${#skipped[@]}"
 }
 
-main "$@"
+# In one line, so that nothing is read from this file after it, should it change while it runs.
+main "$@"; exit
