@@ -1,6 +1,6 @@
 //! The service behind the sockets: what every request passes through, and what all handlers share.
 //!
-//! [`Api::answer`] is the one function around the routes. It gives the request its id, sends it through the router,
+//! [`Answerer::answer`] is the one function around the routes. It gives the request its id, sends it through the router,
 //! turns errors into problem bodies, survives panics, and counts.
 
 use super::body;
