@@ -10,6 +10,8 @@
 #
 # Read it from the end: the last lines are the list of steps.
 
+# shellcheck disable=SC2317 # traps and until_true call functions by name
+
 set -Eeuo pipefail
 export LC_ALL=C
 unset CDPATH GREP_OPTIONS POSIXLY_CORRECT
@@ -104,9 +106,9 @@ leave() {
     [ -z "$work" ] || rm -rf "$work"
     if [ "$finished" = no ]; then
         printf '\nverify.sh: stopped%s\n' "${step_name:+ in \"$step_name\"}"
-        [ $code -ne 0 ] || code=1
+        [ "$code" -ne 0 ] || code=1
     fi
-    exit $code
+    exit "$code"
 }
 
 # A command that failed where nothing expected it to: name the line, so that it can be looked at.
@@ -892,5 +894,8 @@ main() {
         "$steps_passed" $((total / 60000)) $((total / 1000 % 60)) "$checks_passed" "${#skipped[@]}"
 }
 
-# In one line, so that nothing is read from this file after it, should it change while it runs.
-main "$@"; exit
+# One group, read whole before it runs: this file may change meanwhile.
+{
+    main "$@"
+    exit
+}
