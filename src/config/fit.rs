@@ -12,8 +12,9 @@ pub(super) struct Fitted {
     pub(super) notes: BTreeMap<&'static str, String>,
 }
 
-/// Open files kept back from connections: the listener, the pushes, logs, the reading of limits, and room to spare.
-const RESERVED_FILES: u64 = 64;
+/// Open files kept back from connections: 64 refused clients that still read their refusal, the listener, the pushes,
+/// logs, and room to spare.
+const RESERVED_FILES: u64 = 128;
 
 /// Settles what depends on the machine: the pool's size and the number of connections.
 pub(super) fn to_the_machine(draft: &mut Draft, limits: &Limits) -> Fitted {

@@ -80,7 +80,7 @@ pub static KEYS: &[Key] = &[
         name: "server.max_connections",
         short: None,
         meaning: "Connections at once, at least 1; one more gets a 503 and is closed. Lowered, with a warning, to \
-                  64 below the limit of open files.",
+                  128 below the limit of open files.",
         access: Access::Single {
             set: |draft, raw| {
                 raw.number(1..=u32::MAX).map(|count| draft.config.server.max_connections = count)

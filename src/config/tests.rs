@@ -305,13 +305,13 @@ fn the_pool_is_one_gibibyte_or_three_quarters_of_the_limit_above_us() {
 }
 
 #[test]
-fn connections_stay_64_below_the_limit_of_open_files() {
+fn connections_stay_128_below_the_limit_of_open_files() {
     let connections = |place: Place| {
         let loaded = place.loaded();
         (loaded.config.server.max_connections, loaded.warnings.len())
     };
-    assert_eq!(connections(Place::new().open_files(1024)), (960, 1));
-    assert_eq!(connections(Place::new().open_files(10_064)), (10_000, 0));
+    assert_eq!(connections(Place::new().open_files(1024)), (896, 1));
+    assert_eq!(connections(Place::new().open_files(10_128)), (10_000, 0));
     assert_eq!(connections(Place::new().open_files(3)), (1, 1));
     let set = Place::new().flag("--set", "server.max_connections", "100");
     assert_eq!(connections(set.open_files(1024)), (100, 0));

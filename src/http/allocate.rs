@@ -2,12 +2,10 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, refused};
-use super::exchange::Arrival;
 use super::fields::Fields;
 use super::query::{self, Query};
 use crate::clock::Now;
 use crate::pool::{AllocateRequest, Allocation, AllocationId, Cursor};
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
@@ -96,7 +94,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// The id at the end of `/allocate/{id}`. Ids have no character that needs escaping.
 fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
-    Ok(uri.path().trim_start_matches("/allocate/").parse()?)
+    Ok(uri.path().strip_prefix("/allocate/").unwrap_or_default().parse()?)
 }
 
 /// Allocate a block
@@ -112,20 +110,18 @@ fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
         (status = 507, response = ProblemBody),
     )
 )]
-pub(super) async fn allocate(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     query::none(&head.uri)?;
     let body = api.read_json(&head.headers, body).await?;
     let size_bytes = Fields::parse(&body, &["size_bytes"])?.size("size_bytes")?;
     let request = AllocateRequest { size_bytes, lease: None };
-    let made = api.pool.allocate(&request, arrival.now).await;
+    // Read here, not at arrival: the body may have taken its time, and a lease counts from when it is granted.
+    let now = Now::read();
+    let made = api.pool.allocate(&request, now).await;
     let made =
         made.map_err(|error| refused(&error, size_bytes, |free| api.pool.largest_block_within(free)))?;
-    let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, arrival.now));
+    let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, now));
     response.headers_mut().insert(LOCATION, location_of(made.id));
     Ok(response)
 }
@@ -147,14 +143,11 @@ fn location_of(id: AllocationId) -> HeaderValue {
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
     )
 )]
-pub(super) async fn get(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
-    let found = api.pool.get(id_of(&uri)?, arrival.now).await?;
-    Ok(json(StatusCode::OK, &AllocationBody::new(&found, arrival.now)))
+    let now = Now::read();
+    let found = api.pool.get(id_of(&uri)?, now).await?;
+    Ok(json(StatusCode::OK, &AllocationBody::new(&found, now)))
 }
 
 /// Free an allocation
@@ -168,13 +161,9 @@ pub(super) async fn get(
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
     )
 )]
-pub(super) async fn free(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    uri: Uri,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn free(State(api): State<Arc<Api>>, uri: Uri) -> Result<StatusCode, Problem> {
     query::none(&uri)?;
-    api.pool.free(id_of(&uri)?, arrival.now).await?;
+    api.pool.free(id_of(&uri)?, Now::read()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,11 +178,7 @@ pub(super) async fn free(
     ),
     responses((status = 200, description = "A page", body = AllocationList), (status = 400, response = ProblemBody))
 )]
-pub(super) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let query = Query::parse(&uri, &["limit", "cursor"])?;
     let limit = query.get("limit").map_or(Ok(LIST_LIMIT), |text| {
         let limit = text.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
@@ -205,9 +190,10 @@ pub(super) async fn list(
         let detail = || format!("cursor is {:?}, which is no next_cursor of a page", shown(text));
         Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
     });
-    let page = api.pool.list(cursor.transpose()?, limit, arrival.now).await;
+    let now = Now::read();
+    let page = api.pool.list(cursor.transpose()?, limit, now).await;
     let body = AllocationList {
-        allocations: page.allocations.iter().map(|found| AllocationBody::new(found, arrival.now)).collect(),
+        allocations: page.allocations.iter().map(|found| AllocationBody::new(found, now)).collect(),
         next_cursor: page.next.map(Cursor::encode),
     };
     Ok(json(StatusCode::OK, &body).into_response())

@@ -174,11 +174,10 @@ impl Answerer {
     }
 
     /// Answers one request. Never fails: whatever goes wrong becomes an answer.
-    pub async fn answer(mut self, mut request: Request, arrival: Arrival) -> Response {
+    pub async fn answer(mut self, request: Request, arrival: Arrival) -> Response {
         let id = request_id::of(request.headers());
         let route = self.api.routes.find(request.uri().path());
         let place = self.api.counters.place(request.method(), route);
-        request.extensions_mut().insert(arrival);
         // Told before the request is given away; made only where somebody listens.
         let span = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| {
             let headers = request.headers();

@@ -64,9 +64,6 @@ const REFUSAL: &[u8] =
 const REFUSED_LINGERING_MAX: u32 = 64;
 const REFUSED_LINGER_TIME: Duration = Duration::from_millis(500);
 
-/// Descriptors that connections leave to everything else (the listener, outgoing connections, logs, lingering).
-const DESCRIPTORS_RESERVED: u64 = 128;
-
 /// How far the server has come; it only goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -247,7 +244,7 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let shared = Arc::new(Shared::new(config, traffic));
-    let connections_max = connections_max(config.max_connections);
+    let connections_max = config.max_connections;
     let (settled, newcomers) = (TaskTracker::new(), TaskTracker::new());
     tokio::select! {
         biased;
@@ -285,19 +282,6 @@ where
     shared.tasks.close();
     shared.tasks.wait().await;
     drained
-}
-
-/// As many connections as were asked for, or as the file limit leaves room for.
-fn connections_max(asked: u32) -> u32 {
-    let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
-        return asked;
-    };
-    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).max(descriptors / 2).max(1);
-    let bounded = u32::try_from(room).unwrap_or(u32::MAX).min(asked);
-    if bounded < asked {
-        warn!(asked, bounded, descriptors, "max_connections is bounded by the file limit");
-    }
-    bounded
 }
 
 /// Accepts for as long as it is polled.
@@ -389,12 +373,5 @@ mod tests {
             "no length is too long to count"
         );
         assert_eq!(Limits { bytes_per_second_min: 0, ..limits }.allowance(0), None);
-    }
-
-    #[test]
-    fn the_file_limit_bounds_the_connections() {
-        assert_eq!(connections_max(1), 1);
-        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        assert!(descriptors.is_none_or(|descriptors| u64::from(connections_max(u32::MAX)) < descriptors));
     }
 }

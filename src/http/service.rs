@@ -3,13 +3,11 @@
 use super::allocate::json;
 use super::api::{Api, VERSION};
 use super::error::{Problem, ProblemBody};
-use super::exchange::Arrival;
 use super::query::{self, Query};
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
 use crate::pool::PoolStats;
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -174,16 +172,12 @@ impl SlabStats {
     get, path = "/health", tag = "service",
     responses((status = 200, description = "Healthy or degraded", body = Health), (status = 400, response = ProblemBody), (status = 503, response = ProblemBody))
 )]
-pub(super) async fn health(
-    State(api): State<Arc<Api>>,
-    Extension(arrival): Extension<Arrival>,
-    uri: Uri,
-) -> Result<Response, Problem> {
+pub(super) async fn health(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
     if api.is_stopping() {
         return Err(Problem::stopping());
     }
-    let now = arrival.now;
+    let now = Now::read();
     let stats = api.pool.stats().await;
     let failing = matches!(api.backend.status().state, LinkState::Reconnecting | LinkState::NativeMetrics);
     let health = Health {

@@ -8,11 +8,10 @@ use super::dirty;
 use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{Heap, SlabLocation};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 // SAFETY: outside the model checker a record is two plain atomic words, for which zero is a value; nothing to drop.
 unsafe impl ZeroIsValid for SegmentRecord {}

@@ -292,6 +292,7 @@ mod loom_tests {
             access.end_write();
             slab.record.hold().expect("held");
             let drop_one = |slab: &Slab| {
+                assert_eq!(slab.read(), 7, "a holder reads what was written until it lets go");
                 if let Some(last) = slab.record.release() {
                     slab.write(0);
                     last.make_free();

@@ -8,8 +8,8 @@ use super::id::Key;
 use super::lock::{EntryGuard, EntryLock};
 use crate::clock::Now;
 use crate::memory::SlabLocation;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Entries in a chunk.
 const CHUNK_ENTRIES: u32 = 1024;
@@ -47,7 +47,9 @@ struct VolatileEntry {
     link: AtomicU32,
 }
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<DurableEntry>() == 64, "an entry's durable half is one cache line");
+#[cfg(not(feature = "loom"))]
 const _: () =
     assert!(size_of::<VolatileEntry>() == 8, "metadata is bounded: 64 + 8 bytes here, 16 a slab, 4 in order");
 
@@ -211,5 +213,46 @@ impl LockedEntry<'_> {
     /// Ends the allocation: its id is dead from here on.
     pub(super) fn clear(&self) {
         self.entry.durable.key_low.store(0, Ordering::Release); // pairs with the Acquire in `read`
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests {
+    use super::*;
+    use loom::{sync::Arc, thread};
+
+    fn record(number: u64) -> Record {
+        Record {
+            key: Key { low: number, high: number },
+            size_bytes: number,
+            location: SlabLocation::from_word(number),
+            created: Now(number),
+            deadline: Some(Now(number)),
+        }
+    }
+
+    /// One thread frees an allocation and makes the next one in the same entry, as its slot does; another looks up.
+    #[test]
+    fn loom_a_look_up_sees_an_allocation_whole_or_not_at_all() {
+        loom::model(|| {
+            let halves = Arc::new((DurableEntry::default(), VolatileEntry::default()));
+            let entry = |halves: &(DurableEntry, VolatileEntry)| {
+                Entry { durable: &halves.0, volatile: &halves.1 }.lock().read()
+            };
+            Entry { durable: &halves.0, volatile: &halves.1 }.publish(&record(1));
+            let writer = {
+                let halves = Arc::clone(&halves);
+                thread::spawn(move || {
+                    let entry = Entry { durable: &halves.0, volatile: &halves.1 };
+                    entry.lock().clear();
+                    entry.publish(&record(2));
+                })
+            };
+            if let Some(seen) = entry(&halves) {
+                assert!(seen == record(1) || seen == record(2), "{seen:?}");
+            }
+            writer.join().expect("no panic");
+            assert_eq!(entry(&halves), Some(record(2)));
+        });
     }
 }

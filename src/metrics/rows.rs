@@ -1,0 +1,122 @@
+//! The table: every family of ours, its type and its help text. `process_*` comes from the metrics library.
+
+use prometheus::proto::MetricType;
+
+/// One row of the table: a family's name, type and help.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) kind: MetricType,
+    pub(super) help: &'static str,
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Row {
+    Row { name, kind: MetricType::GAUGE, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Row {
+    Row { name, kind: MetricType::COUNTER, help }
+}
+
+pub(super) const ACTIVE_ALLOCATIONS: Row = gauge("maas_active_allocations", "Live allocations.");
+pub(super) const ALLOCATION_SIZE: Row =
+    gauge("maas_allocation_size_bytes", "Actual bytes of live allocations.");
+pub(super) const POOL_SIZE: Row = gauge(
+    "maas_pool_size_bytes",
+    "Bytes held by all slabs: used, free and being zeroed. Never above the limit.",
+);
+pub(super) const UTILIZATION_PERCENT: Row =
+    gauge("maas_utilization_percent", "Bytes in use as a percentage of the pool's limit.");
+pub(super) const REQUEST_COUNT: Row = counter(
+    "maas_request_count",
+    "Requests answered, by method, route and status. Same as maas_http_requests_total.",
+);
+pub(super) const SLAB_REUSE: Row =
+    counter("maas_slab_reuse_total", "Times a slab was given to a client after an earlier client freed it.");
+pub(super) const HTTP_REQUESTS: Row =
+    counter("maas_http_requests_total", "Requests answered, by method, route and status.");
+pub(super) const HTTP_DURATION: Row = Row {
+    name: "maas_http_request_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    help: "Time from a request's first byte to its answer's head, by method and route.",
+};
+pub(super) const HTTP_CONNECTIONS: Row = gauge("maas_http_connections", "Open connections.");
+pub(super) const HTTP_CONNECTIONS_OPENED: Row =
+    counter("maas_http_connections_opened_total", "Connections taken in.");
+pub(super) const HTTP_CONNECTIONS_REFUSED: Row =
+    counter("maas_http_connections_refused_total", "Connections answered 503 because there were too many.");
+pub(super) const HTTP_TIMED_OUT: Row = counter(
+    "maas_http_timed_out_total",
+    "Connections and bodies given up because the client was too slow, by what it was slow at.",
+);
+pub(super) const HTTP_RECEIVED: Row = counter("maas_http_received_bytes_total", "Bytes read from clients.");
+pub(super) const HTTP_SENT: Row = counter("maas_http_sent_bytes_total", "Bytes written to clients.");
+pub(super) const UTILIZATION_RATIO: Row =
+    gauge("maas_pool_utilization_ratio", "Bytes in use as a part of the pool's limit, 0 to 1.");
+pub(super) const POOL_LIMIT: Row = gauge("maas_pool_limit_bytes", "The pool's hard limit.");
+pub(super) const IN_USE: Row = gauge(
+    "maas_in_use_bytes",
+    "Bytes of live allocations and of freed blocks that a reader still holds, at actual size.",
+);
+pub(super) const PEAK_IN_USE: Row = gauge("maas_peak_in_use_bytes", "The most bytes that were ever in use.");
+pub(super) const DRAINING: Row =
+    gauge("maas_draining_bytes", "Bytes of freed blocks that a reader still holds.");
+pub(super) const COMMITTED: Row = gauge("maas_committed_bytes", "Bytes of slab pages that may be resident.");
+pub(super) const METADATA: Row =
+    gauge("maas_metadata_bytes", "Bytes of records about allocations and slabs, outside the pool.");
+pub(super) const ALLOCATIONS_MAX: Row = gauge("maas_allocations_limit", "Live allocations at most.");
+pub(super) const INFLIGHT: Row = gauge("maas_inflight_bytes", "Bytes of request bodies being received.");
+pub(super) const INFLIGHT_LIMIT: Row =
+    gauge("maas_inflight_limit_bytes", "Bytes of request bodies that may be received at once.");
+pub(super) const WAITING: Row = gauge("maas_waiting_requests", "Requests that wait for room.");
+pub(super) const SLABS: Row =
+    gauge("maas_slabs", "Slabs held, by size and state: used, free, or being zeroed (scrubbing).");
+pub(super) const SLAB_CREATED: Row =
+    counter("maas_slab_created_total", "Slabs taken from the budget, those made ready at start included.");
+pub(super) const SLAB_REUSE_RATIO: Row =
+    gauge("maas_slab_reuse_ratio", "Reused slabs as a part of all slabs given out, 0 to 1.");
+pub(super) const REFUSED: Row =
+    counter("maas_refused_total", "Requests refused for lack of room, by reason.");
+pub(super) const BACKEND_UP: Row =
+    gauge("maas_backend_up", "1 if the last exchange with the backend succeeded, else 0.");
+pub(super) const CONNECTION_STATE: Row =
+    gauge("maas_connection_state", "1 for the state that the connection to the backend is in, else 0.");
+pub(super) const PUSH_ATTEMPTS: Row =
+    counter("maas_push_attempts_total", "Pushes of metrics that ended, by target and result.");
+pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
+
+#[cfg(test)]
+pub(super) const ALL: [&Row; 33] = [
+    &ACTIVE_ALLOCATIONS,
+    &ALLOCATION_SIZE,
+    &POOL_SIZE,
+    &UTILIZATION_PERCENT,
+    &REQUEST_COUNT,
+    &SLAB_REUSE,
+    &HTTP_REQUESTS,
+    &HTTP_DURATION,
+    &HTTP_CONNECTIONS,
+    &HTTP_CONNECTIONS_OPENED,
+    &HTTP_CONNECTIONS_REFUSED,
+    &HTTP_TIMED_OUT,
+    &HTTP_RECEIVED,
+    &HTTP_SENT,
+    &UTILIZATION_RATIO,
+    &POOL_LIMIT,
+    &IN_USE,
+    &PEAK_IN_USE,
+    &DRAINING,
+    &COMMITTED,
+    &METADATA,
+    &ALLOCATIONS_MAX,
+    &INFLIGHT,
+    &INFLIGHT_LIMIT,
+    &WAITING,
+    &SLABS,
+    &SLAB_CREATED,
+    &SLAB_REUSE_RATIO,
+    &REFUSED,
+    &BACKEND_UP,
+    &CONNECTION_STATE,
+    &PUSH_ATTEMPTS,
+    &BUILD_INFO,
+];
