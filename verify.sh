@@ -13,7 +13,7 @@
 # shellcheck disable=SC2317 # traps and until_true call functions by name
 
 set -Eeuo pipefail
-export LC_ALL=C
+export LC_ALL=C CARGO_TERM_COLOR=never
 unset CDPATH GREP_OPTIONS POSIXLY_CORRECT
 
 # ---- Steps, failures, leaving ---------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ preflight() {
 }
 
 check_code() {
-    cargo_step "formatting" "cargo fmt puts it right" cargo fmt --check
+    cargo_step "formatting" "cargo fmt puts it right" cargo fmt --check -- --color never
     passed
     cargo_step "lints: clippy, warnings are errors" "each warning above names its line" \
         cargo clippy --locked --all-targets -- -D warnings
