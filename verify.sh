@@ -99,7 +99,8 @@ forget() {
 
 leave() {
     local code=$? pid
-    trap - EXIT ERR INT TERM HUP
+    trap - EXIT ERR
+    trap '' INT TERM HUP # a second Ctrl-C must not leave anything behind
     set +e
     for pid in "${started[@]}"; do end "$pid"; done
     [ -z "$policy_file" ] || as_root rm -f "$policy_file"
