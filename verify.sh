@@ -581,9 +581,9 @@ CLIENT
     call 200 GET /livez
     : >"$work/go-on"
     reap "$client"
-    grep -q '^HTTP/1.1 503 ' "$work/client.log" || {
+    grep -q '^HTTP/1.1 201 ' "$work/client.log" || {
         evidence=$work/client.log
-        fail "the running request was not answered 503"
+        fail "the running request was not answered 201: what runs is finished"
     }
     reap "$server"
     [ "$ended" -eq 0 ] || fail "the server ended with $ended, expected 0" "its log: $(tail -n 5 "$log")"
