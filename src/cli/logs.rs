@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 const DEFAULT_FILTER: &str = "info,rustls_platform_verifier=off";
 
 /// Starts logging, as the environment wants it. A wish that cannot be understood is a warning: logs that are off
-/// or too many are no reason not to start.
-pub(super) fn start() {
+/// or too many are no reason not to start. Returns whether lines are JSON.
+pub(super) fn start() -> bool {
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let Wishes { filter, json, colours, warnings } =
         wishes(variable("RUST_LOG"), variable("LOG_FORMAT"), variable("NO_COLOR"));
@@ -24,6 +24,7 @@ pub(super) fn start() {
     // An error means that something else in the process logs already, which is as good.
     let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
     warnings.iter().for_each(|warning| warn!("{warning}"));
+    json
 }
 
 struct Wishes {

@@ -80,6 +80,12 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
         let what = format!("expected at most backend.retry_interval_max, which is {most}");
         draft.blame("backend.retry_interval", Some(format!("\"{first}\"")), what);
     }
+    let (body, inflight) = (draft.config.server.body_limit, draft.config.pool.max_inflight_bytes);
+    if inflight < body && draft.are_right(&["server.body_limit", "memory.max_inflight_bytes"]) {
+        // A body of the largest allowed size, or one whose size is not announced, would never be taken.
+        let what = format!("expected at least server.body_limit, which is {}", ByteCount(body));
+        draft.blame("memory.max_inflight_bytes", Some(inflight.to_string()), what);
+    }
     if !draft.are_right(&["memory.slab_sizes"]) {
         return;
     }

@@ -234,6 +234,11 @@ fn keys_must_fit_to_each_other() {
             "1023",
             "memory.max_pool_size = 1023 (--set): expected room for the smallest size class, which is 1024 (1 KiB)",
         ),
+        (
+            "memory.max_inflight_bytes",
+            "1000",
+            "memory.max_inflight_bytes = 1000 (--set): expected at least server.body_limit, which is 1048576 (1 MiB)",
+        ),
     ] {
         assert_eq!(Place::new().flag("--set", key, value).problems(), [expected]);
     }

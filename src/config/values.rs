@@ -104,8 +104,13 @@ impl Raw {
     pub(super) fn list(&self) -> Result<Vec<Raw>, String> {
         match self {
             Raw::List(values) => Ok(values.clone()),
-            Raw::Word(text) if text.trim().is_empty() => Ok(Vec::new()),
-            Raw::Word(text) => Ok(text.split(',').map(|part| Raw::Word(part.trim().to_owned())).collect()),
+            Raw::Word(text) => {
+                // Brackets and quotes as `maas config` prints them are fine too.
+                let text = text.trim();
+                let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+                let word = |part: &str| Raw::Word(part.trim().trim_matches('"').to_owned());
+                Ok(if bare.trim().is_empty() { Vec::new() } else { bare.split(',').map(word).collect() })
+            }
             _ => Err("expected a list: [1024, \"4KiB\"] in a file, 1024,4KiB in the environment".to_owned()),
         }
     }

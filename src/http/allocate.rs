@@ -112,6 +112,9 @@ fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
 )]
 pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
+    if api.is_stopping() {
+        return Err(Problem::stopping().with_refusal(api.refusal(None, None, "stopping")));
+    }
     query::none(&head.uri)?;
     let body = api.read_json(&head.headers, body).await?;
     let size_bytes = Fields::parse(&body, &["size_bytes"])?.size("size_bytes")?;
@@ -119,8 +122,8 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     // Read here, not at arrival: the body may have taken its time, and a lease counts from when it is granted.
     let now = Now::read();
     let made = api.pool.allocate(&request, now).await;
-    let made =
-        made.map_err(|error| refused(&error, size_bytes, |free| api.pool.largest_block_within(free)))?;
+    let made = made
+        .map_err(|error| refused(&error, size_bytes, |pool, by| api.refusal(Some(size_bytes), pool, by)))?;
     let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, now));
     response.headers_mut().insert(LOCATION, location_of(made.id));
     Ok(response)

@@ -4,6 +4,7 @@
 //! counts.
 
 use super::api::Api;
+use super::counters::Place;
 use super::description::Description;
 use super::error::{Code, Problem};
 use super::exchange::Arrival;
@@ -14,14 +15,15 @@ use crate::link::Link;
 use crate::pool::Pool;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::http::header::ALLOW;
+use axum::http::header::{ALLOW, CONNECTION, HOST};
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tower::Service;
 use tracing::level_filters::LevelFilter;
 use tracing::{Instrument, debug, debug_span, error};
@@ -66,6 +68,11 @@ impl Answerer {
             let (method, path) = (request.method(), request.uri().path());
             debug_span!("request", id = ?id, %method, path, traceparent, peer = %arrival.peer)
         });
+        let host_is_named =
+            request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1;
+        if !host_is_named {
+            return self.refuse_without_host(place, id);
+        }
         let routed = self.router.call(request);
         let answered = match &span {
             None => surviving_panics(routed).await,
@@ -95,6 +102,18 @@ impl Answerer {
             span.in_scope(|| debug!(status = response.status().as_u16(), took = ?took, "answered"));
         }
         response.headers_mut().insert(request_id::X_REQUEST_ID, id);
+        response
+    }
+}
+
+impl Answerer {
+    /// RFC 9112, section 3.2: an HTTP/1.1 request without a Host, or with two, gets a 400, as bare as the parser's own.
+    #[cold]
+    fn refuse_without_host(&self, place: Place, id: HeaderValue) -> Response {
+        let mut response = StatusCode::BAD_REQUEST.into_response();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(request_id::X_REQUEST_ID, id);
+        self.api.counters.count(place, response.status(), Duration::ZERO);
         response
     }
 }

@@ -3,7 +3,7 @@
 use super::body;
 use super::counters::Counters;
 use super::description::Description;
-use super::error::{Code, Problem};
+use super::error::{Code, Problem, Refusal};
 use super::traffic::{TimeOut, Traffic};
 use super::{Config, VERSION};
 use crate::clock::Now;
@@ -62,10 +62,10 @@ impl Api {
         }
     }
 
-    /// The service is draining from now on: it is not ready, and takes no new allocations.
+    /// The service is draining from now on: it is not ready, and takes no new allocations. Requests whose head came
+    /// before are served to their end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.pool.close();
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -103,7 +103,18 @@ impl Api {
         let (held, max) = (inflight.bytes(), inflight.bytes_max());
         let detail =
             format!("a body of {bytes} bytes does not fit beside the {held} of {max} bytes being received");
-        Problem::new(Code::InflightExhausted, detail)
+        Problem::new(Code::InflightExhausted, detail).with_refusal(self.refusal(None, None, "inflight"))
+    }
+
+    /// The numbers behind a refusal: of the pool now, unless the refusal knows those of its instant.
+    pub(super) fn refusal(
+        &self,
+        requested_bytes: Option<u64>,
+        pool: Option<(u64, u64)>,
+        by: &'static str,
+    ) -> Refusal {
+        let pool = pool.unwrap_or_else(|| self.pool.in_use_and_limit_bytes());
+        Refusal::new(requested_bytes, pool, |free| self.pool.largest_block_within(free), by)
     }
 
     /// Everything the metrics say, at about one instant.

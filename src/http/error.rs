@@ -90,6 +90,27 @@ pub(crate) struct Refusal {
     retry_after_seconds: Option<u64>,
 }
 
+impl Refusal {
+    /// The numbers of a pool with `in_use_bytes` of `limit_bytes` in use, which `by` refused.
+    pub(crate) fn new(
+        requested_bytes: Option<u64>,
+        (in_use_bytes, limit_bytes): (u64, u64),
+        largest_for: impl Fn(u64) -> Option<u64>,
+        by: &'static str,
+    ) -> Refusal {
+        let free_bytes = limit_bytes.saturating_sub(in_use_bytes);
+        Refusal {
+            requested_bytes,
+            in_use_bytes: Some(in_use_bytes),
+            free_bytes: Some(free_bytes),
+            limit_bytes: Some(limit_bytes),
+            largest_available_bytes: Some(largest_for(free_bytes).unwrap_or(0)),
+            refused_by: Some(by),
+            retry_after_seconds: None,
+        }
+    }
+}
+
 /// An error that a client can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -127,7 +148,11 @@ impl Problem {
         Problem { code, detail: detail.into(), refusal: None }
     }
 
-    fn with_refusal(self, refusal: Refusal) -> Problem {
+    pub(crate) fn with_refusal(self, mut refusal: Refusal) -> Problem {
+        // The body says what the Retry-After header says.
+        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+            refusal.retry_after_seconds.get_or_insert(RETRY_AFTER_SECONDS);
+        }
         Problem { refusal: Some(Box::new(refusal)), ..self }
     }
 
@@ -187,10 +212,7 @@ impl From<ParseIdError> for Problem {
 
 impl From<NotFound> for Problem {
     fn from(error: NotFound) -> Problem {
-        Problem::new(
-            Code::NotFound,
-            format!("{error}: it was never given out, was freed, or its lease ended"),
-        )
+        Problem::new(Code::NotFound, format!("{error}: it was never given out, or was freed"))
     }
 }
 
@@ -206,24 +228,13 @@ impl From<BodyError> for Problem {
     }
 }
 
-/// A refusal to allocate, as the client that asked for `requested_bytes` is told.
+/// A refusal to allocate, as the client that asked for `requested_bytes` is told. `refusal` makes the numbers, from
+/// what was in use and the limit where the refusal knows them, and from who refused.
 pub(crate) fn refused(
     error: &AllocateError,
     requested_bytes: u64,
-    largest_for: impl Fn(u64) -> Option<u64>,
+    refusal: impl Fn(Option<(u64, u64)>, &'static str) -> Refusal,
 ) -> Problem {
-    let numbers = |in_use_bytes: Option<u64>, limit_bytes: Option<u64>, refused_by| {
-        let free_bytes = in_use_bytes.zip(limit_bytes).map(|(in_use, limit)| limit.saturating_sub(in_use));
-        Refusal {
-            requested_bytes: Some(requested_bytes),
-            in_use_bytes,
-            free_bytes,
-            limit_bytes,
-            largest_available_bytes: free_bytes.map(|free| largest_for(free).unwrap_or(0)),
-            refused_by: Some(refused_by),
-            retry_after_seconds: None,
-        }
-    };
     match error {
         AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max } => {
             let rounded = match actual_size_bytes {
@@ -244,25 +255,22 @@ pub(crate) fn refused(
             let detail = format!(
                 "{requested_bytes} bytes were asked for, which take a block of {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
             );
-            Problem::new(Code::PoolExhausted, detail).with_refusal(numbers(
-                Some(*in_use_bytes),
-                Some(*limit_bytes),
-                "pool",
-            ))
+            Problem::new(Code::PoolExhausted, detail)
+                .with_refusal(refusal(Some((*in_use_bytes, *limit_bytes)), "pool"))
         }
         AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
             let detail = format!(
                 "the pool has room for {requested_bytes} bytes, but the system grants no memory ({error})"
             );
-            Problem::new(Code::SystemMemory, detail).with_refusal(numbers(None, None, "system"))
+            Problem::new(Code::SystemMemory, detail).with_refusal(refusal(None, "system"))
         }
         AllocateError::TableFull { allocations_max } => {
             let detail = format!(
                 "{allocations_max} allocations are live, as many as memory.max_allocations lets there be"
             );
-            Problem::new(Code::TableFull, detail).with_refusal(numbers(None, None, "table"))
+            Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "table"))
         }
-        AllocateError::Unavailable(_) => Problem::stopping().with_refusal(numbers(None, None, "stopping")),
+        AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
     }
 }
 
@@ -277,7 +285,10 @@ mod tests {
             in_use_bytes: 10_000,
             limit_bytes: 10_240,
         };
-        let problem = refused(&error.into(), 100, |free| (free >= 240).then_some(128));
+        let refusal = |pool: Option<(u64, u64)>, by| {
+            Refusal::new(Some(100), pool.expect("the pool knows"), |free| (free >= 240).then_some(128), by)
+        };
+        let problem = refused(&error.into(), 100, refusal);
         let response = problem.render("abc");
         assert_eq!(response.status(), 507);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");

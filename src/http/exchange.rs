@@ -11,9 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::header::{
-    AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING,
-};
+use hyper::header::{AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::{Request, Response};
 use pin_project_lite::pin_project;
 use std::convert::Infallible;
@@ -64,7 +62,7 @@ where
             Body::new(RequestBody::new(incoming, connection.clone(), traits.expects_continue))
         };
         let future = (self.service)(Request::from_parts(head, body), arrival);
-        Answer { future, running: Some(running), must_close: traits.has_transfer_encoding }
+        Answer { future, running: Some(running) }
     }
 }
 
@@ -72,7 +70,6 @@ where
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traits {
     expects_continue: bool,
-    has_transfer_encoding: bool,
 }
 
 impl Traits {
@@ -82,10 +79,6 @@ impl Traits {
         for (name, value) in headers.iter_mut() {
             if *name == AUTHORIZATION || *name == COOKIE || *name == PROXY_AUTHORIZATION {
                 value.set_sensitive(true);
-            } else if *name == TRANSFER_ENCODING {
-                // The protocol drops a Content-Length beside it, so we cannot tell the harmless request from one
-                // that a proxy before us framed differently: RFC 9112, section 6.1, wants both closed.
-                traits.has_transfer_encoding = true;
             } else if *name == EXPECT {
                 traits.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
@@ -120,7 +113,6 @@ pin_project! {
         #[pin]
         future: F,
         running: Option<Running>,
-        must_close: bool,
     }
 }
 
@@ -135,7 +127,7 @@ impl<F: Future<Output = Response<Body>>> Future for Answer<F> {
         let connection = running.0.connection();
         let multiplexed = connection.is_multiplexed();
         let stopping = connection.shared.stage() != Stage::Serving;
-        if (*answer.must_close || stopping) && !multiplexed {
+        if stopping && !multiplexed {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(response.map(|body| ResponseBody { body, running, multiplexed, waits: false })))

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-/// What one HTTP/1 connection may buffer in each direction. A longer request head gets 431 (a longer path 414).
+/// What one HTTP/1 connection may buffer in each direction. A longer request head gets 431.
 const HTTP1_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Requests that one HTTP/2 connection may run at once.

@@ -11,7 +11,7 @@ use crate::memory::ClassStats;
 use crate::pool::PoolStats;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use serde::Serialize;
@@ -303,7 +303,10 @@ pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
 /// A page for browsers, plain text for everyone else.
 #[utoipa::path(
     get, path = "/", tag = "service",
-    responses((status = 200, description = "All routes with a line each", body = String, content_type = "text/plain"), (status = 400, response = ProblemBody))
+    responses(
+        (status = 200, description = "All routes with a line each", content((String = "text/plain"), (String = "text/html"))),
+        (status = 400, response = ProblemBody),
+    )
 )]
 pub(super) async fn landing(
     State(api): State<Arc<Api>>,
@@ -316,25 +319,33 @@ pub(super) async fn landing(
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/html"));
     if wants_html {
-        Ok(text("text/html; charset=utf-8", landing_page(&api)))
+        Ok(text("text/html; charset=utf-8", landing_page(&api, address(&headers))))
     } else {
-        Ok(text("text/plain; charset=utf-8", landing_text(&api)))
+        Ok(text("text/plain; charset=utf-8", landing_text(&api, address(&headers))))
     }
 }
 
 const WHAT_IT_IS: &str = "One bounded pool of memory that any process leases over plain HTTP.";
 const FIRST_CALL: &str = r#"curl -H 'Content-Type: application/json' -d '{"size_bytes":102400}' "#;
 
-fn landing_text(api: &Api) -> String {
+/// The address by which the client reached us, if it can stand in a page as it is.
+fn address(headers: &HeaderMap) -> &str {
+    let is_plain = |host: &&str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+    };
+    headers.get(HOST).and_then(|host| host.to_str().ok()).filter(is_plain).unwrap_or("127.0.0.1:3000")
+}
+
+fn landing_text(api: &Api, address: &str) -> String {
     let mut page = format!("MaaS {VERSION}: memory as a service\n{WHAT_IT_IS}\n\n");
     for route in api.description.operations() {
         let _ = writeln!(page, "{:<6} {:<16} {}", route.method, route.template, route.summary);
     }
-    let _ = write!(page, "\nA first block:\n  {FIRST_CALL}http://127.0.0.1:3000/allocate\n");
+    let _ = write!(page, "\nA first block:\n  {FIRST_CALL}http://{address}/allocate\n");
     page
 }
 
-fn landing_page(api: &Api) -> String {
+fn landing_page(api: &Api, address: &str) -> String {
     let mut rows = String::new();
     for route in api.description.operations() {
         let template = &route.template;
@@ -353,6 +364,6 @@ fn landing_page(api: &Api) -> String {
          td{{padding:.2rem 1rem .2rem 0;vertical-align:top}}code,pre{{font-family:ui-monospace,monospace}}\
          pre{{background:#f4f4f4;padding:.8rem;overflow-x:auto}}</style></head>\n\
          <body><h1>MaaS {VERSION}</h1><p>{WHAT_IT_IS}</p>\n<table>\n{rows}</table>\n\
-         <p>A first block:</p><pre>{FIRST_CALL}http://127.0.0.1:3000/allocate</pre></body></html>\n"
+         <p>A first block:</p><pre>{FIRST_CALL}http://{address}/allocate</pre></body></html>\n"
     )
 }

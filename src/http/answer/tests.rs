@@ -6,7 +6,7 @@ use crate::memory::{self, Heap};
 use crate::pool;
 use axum::body::Body;
 use axum::http::Method;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::routing::get;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -37,7 +37,8 @@ async fn answer(answerer: &Answerer, request: Request) -> (Response<()>, Value) 
 }
 
 fn request(method: Method, uri: &str, body: &str) -> Request {
-    let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, "application/json");
+    let request =
+        Request::builder().method(method).uri(uri).header(HOST, "t").header(CONTENT_TYPE, "application/json");
     request.body(Body::from(body.to_owned())).expect("a request")
 }
 
@@ -95,4 +96,20 @@ async fn a_stopping_service_refuses_new_allocations_and_is_not_ready_but_frees()
     assert_eq!(head.status(), StatusCode::NO_CONTENT);
     let (head, _) = answer(&answerer, request(Method::GET, "/livez", "")).await;
     assert_eq!(head.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_http_1_1_request_names_its_host_once() {
+    let answerer = answerer();
+    for hosts in 0..3 {
+        let mut request = Request::builder().uri("/livez").body(Body::empty()).expect("a request");
+        for _ in 0..hosts {
+            request.headers_mut().append(HOST, HeaderValue::from_static("t"));
+        }
+        let status = if hosts == 1 { 200 } else { 400 };
+        assert_eq!(answer(&answerer, request).await.0.status().as_u16(), status, "{hosts}");
+    }
+    let request =
+        Request::builder().uri("/livez").version(Version::HTTP_10).body(Body::empty()).expect("a request");
+    assert_eq!(answer(&answerer, request).await.0.status(), StatusCode::OK, "HTTP/1.0 knew no Host");
 }

@@ -1,0 +1,29 @@
+//! What the tests share: the program as a process, a client that controls every byte, and peers to push to.
+
+mod answer;
+mod client;
+mod description;
+mod peer;
+mod samples;
+mod server;
+
+pub(crate) use answer::Answer;
+pub(crate) use client::{Client, JSON, padded, request};
+pub(crate) use description::{Description, description};
+pub(crate) use peer::{Mode, TestPeer};
+pub(crate) use samples::Samples;
+pub(crate) use server::{Server, Starting};
+
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine that is busy with something else; no test waits for it when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,902 @@
+#!/usr/bin/env bash
+# Checks everything: the code, the tests, and the real program with real peers. README.md says more.
+#
+#   ./verify.sh                checks with what is installed, and says what it skipped
+#   ./verify.sh --with-peers   installs prometheus and prometheus-pushgateway first, with apt-get
+#
+# The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, and the
+# core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
+# that it started end with it. Ports are chosen by the system, so nothing that runs already is in its way.
+#
+# Read it from the end: the last lines are the list of steps.
+
+# shellcheck disable=SC2317 # traps and until_true call functions by name
+
+set -Eeuo pipefail
+export LC_ALL=C CARGO_TERM_COLOR=never
+unset CDPATH GREP_OPTIONS POSIXLY_CORRECT
+
+# ---- Steps, failures, leaving ---------------------------------------------------------------------------------------
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=''              # the temporary directory
+started=()           # processes that run in the background; each leads its own group
+policy_file=''       # a policy-rc.d of ours, while one stands
+step_name=''         # the step that runs
+steps_passed=0
+checks_passed=0      # single facts that were looked at, in this step and all before
+skipped=()
+evidence=''          # a file whose end helps to understand the next failure
+finished=no
+
+now_ms() { date +%s%3N; }
+
+# A number of milliseconds, for people.
+seconds() { printf '%d.%d s' $(($1 / 1000)) $(($1 % 1000 / 100)); }
+
+# Begins a step. Whatever fails until `passed` is this step's failure.
+step() {
+    step_name=$1
+    step_began=$(now_ms)
+    printf '%-48s ' "$step_name"
+}
+
+# Ends a step; says something about it if there is something to say.
+passed() {
+    steps_passed=$((steps_passed + 1))
+    printf 'ok  %8s%s\n' "$(seconds $(($(now_ms) - step_began)))" "${1:+  ($1)}"
+    step_name=''
+}
+
+# Leaves a step out: its name, and why.
+skip() {
+    printf '%-48s skipped: %s\n' "$1" "$2"
+    skipped+=("$1")
+}
+
+# Stops everything: the end of $evidence, the reason, then lines that help, one argument each.
+fail() {
+    printf 'FAILED\n\n'
+    if [ -n "$evidence" ]; then
+        tail -n 80 "$evidence" | sed 's/^/  | /'
+        printf '\n'
+    fi
+    printf 'verify.sh: "%s" failed: %s\n' "$step_name" "$1"
+    shift
+    [ $# -eq 0 ] || printf '%s\n' "$@" | sed 's/^/  /'
+    finished=failed
+    exit 1
+}
+
+usage() {
+    sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+}
+
+# Whether a process, or anything left in the group that it leads, still runs.
+runs() { kill -0 -- "-$1" 2>/dev/null; }
+
+# Ends one process that we started and what it started; kindly, then not.
+end() {
+    local pid=$1 tries=0
+    kill -TERM -- "-$pid" 2>/dev/null || true
+    while runs "$pid" && [ $tries -lt 100 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    forget "$pid"
+}
+
+# Takes a process that has ended out of the list of those to end.
+forget() {
+    local pid left=()
+    for pid in "${started[@]}"; do
+        [ "$pid" = "$1" ] || left+=("$pid")
+    done
+    started=("${left[@]}")
+}
+
+leave() {
+    local code=$? pid
+    trap - EXIT ERR
+    trap '' INT TERM HUP # a second Ctrl-C must not leave anything behind
+    set +e
+    for pid in "${started[@]}"; do end "$pid"; done
+    [ -z "$policy_file" ] || as_root rm -f "$policy_file"
+    [ -z "$work" ] || rm -rf "$work"
+    if [ "$finished" = no ]; then
+        printf '\nverify.sh: stopped%s\n' "${step_name:+ in \"$step_name\"}"
+        [ "$code" -ne 0 ] || code=1
+    fi
+    exit "$code"
+}
+
+# A command that failed where nothing expected it to: name the line, so that it can be looked at.
+surprised() {
+    local code=$1 line=$2 command=$3
+    [ "$BASH_SUBSHELL" -eq 0 ] || exit "$code"
+    fail "the command at line $line of verify.sh ended with $code: $command"
+}
+
+trap leave EXIT
+trap 'surprised $? $LINENO "$BASH_COMMAND"' ERR
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# ---- Processes -------------------------------------------------------------------------------------------------------
+
+# Starts a command in the background, in its own process group, with its output in a file: launch FILE COMMAND…
+# Its pid is $launched.
+launch() {
+    local output=$1
+    shift
+    set -m
+    "$@" >"$output" 2>&1 </dev/null &
+    set +m
+    launched=$!
+    started+=("$launched")
+}
+
+# Waits for the process $1 to end, and sets $ended to its exit code.
+reap() {
+    ended=0
+    wait "$1" 2>/dev/null || ended=$?
+    forget "$1"
+}
+
+# Runs a command to its end with its output in a file, so that a signal to us interrupts it at once: run FILE COMMAND…
+run() {
+    launch "$@"
+    reap "$launched"
+}
+
+# Waits until a command succeeds: until_true SECONDS COMMAND…
+until_true() {
+    local deadline=$(($(now_ms) + $1 * 1000))
+    shift
+    until "$@"; do
+        [ "$(now_ms)" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+# ---- cargo -----------------------------------------------------------------------------------------------------------
+
+# One step that is one command of cargo: its name, what to look at when it fails, the command.
+cargo_step() {
+    local name=$1 hint=$2
+    shift 2
+    step "$name"
+    cargo_log=$work/cargo.log
+    run "$cargo_log" "$@"
+    [ "$ended" -eq 0 ] || {
+        evidence=$cargo_log
+        fail "exit code $ended" "$hint" "to see it all: $*"
+    }
+}
+
+# How many tests passed, from cargo's output; and that there were some.
+count_tests() {
+    local count
+    count=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$cargo_log" | { sum=0; while read -r n; do sum=$((sum + n)); done; echo $sum; })
+    [ "$count" -gt 0 ] || fail "no test ran" "the filter matches nothing: $1"
+    passed "$count tests"
+}
+
+preflight() {
+    local tool
+    step "tools"
+    for tool in cargo curl sed grep; do
+        command -v "$tool" >/dev/null || fail "$tool is not installed" "MaaS needs a Rust toolchain (https://rustup.rs), bash, curl and the core utilities"
+    done
+    cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is not installed" "rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || fail "clippy is not installed" "rustup component add clippy"
+    passed "$(cargo --version | cut -d ' ' -f 1-2)"
+}
+
+check_code() {
+    cargo_step "formatting" "cargo fmt puts it right" cargo fmt --check -- --color never
+    passed
+    cargo_step "lints: clippy, warnings are errors" "each warning above names its line" \
+        cargo clippy --locked --all-targets -- -D warnings
+    passed
+    cargo_step "documentation, warnings are errors" "each warning above names its line" \
+        env RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked --no-deps
+    passed
+    cargo_step "all tests" "one test alone: cargo test NAME" cargo test --locked
+    count_tests "cargo test"
+    # Beside the ordinary build in the same directory: only our own crate is compiled a second time.
+    cargo_step "model checking of the lock-free parts" "one model alone: cargo test --features loom --lib NAME" \
+        cargo test --locked --features loom --lib loom_
+    count_tests "--features loom --lib loom_"
+    cargo_step "release build" "each error above names its line" \
+        cargo build --locked --release --message-format json-render-diagnostics
+    maas=$(grep -o '"executable":"[^"]*/maas"' "$cargo_log" | tail -n 1 | cut -d '"' -f 4)
+    [ -x "$maas" ] || fail "cargo does not say where the program is"
+    passed
+}
+
+# ---- The server and questions to it ----------------------------------------------------------------------------------
+
+# Nothing of this machine's configuration: the environment is empty, and the directory has no config.toml or .env.
+bare() { env -i PATH="$PATH" HOME="$work" "$@"; }
+
+server_log_has() { grep -q "$2" "$1"; }
+
+# Whether the process launched last has said something in its log, or will never.
+settled() { server_log_has "$@" || ! runs "$launched"; }
+
+# Starts a server on a free port: serve NAME [VARIABLE=VALUE]… -- [FLAG]…
+# Its address is $base, its pid $server, its log $log.
+serve() {
+    local name=$1 variables=()
+    shift
+    while [ "$1" != -- ]; do
+        variables+=("$1")
+        shift
+    done
+    shift
+    log=$work/$name.log
+    mkdir -p "$work/empty"
+    cd "$work/empty"
+    launch "$log" env -i PATH="$PATH" HOME="$work" "${variables[@]}" "$maas" --port 0 "$@"
+    cd "$root"
+    server=$launched
+    until_true 10 settled "$log" 'listening on http://' || true
+    server_log_has "$log" 'listening on http://' || {
+        evidence=$log
+        fail "the server does not say that it listens"
+    }
+    base=$(sed -n 's/.*listening on \(http:\/\/[^ ,]*\).*/\1/p' "$log")
+}
+
+# Asks a server to stop, and holds it to a clean end: stop PID LOG
+stop() {
+    kill -TERM "$1"
+    reap "$1"
+    [ "$ended" -eq 0 ] || {
+        evidence=$2
+        fail "the server ended with $ended after SIGTERM, expected 0"
+    }
+    grep -q 'stopped' "$2" || fail "the server did not log that it stopped"
+    checks_passed=$((checks_passed + 1))
+}
+
+# curl without this machine's proxies and settings.
+plain_curl() { curl -q -sS --noproxy '*' --max-time 20 "$@"; }
+
+# One request: call STATUS METHOD PATH [curl's options]…
+# Holds the answer to the status; leaves $body, $headers (lower-case names, no carriage returns) and $request.
+call() {
+    local expected=$1 method=$2 url=$base$3 status
+    shift 3
+    request="$method ${url:0:200}"
+    [ $# -eq 0 ] || request+=" ${*:0:200}"
+    if [ "$method" = HEAD ]; then set -- -I "$@"; else set -- -X "$method" "$@"; fi
+    status=$(plain_curl -o "$work/body" -D "$work/head" -w '%{http_code}' "$@" "$url") ||
+        fail "$request: curl got no answer" "the server's log: $(tail -n 3 "$log")"
+    body=''
+    [ ! -s "$work/body" ] || [ "$method" = HEAD ] || body=$(cat "$work/body")
+    headers=$(tr -d '\r' <"$work/head" | sed 's/^\([A-Za-z-]*\):/\L\1:/')
+    : >"$work/body"
+    [ "$status" = "$expected" ] || fail "$request: status $status, expected $expected" "the body: ${body:0:600}"
+    checks_passed=$((checks_passed + 1))
+}
+
+# The body must match this regular expression, whole.
+body_is() {
+    [[ $body =~ ^$1$ ]] || fail "$request: the body is not as expected" "expected: $1" "got:      ${body:0:1200}"
+    checks_passed=$((checks_passed + 1))
+}
+
+# The body must contain this text.
+body_has() {
+    [[ $body == *"$1"* ]] || fail "$request: the body lacks something" "expected: $1" "got:      ${body:0:1200}"
+    checks_passed=$((checks_passed + 1))
+}
+
+# A header line must match this regular expression, whole.
+header_is() {
+    grep -Eqx "$1" <<<"$headers" || fail "$request: a header is not as expected" "expected: $1" "got:" "${headers:0:1200}"
+    checks_passed=$((checks_passed + 1))
+}
+
+# A request that is refused: refused STATUS CODE METHOD PATH [curl's options]…
+refused() {
+    local status=$1 code=$2 id
+    shift 2
+    call "$status" "$@"
+    header_is 'content-type: application/problem\+json'
+    id=$(sed -n 's/^x-request-id: //p' <<<"$headers")
+    body_is "\{\"type\":\"urn:maas:problem:$code\",\"title\":\"[^\"]+\",\"status\":$status,\"detail\":\".+\",\"code\":\"$code\",\"request_id\":\"$id\".*\}"
+}
+
+readonly json='Content-Type: application/json'
+readonly uuid='[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}'
+
+# Allocates; the id is $id: allocate SIZE ACTUAL_SIZE SIZE_MB
+allocate() {
+    call 201 POST /allocate -H "$json" -d "{\"size_bytes\":$1}"
+    body_is "\{\"id\":\"$uuid\",\"size_bytes\":$1,\"actual_size_bytes\":$2,\"size_mb\":$3,\"age_seconds\":0\}"
+    id=${body#*\"id\":\"}
+    id=${id%%\"*}
+    header_is "location: /allocate/$id"
+    header_is 'content-type: application/json'
+}
+
+# The number of a metric: metric 'name{labels}'
+metric() {
+    plain_curl "$base/metrics" | sed -n "s/^$(sed 's/[][\.*^$/]/\\&/g' <<<"$1") //p"
+}
+
+# A metric must have this number now, or within the seconds given: metric_is SERIES NUMBER [SECONDS]
+metric_is() {
+    until_true "${3:-0}" metric_equals "$1" "$2" || fail "the metric $1 is \"$(metric "$1")\", expected $2"
+    checks_passed=$((checks_passed + 1))
+}
+metric_equals() { [ "$(metric "$1")" = "$2" ]; }
+
+# ---- The program, end to end -----------------------------------------------------------------------------------------
+
+check_allocations() {
+    local first second bad size
+    step "allocate, inspect, list, free"
+    serve main -- --set memory.max_pool_size=1GiB
+    allocate 102400 131072 0\\.125
+    first=$id
+    allocate 1 1024 0\\.0009765625
+    second=$id
+    [ "$first" != "$second" ] || fail "two allocations have the id $first"
+    call 200 GET "/allocate/$first"
+    body_is "\{\"id\":\"$first\",\"size_bytes\":102400,\"actual_size_bytes\":131072,\"size_mb\":0\.125,\"age_seconds\":[0-9]+\}"
+    call 200 GET "/allocate/${first^^}"
+    call 200 HEAD "/allocate/$first"
+    call 200 GET /allocate
+    body_is "\{\"allocations\":\[\{\"id\":\"$first\",.*\},\{\"id\":\"$second\",.*\}\],\"next_cursor\":null\}"
+    call 200 GET '/allocate?limit=1'
+    body_is "\{\"allocations\":\[\{\"id\":\"$first\",[^]]*\}\],\"next_cursor\":\"[^\"]+\"\}"
+    bad=${body##*\"next_cursor\":\"}
+    call 200 GET "/allocate?limit=1&cursor=${bad%%\"*}"
+    body_has "\"id\":\"$second\""
+    metric_is maas_active_allocations 2
+    metric_is maas_allocation_size_bytes 132096
+    call 204 DELETE "/allocate/$first"
+    body_is ''
+    refused 404 not-found DELETE "/allocate/$first"
+    refused 404 not-found GET "/allocate/$first"
+    call 204 DELETE "/allocate/$second"
+    call 200 GET /allocate
+    body_is '\{"allocations":\[\],"next_cursor":null\}'
+    for size in 1024 1025 4194304; do
+        allocate $size $((size == 1025 ? 2048 : size)) '[0-9.]+'
+        call 204 DELETE "/allocate/$id"
+    done
+    # The first user of a slab made ready at start reuses nobody's; the second, who gets the slab again, does.
+    metric_is 'maas_slab_reuse_total{slab_size="1024"}' 1
+    metric_is maas_active_allocations 0
+    passed
+}
+
+check_bad_input() {
+    local size bad
+    step "bad input"
+    for size in 0 -1 1.5 1e3 '"1024"' null true '[1]' '{}' 18446744073709551616; do
+        refused 400 invalid-size POST /allocate -H "$json" -d "{\"size_bytes\":$size}"
+    done
+    refused 400 invalid-size POST /allocate -H "$json" -d '{}'
+    refused 400 unknown-field POST /allocate -H "$json" -d '{"size_bytes":1,"size":1}'
+    refused 400 invalid-field POST /allocate -H "$json" -d '{"size_bytes":1,"size_bytes":1}'
+    for bad in '' '{' '[]' 'size_bytes=1' '{"size_bytes":1' '{"size_bytes":1}x'; do
+        refused 400 invalid-json POST /allocate -H "$json" -d "$bad"
+    done
+    head -c 100000 /dev/zero | tr '\0' '[' >"$work/nested"
+    refused 400 invalid-json POST /allocate -H "$json" --data-binary "@$work/nested"
+    head -c 1048577 /dev/zero | tr '\0' ' ' >"$work/large"
+    refused 413 body-too-large POST /allocate -H "$json" --data-binary "@$work/large"
+    refused 415 unsupported-media-type POST /allocate -d '{"size_bytes":1}'
+    body_has 'Content-Type: application/json'
+    refused 415 unsupported-media-type POST /allocate -H 'Content-Type:' -d '{"size_bytes":1}'
+    refused 400 invalid-query POST '/allocate?size_bytes=1' -H "$json" -d '{"size_bytes":1}'
+    refused 400 invalid-query GET '/allocate?limit=0'
+    refused 400 invalid-query GET '/allocate?cursor=nonsense'
+    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":4194305}'
+    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":18446744073709551615}'
+    for bad in x 00000000000040008000000000000000 '%7B00000000-0000-4000-8000-000000000000%7D'; do
+        refused 400 invalid-id GET "/allocate/$bad"
+        refused 400 invalid-id DELETE "/allocate/$bad"
+    done
+    refused 404 not-found GET /allocate/00000000-0000-4000-8000-000000000000
+    refused 404 no-such-route GET /nowhere
+    refused 405 method-not-allowed PUT /allocate
+    header_is 'allow: .*POST.*'
+    refused 405 method-not-allowed POST /health
+    call 431 GET "/$(head -c 100000 /dev/zero | tr '\0' a)"
+    call 404 GET /nowhere -H 'X-Request-Id: my-own-id'
+    header_is 'x-request-id: my-own-id'
+    body_has '"request_id":"my-own-id"'
+    call 200 GET /allocate
+    body_is '\{"allocations":\[\],"next_cursor":null\}'
+    metric_is maas_active_allocations 0
+    passed
+}
+
+check_service_routes() {
+    local family template
+    step "health, statistics, metrics, description"
+    call 200 GET /health
+    body_is '\{"status":"healthy","version":"[0-9.]+","uptime_seconds":[0-9]+,"memory":\{"in_use_bytes":0,"pool_size_bytes":[0-9]+,"max_pool_size_bytes":1073741824,"utilization_percent":0\.0,"active_allocations":0\},"connection":\{"state":"off","since_seconds":[0-9]+,"attempts":0,"last_error":null,"next_retry_seconds":null\},"pushgateway":\{"state":"off",.*\}\}'
+    header_is 'content-type: application/json'
+    header_is 'x-request-id: .+'
+    call 200 HEAD /health
+    call 200 GET /livez
+    body_is '\{"status":"alive"\}'
+    call 200 HEAD /livez
+    call 200 GET /readyz
+    body_is '\{"status":"ready"\}'
+    call 200 GET '/readyz?verbose'
+    body_has '"name":"pool"'
+    call 200 GET /stats
+    body_is '\{"memory":\{.*\},"peak_in_use_bytes":[0-9]+,"draining_bytes":0,"inflight_bytes":0,.*"slab_sizes":\[\{"slab_size_bytes":1024,"total":[0-9]+,"used":0,"free":[0-9]+,"created":[0-9]+,"reused":1,"reuse_rate":0\.5\},.*'
+    call 200 GET /metrics
+    header_is 'content-type: text/plain; version=0\.0\.4; charset=utf-8'
+    for family in maas_active_allocations maas_allocation_size_bytes maas_pool_size_bytes maas_utilization_percent \
+        maas_request_count maas_slab_reuse_total; do
+        body_has "# TYPE $family "
+    done
+    call 200 GET /openapi.json
+    header_is 'content-type: application/json'
+    body_has '"openapi": "3.1.0"'
+    for template in /allocate '/allocate/{id}' /health /livez /readyz /stats /metrics /openapi.json /; do
+        body_has "\"$template\": {"
+    done
+    call 200 GET /
+    header_is 'content-type: text/plain; charset=utf-8'
+    body_has 'POST   /allocate'
+    call 200 GET / -H 'Accept: text/html'
+    header_is 'content-type: text/html; charset=utf-8'
+    body_has '<!doctype html>'
+    if [[ $(curl --version) == *HTTP2* ]]; then
+        call 200 GET /livez --http2-prior-knowledge
+        header_is 'HTTP/2 200 '
+    fi
+    stop "$server" "$log"
+    passed
+}
+
+check_small_pool() {
+    local ids=() number
+    step "a pool of ten slabs"
+    serve small -- --set memory.max_pool_size=10240 --set memory.slab_sizes=1024,2048
+    for number in 1 2 3 4 5 6 7 8 9 10; do
+        allocate 1000 1024 0\\.0009765625
+        ids+=("$id")
+    done
+    refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":1000}'
+    body_has '"requested_bytes":1000,"in_use_bytes":10240,"free_bytes":0,"limit_bytes":10240,"largest_available_bytes":0,"refused_by":"pool","retry_after_seconds":null}'
+    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":2049}'
+    metric_is maas_utilization_percent 100
+    metric_is maas_pool_size_bytes 10240
+    metric_is 'maas_refused_total{reason="pool-exhausted"}' 1
+    call 200 GET /health
+    body_has '"status":"healthy"'
+    call 200 GET /readyz
+    call 204 DELETE "/allocate/${ids[0]}"
+    refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":2000}'
+    call 204 DELETE "/allocate/${ids[9]}"
+    # What two small slabs gave back serves a large one.
+    allocate 2000 2048 0\\.001953125
+    refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":1}'
+    metric_is maas_pool_size_bytes 10240
+    stop "$server" "$log"
+    passed
+}
+
+# Runs a command of the program in $work/place: command_is CODE PATTERN [VARIABLE=VALUE]… -- ARGUMENT…
+# Holds it to its exit code, and what it prints to a regular expression.
+command_is() {
+    local expected=$1 pattern=$2 code=0 output variables=()
+    shift 2
+    while [ "$1" != -- ]; do
+        variables+=("$1")
+        shift
+    done
+    shift
+    output=$(cd "$work/place" && bare "${variables[@]}" "$maas" "$@" 2>&1 </dev/null) || code=$?
+    [ $code -eq "$expected" ] || fail "maas $*: exit code $code, expected $expected" "it printed: $output"
+    grep -Eq -- "$pattern" <<<"$output" || fail "maas $*: the output lacks something" "expected: $pattern" "got: $output"
+    checks_passed=$((checks_passed + 1))
+}
+
+check_commands() {
+    local port
+    step "commands, configuration, exit codes"
+    mkdir -p "$work/place"
+    command_is 0 '^maas [0-9]+\.[0-9]+\.[0-9]+$' -- --version
+    command_is 0 '^Examples:$' -- --help
+    command_is 2 'launch' -- launch
+    command_is 2 'KEY=VALUE' -- --set server.port
+    # Each source is stronger than the one before it.
+    command_is 0 '^server\.port += 3000 +# default$' -- config
+    printf '[server]\nport = 4001\n' >"$work/place/config.toml"
+    command_is 0 '^server\.port += 4001 +# config\.toml$' -- config
+    printf 'SERVER_PORT=4002\nFOREIGN_NAME=1\n' >"$work/place/.env"
+    command_is 0 '^server\.port += 4002 +# \.env SERVER_PORT$' -- config
+    command_is 0 '^server\.port += 4003 +# environment SERVER_PORT$' SERVER_PORT=4003 -- config
+    command_is 0 '^server\.port += 4003 +# environment SERVER_PORT$' SERVER_PORT=4003 MAAS__SERVER__PORT=1 -- config
+    command_is 0 '^server\.port += 4004 +# --set$' SERVER_PORT=4003 -- config --set server.port=4004
+    command_is 0 '^server\.port += 4005 +# --port$' -- config --set server.port=4004 --port 4005
+    printf '[server]\nport = 4006\n' >"$work/place/other.toml"
+    rm "$work/place/.env"
+    command_is 0 '^server\.port += 4006 +# other\.toml$' -- config --config other.toml
+    printf '[server]\nprot = 1\nport = -1\n' >"$work/place/bad.toml"
+    command_is 0 '^other\.toml: ok$' -- config --check other.toml
+    command_is 78 'did you mean server\.port' -- config --check bad.toml
+    command_is 78 '2 problems' -- --config bad.toml
+    command_is 78 'MAAS__SERVER__PROT' MAAS__SERVER__PROT=1 -- config
+    command_is 78 'none\.toml' -- --config none.toml
+    rm "$work/place/config.toml"
+    cp "$root/config.toml" "$root/.env.example" "$work/place/"
+    command_is 0 '^config\.toml: ok$' -- config --check config.toml
+    serve asked LOG_FORMAT=json RUST_LOG=debug --
+    grep -q '^{"timestamp":.*"message":"listening on ' "$log" || fail "the log is not JSON: $(head -n 1 "$log")"
+    base=${base%%\"*}
+    port=${base##*:}
+    command_is 0 '' -- healthcheck --url "$base/health"
+    command_is 0 '' SERVER_PORT="$port" -- healthcheck
+    command_is 1 'cannot listen|in use' -- --port "$port"
+    kill -TERM "$server"
+    reap "$server"
+    [ "$ended" -eq 0 ] || fail "the server ended with $ended after SIGTERM, expected 0"
+    command_is 1 'refused' -- healthcheck --url "$base/health"
+    passed
+}
+
+check_stop() {
+    local client address
+    step "a clean stop while a request runs"
+    serve stopped --
+    address=${base#http://}
+    # A request that has sent half its body, and sends the rest when a file appears.
+    cat >"$work/client" <<'CLIENT'
+exec 3<>"/dev/tcp/${1%:*}/${1##*:}"
+printf 'POST /allocate HTTP/1.1\r\nHost: maas\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n{"size_by' >&3
+until [ -e "$2" ]; do sleep 0.05; done
+printf 'tes":1024}' >&3
+IFS= read -r -t 10 status <&3
+echo "$status"
+CLIENT
+    launch "$work/client.log" bash "$work/client" "$address" "$work/go-on"
+    client=$launched
+    # It, and the one that asks.
+    metric_is maas_http_connections 2 10
+    kill -TERM "$server"
+    until_true 10 server_log_has "$log" 'told to stop' || fail "the log does not say that it was told to stop"
+    # It still answers: that it takes no new work.
+    refused 503 stopping GET /health
+    refused 503 stopping GET /readyz
+    refused 503 stopping POST /allocate -H "$json" -d '{"size_bytes":1}'
+    header_is 'retry-after: [0-9]+'
+    call 200 GET /livez
+    : >"$work/go-on"
+    reap "$client"
+    grep -q '^HTTP/1.1 201 ' "$work/client.log" || {
+        evidence=$work/client.log
+        fail "the running request was not answered 201: what runs is finished"
+    }
+    reap "$server"
+    [ "$ended" -eq 0 ] || fail "the server ended with $ended, expected 0" "its log: $(tail -n 5 "$log")"
+    checks_passed=$((checks_passed + 2))
+    passed
+}
+
+check_dead_backend() {
+    step "a backend that is down"
+    # Nobody listens on port 1 of loopback.
+    serve lonely -- --set backend.server_url=http://127.0.0.1:1 --set backend.retry_interval=50ms \
+        --set backend.retry_interval_max=100ms
+    allocate 100 1024 0\\.0009765625
+    metric_is 'maas_connection_state{state="native_metrics"}' 1 10
+    metric_is maas_backend_up 0
+    call 200 GET /health
+    body_has '"status":"degraded"'
+    body_has '"connection":{"state":"native_metrics"'
+    call 200 GET /readyz
+    call 204 DELETE "/allocate/$id"
+    command_is 0 '' -- healthcheck --url "$base/health"
+    stop "$server" "$log"
+    passed
+}
+
+# ---- README.md -------------------------------------------------------------------------------------------------------
+
+# A README that is wrong is a defect: its sessions are typed again, and what they print is compared. A session is a
+# block marked `console`; a command begins with "$ ", and what follows is its output, where … stands for anything.
+# The servers that the README starts on 3000 and 3001 listen on other ports here, and ids differ from run to run.
+
+readme_ids=() # pairs: an id of the README, the one that this run got in its place
+
+# Puts this run's addresses and ids into a text of the README.
+as_here() {
+    local text=$1 i
+    text=${text//127.0.0.1:3000/${main#http://}}
+    text=${text//127.0.0.1:3001/${small#http://}}
+    for ((i = 0; i < ${#readme_ids[@]}; i += 2)); do
+        text=${text//${readme_ids[i]}/${readme_ids[i + 1]}}
+    done
+    printf '%s' "$text"
+}
+
+# Takes times and request ids, which differ from run to run, out of a text.
+timeless() {
+    sed -E -e 's/"(age|uptime|since)_seconds":[0-9]+/"\1_seconds":N/g' -e 's/"request_id":"[0-9a-f]{16}"/"request_id":"R"/' \
+        -e 's/^x-request-id: [0-9a-f]{16}$/x-request-id: R/' -e 's/^date: .*/date: D/' -e 's/[[:space:]]+$//'
+}
+
+# Types one command of the README and compares.
+readme_command() {
+    local typed=$1 expected=$2 line=$3 output pattern theirs ours
+    local -r curl_here='curl() { command curl -q -sS --noproxy "*" --max-time 20 "$@"; }'
+    output=$(cd "$work/session" && bare bash -c "$curl_here; $(as_here "$typed")" 2>&1 </dev/null | tr -d '\r' | timeless) || true
+    theirs=$(grep -Eo "$uuid" <<<"$expected" | head -n 1) || true
+    ours=$(grep -Eo "$uuid" <<<"$output" | head -n 1) || true
+    if [[ $typed == *size_bytes* && -n $theirs && -n $ours ]]; then
+        readme_ids+=("$theirs" "$ours")
+    fi
+    expected=$(as_here "$expected" | timeless)
+    # The landing page names the default address.
+    output=$(as_here "$output")
+    # The quoted text as a pattern of the shell, in which only … is special.
+    pattern=$(sed -e 's/[][*?\\()!+@|]/\\&/g' -e 's/…/*/g' <<<"$expected")
+    # shellcheck disable=SC2053 # a pattern is what it is
+    [[ $output == $pattern ]] || fail "line $line of README.md is not what happens: $typed" \
+        "the README says:" "$expected" "this happened:" "$output"
+    checks_passed=$((checks_passed + 1))
+}
+
+check_readme() {
+    local main small main_server main_log line text='' typed='' inside=no number=0 at=0 commands=0
+    local documented found
+    step "README.md: every session typed again"
+    mkdir -p "$work/session/target/release"
+    ln -s "$maas" "$work/session/target/release/maas"
+    cp "$root/config.toml" "$work/session/"
+    serve readme-small -- --set memory.max_pool_size=10240 --set memory.slab_sizes=1024
+    small=$base
+    small_server=$server
+    small_log=$log
+    serve readme-main -- --set memory.max_pool_size=1GiB
+    main=$base
+    main_server=$server
+    main_log=$log
+    while IFS= read -r line; do
+        number=$((number + 1))
+        if [ "$inside" = no ]; then
+            [ "$line" != '```console' ] || inside=yes
+        elif [[ $line == '```' || $line == '$ '* ]]; then
+            if [ -n "$typed" ]; then
+                readme_command "$typed" "${text%$'\n'}" $at
+                commands=$((commands + 1))
+            fi
+            typed=''
+            text=''
+            at=$number
+            [ "$line" != '```' ] || inside=no
+            [[ $line != '$ '* ]] || typed=${line#'$ '}
+        else
+            text+=$line$'\n'
+        fi
+    done <"$root/README.md"
+    [ $commands -gt 0 ] || fail "README.md has no sessions"
+
+    # Its tables have every key and every metric, and no others.
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
+    documented=$(sed -n 's/^| `\([a-z]*\.[A-Za-z_.]*\)`.*/\1/p' "$root/README.md" | grep -v '\.SIZE\.' | sort)
+    found=$(cd "$work/empty" && bare "$maas" config | cut -d ' ' -f 1 | sort)
+    [ "$documented" = "$found" ] || fail "the README's table of keys is not that of maas config" \
+        "$(diff <(echo "$documented") <(echo "$found"))"
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
+    documented=$(sed -n 's/^| `\(maas_[a-z_]*\)[`{].*/\1/p' "$root/README.md" | sort)
+    found=$(plain_curl "$base/metrics" | sed -n 's/^# TYPE \(maas_[a-z_]*\) .*/\1/p' | sort)
+    [ "$documented" = "$found" ] || fail "the README's table of metrics is not that of /metrics" \
+        "$(diff <(echo "$documented") <(echo "$found"))"
+    checks_passed=$((checks_passed + 2))
+
+    stop "$main_server" "$main_log"
+    stop "$small_server" "$small_log"
+    passed "$commands commands"
+}
+
+# ---- Peers -----------------------------------------------------------------------------------------------------------
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+have_peers() {
+    command -v prometheus >/dev/null && command -v promtool >/dev/null && command -v prometheus-pushgateway >/dev/null
+}
+
+# Debian starts a service when it is installed, which nobody asked for here: a policy says no for as long as we install.
+install_peers() {
+    step "install the peers"
+    if have_peers; then
+        passed "they are there already"
+        return
+    fi
+    command -v apt-get >/dev/null || fail "there is no apt-get here" \
+        "install prometheus, promtool and prometheus-pushgateway by hand, then run ./verify.sh"
+    [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null || fail "installing needs root, or sudo without a password"
+    if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy_file=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >"$work/policy"
+        as_root install -m 755 "$work/policy" "$policy_file"
+    fi
+    run "$work/apt.log" as_root apt-get -o DPkg::Lock::Timeout=120 update || true
+    [ "$ended" -eq 0 ] || {
+        evidence=$work/apt.log
+        fail "apt-get update ended with $ended"
+    }
+    run "$work/apt.log" as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends prometheus prometheus-pushgateway
+    [ "$ended" -eq 0 ] || {
+        evidence=$work/apt.log
+        fail "apt-get install ended with $ended"
+    }
+    if [ -n "$policy_file" ]; then
+        as_root rm -f "$policy_file"
+        policy_file=''
+    fi
+    have_peers || fail "apt-get installed them, but they are not in PATH"
+    passed
+}
+
+# Starts a peer on a free port and reads its address from its log: peer NAME COMMAND…
+# Its address is $peer, its pid $peer_pid.
+peer() {
+    local name=$1
+    shift
+    launch "$work/$name.log" env -i PATH="$PATH" HOME="$work" "$@"
+    peer_pid=$launched
+    until_true 30 settled "$work/$name.log" 'msg="Listening on".* address=' || true
+    server_log_has "$work/$name.log" 'msg="Listening on".* address=' || {
+        evidence=$work/$name.log
+        fail "$name does not say that it listens"
+    }
+    peer=http://$(sed -n 's/.*msg="Listening on".* address=\([^ ]*\).*/\1/p' "$work/$name.log" | head -n 1)
+}
+
+check_promtool() {
+    local complaints
+    step "promtool: the form of the metrics"
+    serve linted --
+    allocate 100 1024 0\\.0009765625
+    call 200 GET /metrics
+    # It ends with 3 where it only complains; maas_request_count has the name that users know.
+    complaints=$(promtool check metrics <<<"$body" 2>&1 | grep -v '^maas_request_count ') || true
+    [ -z "$complaints" ] || fail "promtool complains" "$complaints"
+    stop "$server" "$log"
+    passed
+}
+
+# Whether a query of Prometheus has this number as its one result.
+prometheus_says() {
+    local answer
+    answer=$(plain_curl -G --data-urlencode "query=$1" "$peer/api/v1/query" 2>&1) || return 1
+    last_answer=$answer
+    [[ $answer =~ \"result\":\[\{.*\"value\":\[[0-9.]+,\"$2\"\]\}\] ]]
+}
+
+check_prometheus() {
+    local query number
+    step "a real Prometheus scrapes it"
+    serve scraped --
+    allocate 100 1024 0\\.0009765625
+    allocate 100000 131072 0\\.125
+    printf 'global:\n  scrape_interval: 500ms\nscrape_configs:\n  - job_name: maas\n    static_configs:\n      - targets: ["%s"]\n' \
+        "${base#http://}" >"$work/prometheus.yml"
+    peer prometheus prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/prometheus" \
+        --web.listen-address=127.0.0.1:0
+    while read -r query number; do
+        until_true 30 prometheus_says "$query" "$number" ||
+            fail "Prometheus does not come to say that $query is $number" "its last answer: $last_answer"
+        checks_passed=$((checks_passed + 1))
+    done <<'QUERIES'
+up{job="maas"} 1
+maas_active_allocations 2
+maas_allocation_size_bytes 132096
+maas_request_count{method="POST",route="/allocate",status="201"} 2
+sum(maas_slabs{state="used"}) 2
+QUERIES
+    call 204 DELETE "/allocate/$id"
+    until_true 30 prometheus_says maas_active_allocations 1 || fail "Prometheus does not see the free: $last_answer"
+    stop "$server" "$log"
+    until_true 30 prometheus_says 'up{job="maas"}' 0 || fail "Prometheus does not see the end: $last_answer"
+    end "$peer_pid"
+    passed
+}
+
+gateway_has() { grep -Eq "$1" <<<"$(plain_curl "$peer/metrics")"; }
+gateway_lacks() { ! gateway_has "$1"; }
+
+check_pushgateway() {
+    local instance
+    step "a real Pushgateway receives it"
+    peer pushgateway prometheus-pushgateway --web.listen-address=127.0.0.1:0 --persistence.file=
+    # As a backend it stands in for one that takes metrics by POST.
+    serve pushing PROMETHEUS_PUSH_ENABLED=true PROMETHEUS_PUSHGATEWAY_URL="$peer" PROMETHEUS_PUSH_INTERVAL=200ms \
+        BACKEND_SERVER_URL="$peer" -- --set backend.health_path=/-/healthy --set backend.push_path=/metrics/job/backend
+    instance=${base#http://}
+    allocate 100 1024 0\\.0009765625
+    until_true 20 gateway_has "^maas_active_allocations\{instance=\"$instance\",job=\"maas\"\} 1$" ||
+        fail "the group of $instance does not come to the Pushgateway" "the server's log: $(tail -n 3 "$log")"
+    gateway_has "^push_time_seconds\{instance=\"$instance\",job=\"maas\"\}" || fail "the group has no time of its push"
+    until_true 20 gateway_has "^maas_active_allocations\{instance=\"\",job=\"backend\"\} 1$" ||
+        fail "the backend does not get the metrics" "the server's log: $(tail -n 3 "$log")"
+    metric_is maas_backend_up 1 10
+    metric_is 'maas_connection_state{state="connected"}' 1
+    metric_is 'maas_push_attempts_total{target="pushgateway",result="error"}' 0
+    call 200 GET /health
+    body_has '"status":"healthy"'
+    body_is '.*"connection":\{"state":"connected".*"pushgateway":\{"state":"connected".*'
+    stop "$server" "$log"
+    gateway_lacks "instance=\"$instance\"" || fail "the group of $instance is still there after a clean stop"
+    checks_passed=$((checks_passed + 4))
+    end "$peer_pid"
+    passed
+}
+
+# ---- The list of steps -----------------------------------------------------------------------------------------------
+
+main() {
+    local with_peers=no began total
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --with-peers) with_peers=yes ;;
+            -h | --help)
+                usage
+                finished=yes
+                exit 0
+                ;;
+            *)
+                printf 'verify.sh: unknown argument %s\n\n' "$1" >&2
+                usage >&2
+                finished=yes
+                exit 2
+                ;;
+        esac
+        shift
+    done
+    began=$(now_ms)
+    work=$(mktemp -d "${TMPDIR:-/tmp}/maas-verify.XXXXXX")
+    cd "$root"
+    preflight
+    if [ "$with_peers" = yes ]; then install_peers; fi
+    check_code
+    check_allocations
+    check_bad_input
+    check_service_routes
+    check_small_pool
+    check_commands
+    check_stop
+    check_dead_backend
+    check_readme
+    if command -v promtool >/dev/null; then check_promtool; else skip "promtool" "it is not installed (--with-peers)"; fi
+    if command -v prometheus >/dev/null; then check_prometheus; else skip "Prometheus" "it is not installed (--with-peers)"; fi
+    if command -v prometheus-pushgateway >/dev/null; then
+        check_pushgateway
+    else
+        skip "Pushgateway" "it is not installed (--with-peers)"
+    fi
+    total=$(($(now_ms) - began))
+    finished=yes
+    printf '\nverify.sh: all %d steps passed in %d min %d s: %d single checks of the running program, %d steps skipped\n' \
+        "$steps_passed" $((total / 60000)) $((total / 1000 % 60)) "$checks_passed" "${#skipped[@]}"
+}
+
+# One group, read whole before it runs: this file may change meanwhile.
+{
+    main "$@"
+    exit
+}
