@@ -422,3 +422,6 @@ impl Drop for Upload<'_> {
         self.heap().free(self.location);
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;
