@@ -9,7 +9,7 @@ use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
 use crate::metrics::{HttpSnapshot, LinkSnapshot, Snapshot};
-use crate::pool::Pool;
+use crate::pool::{InflightCharge, Pool};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
@@ -86,15 +86,18 @@ impl Api {
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
         let announced = http_body::Body::size_hint(&body).exact();
-        let _charge = match announced {
-            Some(bytes) if bytes <= UNCHARGED_BODY_BYTES => None,
-            // Without an announced length it may become as long as the limit.
-            bytes => {
-                let bytes = bytes.unwrap_or(self.body_limit_bytes).min(self.body_limit_bytes);
-                Some(self.pool.inflight().charge(bytes).ok_or_else(|| self.inflight_exhausted(bytes))?)
-            }
-        };
+        // Without an announced length it may become as long as the limit.
+        let _charge =
+            self.charge_body(announced.unwrap_or(self.body_limit_bytes).min(self.body_limit_bytes))?;
         Ok(body::collect(body, self.body_limit_bytes).await?)
+    }
+
+    /// Takes room for a body of so many bytes from the in-flight budget, unless it is too short to matter.
+    pub(super) fn charge_body(&self, bytes: u64) -> Result<Option<InflightCharge<'_>>, Problem> {
+        if bytes <= UNCHARGED_BODY_BYTES {
+            return Ok(None);
+        }
+        self.pool.inflight().charge(bytes).map(Some).ok_or_else(|| self.inflight_exhausted(bytes))
     }
 
     #[cold]

@@ -5,9 +5,9 @@
 
 use super::body::BodyError;
 use crate::memory;
-use crate::pool::{AllocateError, NotFound, ParseIdError};
+use crate::pool::{AllocateError, NotFound, ParseIdError, Placement, WriteError};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
@@ -49,15 +49,20 @@ codes! {
     NotFound "not-found" NOT_FOUND "There is no such allocation";
     NoSuchRoute "no-such-route" NOT_FOUND "There is no such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not take this method";
+    PreconditionFailed "precondition-failed" PRECONDITION_FAILED "The content is not the version that was named";
     BodyTimeout "body-timeout" REQUEST_TIMEOUT "The body came too slowly";
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The body is too large";
+    PastEnd "past-end" PAYLOAD_TOO_LARGE "The body ends beyond the block";
+    RangeNotSatisfiable "range-not-satisfiable" RANGE_NOT_SATISFIABLE "The range is outside the content";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body's media type is not supported";
     SizeTooLarge "size-too-large" UNPROCESSABLE_ENTITY "The size can never be allocated here";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside";
     InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are being received";
+    WriteWaited "write-waited" SERVICE_UNAVAILABLE "Readers left no room for the write in time";
     Stopping "stopping" SERVICE_UNAVAILABLE "The service is stopping";
     PoolExhausted "pool-exhausted" INSUFFICIENT_STORAGE "The pool is full";
     SystemMemory "system-memory" INSUFFICIENT_STORAGE "The system grants no memory";
+    NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
     TableFull "table-full" INSUFFICIENT_STORAGE "There are too many allocations";
 }
 
@@ -117,6 +122,7 @@ pub(crate) struct Problem {
     pub(crate) code: Code,
     pub(crate) detail: String,
     refusal: Option<Box<Refusal>>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 /// The body of every error answer (RFC 9457).
@@ -145,7 +151,7 @@ pub(crate) struct ProblemBody<'a> {
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), refusal: None }
+        Problem { code, detail: detail.into(), refusal: None, header: None }
     }
 
     pub(crate) fn with_refusal(self, mut refusal: Refusal) -> Problem {
@@ -154,6 +160,11 @@ impl Problem {
             refusal.retry_after_seconds.get_or_insert(RETRY_AFTER_SECONDS);
         }
         Problem { refusal: Some(Box::new(refusal)), ..self }
+    }
+
+    /// The answer carries this header too.
+    pub(crate) fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
+        Problem { header: Some(Box::new((name, value))), ..self }
     }
 
     /// A panic, or anything else that is our fault. The client learns no more; the log does.
@@ -191,7 +202,42 @@ impl Problem {
             let seconds = self.refusal.as_ref().and_then(|refusal| refusal.retry_after_seconds);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_AFTER_SECONDS)));
         }
+        if let Some((name, value)) = self.header.as_deref() {
+            headers.insert(name, value.clone());
+        }
         response
+    }
+
+    /// The content is of `version`, and the client wanted another.
+    pub(crate) fn precondition_failed(version: u64) -> Problem {
+        let detail =
+            format!("the content's ETag is \"{version}\", which the request's conditions do not allow");
+        Problem::new(Code::PreconditionFailed, detail)
+    }
+
+    /// A write that was not applied, as its client is told.
+    pub(crate) fn written(
+        error: &WriteError,
+        placement: Placement,
+        refusal: impl Fn(Option<(u64, u64)>, &'static str) -> Refusal,
+    ) -> Problem {
+        match error {
+            WriteError::NotFound(error) => (*error).into(),
+            WriteError::PreconditionFailed { version } => Problem::precondition_failed(*version),
+            WriteError::PastEnd { .. } => {
+                let code = if placement == Placement::Replace { Code::BodyTooLarge } else { Code::PastEnd };
+                Problem::new(code, error.to_string())
+            }
+            WriteError::NoRoom(memory::AllocateError::System { .. }) => {
+                Problem::new(Code::SystemMemory, error.to_string()).with_refusal(refusal(None, "system"))
+            }
+            WriteError::NoRoom(_) => {
+                Problem::new(Code::NoRoomToReplace, error.to_string()).with_refusal(refusal(None, "pool"))
+            }
+            WriteError::Waited { .. } => {
+                Problem::new(Code::WriteWaited, error.to_string()).with_refusal(refusal(None, "readers"))
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!   sockets      server.rs ▶ listener.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
-//!   routes       routes.rs ▶ allocate.rs, service.rs ▶ api.rs, what they share; fields.rs and query.rs parse what
+//!   routes       routes.rs ▶ allocate.rs, content.rs, service.rs ▶ api.rs, what they share; fields.rs and query.rs parse what
 //!                clients send; description.rs is the OpenAPI document
 //! ```
 //!
@@ -14,8 +14,10 @@ mod allocate;
 pub mod answer;
 pub mod api;
 pub mod body;
+mod conditions;
 pub mod config;
 mod connection;
+mod content;
 mod counters;
 mod description;
 mod driver;

@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, service};
+use super::{allocate, content, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use utoipa_axum::routes;
     components(schemas(Refusal), responses(ProblemBody)),
     tags(
         (name = "allocations", description = "Blocks of memory: make, look at, list, free."),
+        (name = "content", description = "The bytes of a block: read, replace, patch."),
         (name = "service", description = "The service itself: health, statistics, metrics, description."),
     )
 )]
@@ -31,6 +32,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
     let (router, document) = OpenApiRouter::with_openapi(Preamble::openapi())
         .routes(routes!(allocate::allocate, allocate::list))
         .routes(routes!(allocate::get, allocate::free))
+        .routes(routes!(content::read, content::replace, content::patch))
         .routes(routes!(service::health))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))

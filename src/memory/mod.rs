@@ -277,6 +277,11 @@ impl Heap {
         self.in_use_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of freed blocks that a reader still holds.
+    pub fn draining_bytes(&self) -> u64 {
+        self.draining_bytes.load(Ordering::Relaxed)
+    }
+
     /// Gives out a slab of `class`, all zeros, with the caller as its only holder.
     ///
     /// # Errors

@@ -272,7 +272,7 @@ fn requests_that_race_with_frees_and_scrubs_are_refused_only_when_there_is_no_ro
                     let slab = allocate(heap, size).expect("this thread stays within its quarter");
                     if random.bool() {
                         let length = random.usize(1..1024);
-                        write(&heap, slab, random.u64(0..size - 1023), &vec![0xaa; length])
+                        write(heap, slab, random.u64(0..size - 1023), &vec![0xaa; length])
                             .expect("the only holder");
                     }
                     live.push_back((slab, size));

@@ -9,10 +9,17 @@ pub struct Config {
     pub max_allocations: Option<u32>,
     /// Bytes of request bodies held in memory at once, apart from the pool. Default: 64 MiB.
     pub max_inflight_bytes: u64,
+    /// Milliseconds that a write waits for readers that hold the room it needs. Default: 5000.
+    pub write_wait_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { max_allocation_size: None, max_allocations: None, max_inflight_bytes: 64 << 20 }
+        Config {
+            max_allocation_size: None,
+            max_allocations: None,
+            max_inflight_bytes: 64 << 20,
+            write_wait_ms: 5000,
+        }
     }
 }

@@ -146,9 +146,15 @@ pub enum WriteError {
         /// Size of the allocation.
         size_bytes: u64,
     },
-    /// There is no room for a second version.
-    #[error("replacing takes room for both versions: {0}")]
+    /// There is no room for a second version, and no reader stands in the way of one.
+    #[error("a write beside readers, or of more than 64 KiB, takes room for both versions: {0}")]
     NoRoom(memory::AllocateError),
+    /// Readers held the room until the wait was over.
+    #[error("readers held the room for a second version for {waited_ms} ms")]
+    Waited {
+        /// How long the write waited for them.
+        waited_ms: u64,
+    },
 }
 
 /// What a write has to find as it left it, to be the next version of it.

@@ -174,13 +174,15 @@ enum Engine {
 pub struct Pool {
     engine: Engine,
     inflight: Inflight,
+    write_wait: Duration,
 }
 
 impl Pool {
     /// A pool on `heap`.
     pub fn new(heap: Heap, config: &Config) -> Pool {
         let engine = Engine::Local(Local::new(Arc::new(heap), config));
-        Pool { engine, inflight: Inflight::new(config.max_inflight_bytes) }
+        let write_wait = Duration::from_millis(config.write_wait_ms);
+        Pool { engine, inflight: Inflight::new(config.max_inflight_bytes), write_wait }
     }
 
     /// Makes an allocation.
@@ -238,7 +240,8 @@ impl Pool {
         now: Now,
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
-        local.write(id, placement, pieces, precondition, now)
+        // In place there is always room: it is only readers that can be in the way.
+        self.once_there_is_room(|| local.write(id, placement, pieces, precondition, now), |_, _| true).await
     }
 
     /// Begins to write a body of any length, piece by piece.
@@ -252,7 +255,41 @@ impl Pool {
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        local.upload(id, placement, now)
+        let draining = |in_use: u64, requested: u64| {
+            in_use.saturating_sub(local.heap().draining_bytes()) + requested <= local.heap().limit_bytes()
+        };
+        self.once_there_is_room(|| local.upload(id, placement, now), draining).await
+    }
+
+    /// Tries a write again, for as long as a write may wait, while readers alone hold the room that it needs:
+    /// `would_fit(in_use, requested)` says whether it would go without them.
+    async fn once_there_is_room<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, WriteError>,
+        would_fit: impl Fn(u64, u64) -> bool,
+    ) -> Result<T, WriteError> {
+        const STEP: Duration = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        loop {
+            let outcome = attempt();
+            let Err(WriteError::NoRoom(memory::AllocateError::Exhausted {
+                requested_bytes,
+                in_use_bytes,
+                ..
+            })) = outcome
+            else {
+                return outcome;
+            };
+            if !would_fit(in_use_bytes, requested_bytes) {
+                return outcome;
+            }
+            if waited >= self.write_wait {
+                let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+                return Err(WriteError::Waited { waited_ms });
+            }
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+        }
     }
 
     /// All numbers.
