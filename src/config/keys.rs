@@ -228,6 +228,15 @@ pub static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "memory.write_wait_ms",
+        short: None,
+        meaning: "Milliseconds that a write waits for readers that hold the room it needs, 0 to 60000.",
+        access: Access::Single {
+            set: |draft, raw| raw.number(0..=60_000).map(|wait| draft.config.pool.write_wait_ms = wait),
+            show: |config| number(config.pool.write_wait_ms),
+        },
+    },
+    Key {
         name: "memory.classes.SIZE.initial",
         short: None,
         meaning: "Slabs of this class made ready at start, in place of initial_slabs_per_size.",
