@@ -8,6 +8,7 @@ mod allocations;
 mod bad_bodies;
 mod bad_requests;
 mod connections;
+mod content;
 mod description;
 mod framing;
 mod full_pool;

@@ -21,7 +21,13 @@ pub(crate) fn padded(length: usize) -> String {
 }
 
 /// The bytes of a request as any client would send it.
-pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> String {
+pub(crate) fn request(
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: impl AsRef<[u8]>,
+) -> Vec<u8> {
+    let body = body.as_ref();
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: test\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -30,8 +36,7 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(&str, &str)], body
         text.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     text.push_str("\r\n");
-    text.push_str(body);
-    text
+    [text.as_bytes(), body].concat()
 }
 
 impl Client {
@@ -58,7 +63,7 @@ impl Client {
         method: &str,
         target: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> Answer {
         self.send(request(method, target, headers, body));
         self.answer(method, target)
@@ -69,6 +74,24 @@ impl Client {
         let answer = self.read(method);
         answer.hold(method, target);
         answer
+    }
+
+    /// Reads the head of a good answer, and holds it against the description; [`Client::bytes`] reads its body.
+    pub(crate) fn begin(&mut self, method: &str, target: &str) -> Answer {
+        let head_length = self.head_length(method);
+        let answer = Answer::parse(&self.unread[..head_length]);
+        self.unread.drain(..head_length);
+        answer.hold(method, target);
+        answer
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.unread.len() < length {
+            assert!(self.receive(), "the connection ended {} bytes too early", length - self.unread.len());
+        }
+        let rest = self.unread.split_off(length);
+        std::mem::replace(&mut self.unread, rest)
     }
 
     /// Reads an answer that came from below the routes: it says nothing but its status.
@@ -85,12 +108,7 @@ impl Client {
 
     /// Reads exactly these bytes.
     pub(crate) fn expect(&mut self, text: &str) {
-        while self.unread.len() < text.len() {
-            assert!(self.receive(), "the connection ended before {text:?}");
-        }
-        let rest = self.unread.split_off(text.len());
-        assert_eq!(String::from_utf8_lossy(&self.unread), text);
-        self.unread = rest;
+        assert_eq!(String::from_utf8_lossy(&self.bytes(text.len())), text);
     }
 
     /// Reads to the end of the connection: what came before it.
@@ -112,14 +130,19 @@ impl Client {
         }
     }
 
-    fn read(&mut self, method: &str) -> Answer {
-        let head_length = loop {
+    /// Waits for the whole head of an answer: its length.
+    fn head_length(&mut self, method: &str) -> usize {
+        loop {
             if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end + 4;
+                return end + 4;
             }
             let so_far = String::from_utf8_lossy(&self.unread).into_owned();
             assert!(self.receive(), "no answer to {method}: the connection ended after {so_far:?}");
-        };
+        }
+    }
+
+    fn read(&mut self, method: &str) -> Answer {
+        let head_length = self.head_length(method);
         let mut answer = Answer::parse(&self.unread[..head_length]);
         let has_body = method != "HEAD" && !matches!(answer.status, 100..200 | 204 | 304);
         let body_length = if has_body { answer.content_length() } else { 0 };

@@ -115,7 +115,13 @@ impl Server {
     }
 
     /// One call on a connection of its own.
-    pub(crate) fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         self.connect().call(method, target, headers, body)
     }
 
