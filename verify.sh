@@ -188,8 +188,8 @@ count_tests() {
 preflight() {
     local tool
     step "tools"
-    for tool in cargo curl sed grep; do
-        command -v "$tool" >/dev/null || fail "$tool is not installed" "MaaS needs a Rust toolchain (https://rustup.rs), bash, curl and the core utilities"
+    for tool in cargo curl sed grep cmp; do
+        command -v "$tool" >/dev/null || fail "$tool is not installed" "MaaS needs a Rust toolchain (https://rustup.rs), bash, curl, cmp and the core utilities"
     done
     cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is not installed" "rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || fail "clippy is not installed" "rustup component add clippy"
@@ -448,7 +448,7 @@ check_service_routes() {
     call 200 GET /openapi.json
     header_is 'content-type: application/json'
     body_has '"openapi": "3.1.0"'
-    for template in /allocate '/allocate/{id}' /health /livez /readyz /stats /metrics /openapi.json /; do
+    for template in /allocate '/allocate/{id}' '/allocate/{id}/data' /health /livez /readyz /stats /metrics /openapi.json /; do
         body_has "\"$template\": {"
     done
     call 200 GET /
@@ -507,6 +507,113 @@ command_is() {
     [ $code -eq "$expected" ] || fail "maas $*: exit code $code, expected $expected" "it printed: $output"
     grep -Eq -- "$pattern" <<<"$output" || fail "maas $*: the output lacks something" "expected: $pattern" "got: $output"
     checks_passed=$((checks_passed + 1))
+}
+
+# The content at $data must be that of a file: content_is FILE [curl's options]…
+content_is() {
+    local expected=$1
+    shift
+    plain_curl -f -o "$work/content" "$@" "$base$data" || fail "GET $data $*: curl got no content"
+    cmp "$work/content" "$expected" >/dev/null 2>&1 || fail "GET $data $*: the content is not that of $expected"
+    checks_passed=$((checks_passed + 1))
+}
+
+check_content() {
+    local data part parts=() hash
+    local -r bytes=4194304 step=524288
+    step "content: curl writes, reads, resumes"
+    head -c $bytes /dev/urandom >"$work/first"
+    head -c $bytes /dev/urandom >"$work/second"
+    head -c $bytes /dev/zero >"$work/zeros"
+    serve content -- --set memory.max_pool_size=1GiB
+    allocate $bytes $bytes 4\\.0
+    data=/allocate/$id/data
+    content_is "$work/zeros"
+    call 204 PUT "$data" -T "$work/first"
+    header_is 'etag: "1"'
+    content_is "$work/first"
+    # A length that nobody announces.
+    call 204 PUT "$data" -T - <"$work/second"
+    header_is 'etag: "2"'
+    content_is "$work/second"
+    if [[ $(curl --version) == *HTTP2* ]]; then
+        call 204 PUT "$data" -T "$work/first" --http2-prior-knowledge
+        content_is "$work/first" --http2-prior-knowledge
+        call 204 PUT "$data" -T "$work/second" --http2-prior-knowledge
+    else
+        call 204 PUT "$data" -T "$work/first"
+        call 204 PUT "$data" -T "$work/second"
+    fi
+    call 206 GET "$data" -r 0-0
+    header_is "content-range: bytes 0-0/$bytes"
+    tail -c +1000001 "$work/second" | head -c 1000000 >"$work/middle"
+    content_is "$work/middle" -r 1000000-1999999
+    tail -c 1000 "$work/second" >"$work/tail"
+    content_is "$work/tail" -r -1000
+    refused 416 range-not-satisfiable GET "$data" -r "$bytes-"
+    header_is "content-range: bytes \\*/$bytes"
+    # A download that broke off goes on.
+    head -c 1500000 "$work/second" >"$work/content"
+    content_is "$work/second" -C -
+    # In ranges, all at once.
+    for ((part = 0; part < bytes; part += step)); do
+        launch "$work/part.log" plain_curl -f -o "$work/part.$part" -r "$part-$((part + step - 1))" "$base$data"
+        parts+=("$launched")
+    done
+    for part in "${parts[@]}"; do
+        reap "$part"
+        [ "$ended" -eq 0 ] || fail "curl could not read a range: it ended with $ended" "$(cat "$work/part.log")"
+    done
+    hash=$(for ((part = 0; part < bytes; part += step)); do cat "$work/part.$part"; done | sha256sum)
+    [ "$hash" = "$(sha256sum <"$work/second")" ] || fail "ranges that were read in parallel do not make up the content"
+    checks_passed=$((checks_passed + 1))
+    call 204 PATCH "$data?offset=1000000" -H 'Content-Type: application/octet-stream' --data-binary "@$work/middle"
+    call 204 PATCH "$data?offset=0" -H 'Content-Type: application/octet-stream' --data-binary "@$work/middle"
+    { cat "$work/middle"; tail -c +1000001 "$work/second"; } >"$work/patched"
+    content_is "$work/patched"
+    refused 412 precondition-failed PUT "$data" -H 'If-Match: "1"' -T "$work/first"
+    refused 413 past-end PATCH "$data?offset=$bytes" -H 'Content-Type: application/octet-stream' -d x
+    echo >>"$work/first"
+    refused 413 body-too-large PUT "$data" -T "$work/first"
+    refused 413 body-too-large PUT "$data" -T - <"$work/first"
+    content_is "$work/patched"
+    passed
+    if command -v python3 >/dev/null && python3 -c 'import http.client' 2>/dev/null; then
+        check_early_refusal
+    else
+        skip "Python's http.client: an early 413" "python3 is not installed"
+    fi
+    call 204 DELETE "/allocate/$id"
+    refused 404 not-found GET "$data"
+    metric_is maas_in_use_bytes 0 10
+    metric_is maas_draining_bytes 0
+    metric_is maas_inflight_bytes 0
+    stop "$server" "$log"
+}
+
+# A client that sends all of its body before it looks for an answer must see the answer, not a broken connection.
+check_early_refusal() {
+    step "Python's http.client: an early 413"
+    cat >"$work/early.py" <<'CLIENT'
+import http.client, json, sys
+
+connection = http.client.HTTPConnection(sys.argv[1], timeout=20)
+for length in (4194305, 16 << 20):
+    connection.request("PUT", sys.argv[2], body=bytes(length))
+    answer = connection.getresponse()
+    problem = json.load(answer)
+    assert (answer.status, problem["code"]) == (413, "body-too-large"), problem
+connection.request("PUT", sys.argv[2], body=b"as before")
+answer = connection.getresponse()
+assert (answer.status, answer.read()) == (204, b""), answer.status
+CLIENT
+    run "$work/early.log" python3 "$work/early.py" "${base#http://}" "$data"
+    [ "$ended" -eq 0 ] || {
+        evidence=$work/early.log
+        fail "Python's client did not see the answer"
+    }
+    checks_passed=$((checks_passed + 3))
+    passed
 }
 
 check_commands() {
@@ -878,6 +985,7 @@ main() {
     check_bad_input
     check_service_routes
     check_small_pool
+    check_content
     check_commands
     check_stop
     check_dead_backend

@@ -338,8 +338,9 @@ fn address(headers: &HeaderMap) -> &str {
 
 fn landing_text(api: &Api, address: &str) -> String {
     let mut page = format!("MaaS {VERSION}: memory as a service\n{WHAT_IT_IS}\n\n");
+    let width = api.description.operations().iter().map(|route| route.template.len()).max().unwrap_or(0);
     for route in api.description.operations() {
-        let _ = writeln!(page, "{:<6} {:<16} {}", route.method, route.template, route.summary);
+        let _ = writeln!(page, "{:<6} {:<width$} {}", route.method, route.template, route.summary);
     }
     let _ = write!(page, "\nA first block:\n  {FIRST_CALL}http://{address}/allocate\n");
     page
