@@ -108,10 +108,15 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         })
     };
     let answer = move |request, arrival| answerer.clone().answer(request, arrival);
+    let abort = stop.abort.clone();
     let drained = server::serve(listener, &config.server, traffic, stop, answer).await;
     stopping.abort();
-    tasks.stop().await;
-    Ok(drained)
+    tokio::select! {
+        biased;
+        // The second signal ends also what a peer holds up.
+        () = abort.cancelled(), if drained == Drained::Cleanly => Ok(Drained::Aborted { running: 0 }),
+        () = tasks.stop() => Ok(drained),
+    }
 }
 
 /// What the Pushgateway calls us: the address where we can be scraped.
@@ -156,9 +161,7 @@ async fn summarise(loaded: &Loaded, address: SocketAddr, pool: &Pool) {
         allocations_max = stats.allocations_max,
         "pool of {}", ByteCount(limit)
     );
-    // Metadata of a table as full as it can be: what the design bounds it to.
-    const METADATA_BYTES_PER_ALLOCATION: u64 = 96;
-    let metadata = stats.allocations_max.saturating_mul(METADATA_BYTES_PER_ALLOCATION);
+    let metadata = stats.metadata_bytes_max;
     let inflight = stats.inflight_bytes_max;
     let whole = limit.saturating_add(metadata).saturating_add(inflight);
     match &loaded.limits.memory {

@@ -8,8 +8,9 @@ use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged where `RUST_LOG` says nothing. The verifier of certificates logs each failed handshake as an error;
-/// ours is the one line for each change of a link's state, which says the same.
-const DEFAULT_FILTER: &str = "info,rustls_platform_verifier=off";
+/// ours is the one line for each change of a link's state, which says the same. HTTP/2 warns of what clients do wrong,
+/// as often as they like.
+const DEFAULT_FILTER: &str = "info,rustls_platform_verifier=off,h2=error";
 
 /// Starts logging, as the environment wants it. A wish that cannot be understood is a warning: logs that are off
 /// or too many are no reason not to start. Returns whether lines are JSON.

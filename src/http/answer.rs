@@ -15,8 +15,8 @@ use crate::link::Link;
 use crate::pool::Pool;
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CONNECTION, HOST};
-use axum::http::{HeaderValue, StatusCode, Version};
+use axum::http::header::{ALLOW, CONNECTION, HOST, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::response::{IntoResponse, Response};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,10 +68,8 @@ impl Answerer {
             let (method, path) = (request.method(), request.uri().path());
             debug_span!("request", id = ?id, %method, path, traceparent, peer = %arrival.peer)
         });
-        let host_is_named =
-            request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1;
-        if !host_is_named {
-            return self.refuse_without_host(place, id);
+        if request.version() == Version::HTTP_11 && !is_well_framed(request.headers()) {
+            return self.refuse_framing(place, id);
         }
         let routed = self.router.call(request);
         let answered = match &span {
@@ -107,15 +105,27 @@ impl Answerer {
 }
 
 impl Answerer {
-    /// RFC 9112, section 3.2: an HTTP/1.1 request without a Host, or with two, gets a 400, as bare as the parser's own.
+    /// A 400 as bare as the parser's own, and the end of the connection.
     #[cold]
-    fn refuse_without_host(&self, place: Place, id: HeaderValue) -> Response {
+    fn refuse_framing(&self, place: Place, id: HeaderValue) -> Response {
         let mut response = StatusCode::BAD_REQUEST.into_response();
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response.headers_mut().insert(request_id::X_REQUEST_ID, id);
         self.api.counters.count(place, response.status(), Duration::ZERO);
         response
     }
+}
+
+/// What the parser leaves to us. RFC 9112, section 3.2: an HTTP/1.1 request names its host exactly once; section 6.1:
+/// of the transfer codings we know `chunked`, and it stands once.
+fn is_well_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding_is_known = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    coding_is_known && headers.get_all(HOST).iter().count() == 1
 }
 
 /// The problem that an answer stands for: a handler's, or the router's own refusals.

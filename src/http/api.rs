@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// connection's read buffer, which the number of connections bounds already.
 const UNCHARGED_BODY_BYTES: u64 = 8 << 10;
 
+/// The in-flight budget is charged in steps of this many bytes.
+const CHARGE_STEP_BYTES: u64 = 16 << 10;
+
 /// Everything handlers share.
 #[derive(Debug)]
 pub struct Api {
@@ -85,11 +88,20 @@ impl Api {
             let detail = format!("the request {given}; send the header \"Content-Type: application/json\"");
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
-        let announced = http_body::Body::size_hint(&body).exact();
-        // Without an announced length it may become as long as the limit.
-        let _charge =
-            self.charge_body(announced.unwrap_or(self.body_limit_bytes).min(self.body_limit_bytes))?;
-        Ok(body::collect(body, self.body_limit_bytes).await?)
+        // Charged as it comes: a client pays with bytes for the room it takes from others, not with a promise.
+        let mut charges = Vec::new();
+        let mut charged_bytes = 0;
+        let keep = |length: u64| {
+            if length > charged_bytes.max(UNCHARGED_BODY_BYTES) {
+                let bytes =
+                    length.next_multiple_of(CHARGE_STEP_BYTES).min(self.body_limit_bytes) - charged_bytes;
+                charges
+                    .push(self.pool.inflight().charge(bytes).ok_or_else(|| self.inflight_exhausted(length))?);
+                charged_bytes += bytes;
+            }
+            Ok::<(), Problem>(())
+        };
+        body::collect(body, self.body_limit_bytes, keep).await
     }
 
     /// Takes room for a body of so many bytes from the in-flight budget, unless it is too short to matter.
@@ -104,8 +116,9 @@ impl Api {
     fn inflight_exhausted(&self, bytes: u64) -> Problem {
         let inflight = self.pool.inflight();
         let (held, max) = (inflight.bytes(), inflight.bytes_max());
-        let detail =
-            format!("a body of {bytes} bytes does not fit beside the {held} of {max} bytes being received");
+        let detail = format!(
+            "a body that has come to {bytes} bytes does not fit beside {held} of {max} bytes being received"
+        );
         Problem::new(Code::InflightExhausted, detail).with_refusal(self.refusal(None, None, "inflight"))
     }
 

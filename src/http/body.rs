@@ -62,20 +62,28 @@ impl From<axum::Error> for BodyError {
 
 /// Reads a whole body of at most `limit_bytes`. One that came in one piece is not copied.
 ///
+/// `keep` is told the length with each piece before that is kept, and may refuse it.
+///
 /// # Errors
-/// [`BodyError::TooLarge`] before anything is read where the client announced its length.
-pub async fn collect(mut body: Body, limit_bytes: u64) -> Result<Bytes, BodyError> {
+/// [`BodyError::TooLarge`] before anything is read where the client announced its length; what `keep` refuses with.
+pub async fn collect<E: From<BodyError>>(
+    mut body: Body,
+    limit_bytes: u64,
+    mut keep: impl FnMut(u64) -> Result<(), E>,
+) -> Result<Bytes, E> {
     let too_large = || BodyError::TooLarge { limit_bytes };
     if body.size_hint().lower() > limit_bytes {
-        return Err(too_large());
+        return Err(too_large().into());
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame?.into_data() else { continue }; // trailers say nothing to us
-        if (first.len() + all.len() + piece.len()) as u64 > limit_bytes {
-            return Err(too_large());
+        let Ok(piece) = frame.map_err(BodyError::from)?.into_data() else { continue }; // trailers say nothing to us
+        let length = (first.len() + all.len() + piece.len()) as u64;
+        if length > limit_bytes {
+            return Err(too_large().into());
         }
+        keep(length)?;
         if first.is_empty() && all.is_empty() {
             first = piece;
         } else {

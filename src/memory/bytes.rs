@@ -50,6 +50,11 @@ impl Slabs {
         self.slab_bytes
     }
 
+    /// How many slabs there is address space for.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn record(&self, index: u64) -> &SegmentRecord {
         self.records.get(index)
     }

@@ -12,9 +12,14 @@
 
 use super::bytes::Slabs;
 use super::index_set::IndexSet;
-use super::os::{OsError, page_size};
+use super::os::{OsError, SideTable, page_size};
+use super::segment::SegmentRecord;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Surplus free slabs given back at one free, at most: as long as a client may be kept waiting for it.
+const SURPLUS_SLABS_MAX: u64 = 64;
 
 /// A size class: its slabs, and the lock-guarded account of them.
 #[derive(Debug)]
@@ -58,28 +63,27 @@ pub(super) struct Account {
     reclaimed: IndexSet,
     /// No slab from here on was ever held.
     fresh: u64,
-    /// For each page, how many held slabs overlap it. Empty where slabs are whole pages: there it is always one.
-    page_holds: Vec<u16>,
+    /// For each page, how many held slabs overlap it. None where slabs are whole pages: there it is always one.
+    page_holds: Option<SideTable<AtomicU16>>,
     stats: ClassStats,
 }
 
 impl Class {
     /// Reserves a class for `count` slabs.
     pub(super) fn reserve(slab_bytes: u64, count: u64, max_free: Option<u32>) -> Result<Class, OsError> {
-        let pages = if slab_bytes.is_multiple_of(page_size()) {
-            0
-        } else {
-            usize::try_from((slab_bytes * count).div_ceil(page_size())).expect("the region was reserved")
-        };
+        let slabs = Slabs::reserve(slab_bytes, count)?;
+        let pages = (slab_bytes * count).div_ceil(page_size());
+        let page_holds =
+            if slab_bytes.is_multiple_of(page_size()) { None } else { Some(SideTable::new(pages)?) };
         Ok(Class {
-            slabs: Slabs::reserve(slab_bytes, count)?,
+            slabs,
             max_free: max_free.map_or(u64::MAX, u64::from),
             account: Mutex::new(Account {
-                free: IndexSet::new(count),
-                served: IndexSet::new(count),
-                reclaimed: IndexSet::new(count),
+                free: IndexSet::new(count)?,
+                served: IndexSet::new(count)?,
+                reclaimed: IndexSet::new(count)?,
                 fresh: 0,
-                page_holds: vec![0; pages],
+                page_holds,
                 stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
             }),
         })
@@ -91,6 +95,19 @@ impl Class {
 
     pub(super) fn slab_bytes(&self) -> u64 {
         self.slabs.slab_bytes()
+    }
+
+    /// Free slabs kept at most.
+    pub(super) fn max_free(&self) -> u64 {
+        self.max_free
+    }
+
+    /// Bytes of records and of the account when every slab was held at least once.
+    pub(super) fn metadata_bytes_max(&self) -> u64 {
+        let slabs = self.slabs.count();
+        let pages = (slabs * self.slab_bytes()).div_ceil(page_size());
+        let counted = (!self.slab_bytes().is_multiple_of(page_size())).then_some(pages);
+        Account::metadata_bytes_of(slabs, counted) + slabs * size_of::<SegmentRecord>() as u64
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
@@ -142,7 +159,8 @@ impl Class {
         account.stats.scrubbing -= 1;
         account.stats.free += 1;
         account.free.insert(index);
-        if account.free.len() > self.max_free { self.reclaim(account, 1).unwrap_or(0) } else { 0 }
+        let surplus = account.free.len().saturating_sub(self.max_free);
+        if surplus > 0 { self.reclaim(account, surplus.min(SURPLUS_SLABS_MAX)).unwrap_or(0) } else { 0 }
     }
 
     /// Takes up to `slabs_max` free slabs out of the class, highest index first, and gives their pages back to the
@@ -194,7 +212,12 @@ impl Account {
     /// Resident bytes of the account itself, roughly: what its bitmaps can have touched.
     pub(super) fn metadata_bytes(&self) -> u64 {
         // Three bitmaps of one bit a slab, and two bytes a page, up to the highest slab ever held.
-        self.fresh.div_ceil(8) * 3 + if self.page_holds.is_empty() { 0 } else { 2 * self.pages_up_to_fresh() }
+        Account::metadata_bytes_of(self.fresh, self.page_holds.as_ref().map(|_| self.pages_up_to_fresh()))
+    }
+
+    /// The same of an account of so many slabs, on so many pages that are counted.
+    fn metadata_bytes_of(slabs: u64, counted_pages: Option<u64>) -> u64 {
+        slabs.div_ceil(8) * 3 + 2 * counted_pages.unwrap_or(0)
     }
 
     fn pages_up_to_fresh(&self) -> u64 {
@@ -220,20 +243,22 @@ impl Account {
         slabs.start * slab_bytes / page_size()..(slabs.end * slab_bytes).div_ceil(page_size())
     }
 
-    fn page_holds(&mut self, page: u64) -> &mut u16 {
-        &mut self.page_holds[usize::try_from(page).expect("the table fits in memory")]
+    /// Adds to the holds of a page whose slabs are counted; returns how many there are now.
+    fn add_page_holds(&self, page: u64, holds: i16) -> u16 {
+        let counter = self.page_holds.as_ref().expect("only pages that slabs share are counted").get(page);
+        let now = counter.load(Ordering::Relaxed).checked_add_signed(holds).expect("each hold ends once");
+        counter.store(now, Ordering::Relaxed); // under the class's lock
+        now
     }
 
     /// Counts a newly held slab on its pages.
     fn hold_pages(&mut self, slab_bytes: u64, index: u64) {
-        if self.page_holds.is_empty() {
+        if self.page_holds.is_none() {
             self.stats.committed_bytes += slab_bytes;
             return;
         }
         for page in Account::pages_of(slab_bytes, index..index + 1) {
-            let holds = self.page_holds(page);
-            *holds += 1;
-            if *holds == 1 {
+            if self.add_page_holds(page, 1) == 1 {
                 self.stats.committed_bytes += page_size();
             }
         }
@@ -243,17 +268,17 @@ impl Account {
     /// only the first and the last page of the slabs can be shared with a neighbour.
     fn release_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
         let pages = Account::pages_of(slab_bytes, slabs.clone());
-        if self.page_holds.is_empty() {
+        if self.page_holds.is_none() {
             self.stats.committed_bytes -= slab_bytes * (slabs.end - slabs.start);
             return pages;
         }
         for index in slabs {
             for page in Account::pages_of(slab_bytes, index..index + 1) {
-                *self.page_holds(page) -= 1;
+                self.add_page_holds(page, -1);
             }
         }
-        let start = if *self.page_holds(pages.start) == 0 { pages.start } else { pages.start + 1 };
-        let end = if *self.page_holds(pages.end - 1) == 0 { pages.end } else { pages.end - 1 };
+        let start = if self.add_page_holds(pages.start, 0) == 0 { pages.start } else { pages.start + 1 };
+        let end = if self.add_page_holds(pages.end - 1, 0) == 0 { pages.end } else { pages.end - 1 };
         let emptied = start..end.max(start);
         self.stats.committed_bytes -= page_size() * (emptied.end - emptied.start);
         emptied
@@ -261,7 +286,7 @@ impl Account {
 
     /// Undoes [`Account::release_pages`].
     fn retake_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) {
-        if self.page_holds.is_empty() {
+        if self.page_holds.is_none() {
             self.stats.committed_bytes += slab_bytes * (slabs.end - slabs.start);
             return;
         }
@@ -278,9 +303,9 @@ impl Account {
         assert_eq!(stats.free, self.free.len(), "the free set holds the free slabs");
         assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
         assert!(stats.reused <= stats.allocations);
-        if !self.page_holds.is_empty() {
-            let pages = usize::try_from(self.pages_up_to_fresh()).expect("the table fits in memory");
-            let held = self.page_holds[..pages].iter().filter(|holds| **holds > 0).count() as u64;
+        if self.page_holds.is_some() {
+            let held =
+                (0..self.pages_up_to_fresh()).filter(|page| self.add_page_holds(*page, 0) > 0).count() as u64;
             assert_eq!(
                 stats.committed_bytes,
                 held * page_size(),

@@ -1,32 +1,39 @@
 //! A set of indices that finds its lowest and highest member in a few steps, however large it is.
 //!
 //! A bitmap with summaries: bit `i` of a level says that word `i` of the level below is not zero, until one word
-//! remains. 2^24 indices make 4 levels. The lowest level is zeroed lazily by the system, so a large empty set costs
-//! no memory.
+//! remains. 2^24 indices make 4 levels. The words lie in side tables, so a large empty set costs no memory, and
+//! what cannot be had is an error value.
 
-/// A set of indices below a fixed bound.
+use super::os::{OsError, SideTable};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A set of indices below a fixed bound. For one thread at a time: its words are atomic only because side tables are
+/// shared by nature.
 #[derive(Debug)]
 pub(super) struct IndexSet {
     /// Level 0 holds the members, the last level is one word.
-    levels: Vec<Vec<u64>>,
+    levels: Vec<SideTable<AtomicU64>>,
     len: u64,
 }
 
 /// Word and bit of an index.
-fn place(index: u64) -> (usize, u64) {
-    (usize::try_from(index / 64).expect("the set fits in memory"), 1 << (index % 64))
+fn place(index: u64) -> (u64, u64) {
+    (index / 64, 1 << (index % 64))
+}
+
+fn word(level: &SideTable<AtomicU64>, at: u64) -> u64 {
+    level.get(at).load(Ordering::Relaxed)
 }
 
 impl IndexSet {
-    /// An empty set for indices below `bound`.
-    pub(super) fn new(bound: u64) -> IndexSet {
+    /// An empty set for indices below `bound`. Costs no memory yet.
+    pub(super) fn new(bound: u64) -> Result<IndexSet, OsError> {
         let mut levels = Vec::new();
         let mut words = bound.div_ceil(64).max(1);
         loop {
-            // `vec![0; n]` asks the allocator for zeroed memory: nothing is touched.
-            levels.push(vec![0; usize::try_from(words).expect("the set fits in memory")]);
+            levels.push(SideTable::new(words)?);
             if words == 1 {
-                return IndexSet { levels, len: 0 };
+                return Ok(IndexSet { levels, len: 0 });
             }
             words = words.div_ceil(64);
         }
@@ -38,8 +45,8 @@ impl IndexSet {
     }
 
     pub(super) fn contains(&self, index: u64) -> bool {
-        let (word, bit) = place(index);
-        self.levels[0][word] & bit != 0
+        let (at, bit) = place(index);
+        word(&self.levels[0], at) & bit != 0
     }
 
     /// Adds `index`; false if it was a member already.
@@ -48,11 +55,11 @@ impl IndexSet {
             return false;
         }
         let mut at = index;
-        for level in &mut self.levels {
-            let (word, bit) = place(at);
-            let was_empty = level[word] == 0;
-            level[word] |= bit;
-            if !was_empty {
+        for level in &self.levels {
+            let (place, bit) = place(at);
+            let before = word(level, place);
+            level.get(place).store(before | bit, Ordering::Relaxed);
+            if before != 0 {
                 break; // the summaries above say so already
             }
             at /= 64;
@@ -67,10 +74,11 @@ impl IndexSet {
             return false;
         }
         let mut at = index;
-        for level in &mut self.levels {
-            let (word, bit) = place(at);
-            level[word] &= !bit;
-            if level[word] != 0 {
+        for level in &self.levels {
+            let (place, bit) = place(at);
+            let after = word(level, place) & !bit;
+            level.get(place).store(after, Ordering::Relaxed);
+            if after != 0 {
                 break; // the summaries above stay true
             }
             at /= 64;
@@ -93,10 +101,7 @@ impl IndexSet {
         if self.len == 0 {
             return None;
         }
-        Some(self.levels.iter().rev().fold(0, |at, level| {
-            let word = level[usize::try_from(at).expect("the set fits in memory")];
-            at * 64 + choose_bit(word)
-        }))
+        Some(self.levels.iter().rev().fold(0, |at, level| at * 64 + choose_bit(word(level, at))))
     }
 }
 
@@ -109,7 +114,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_agrees_with_an_ordered_set(bound in 1_u64..300_000, steps in prop::collection::vec((any::<bool>(), any::<u64>()), 0..300)) {
-            let (mut set, mut twin) = (IndexSet::new(bound), BTreeSet::new());
+            let (mut set, mut twin) = (IndexSet::new(bound).expect("a little address space can be had"), BTreeSet::new());
             for (add, index) in steps {
                 let index = index % bound;
                 if add {

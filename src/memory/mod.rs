@@ -94,7 +94,7 @@ pub enum HeapError {
         limit_bytes: u64,
     },
     /// The system refused address space.
-    #[error("reserving address space for the pool: {0}")]
+    #[error("reserving address space for the pool")]
     System(#[from] OsError),
 }
 
@@ -225,24 +225,34 @@ impl Heap {
         let bytes_max = self.budget.limit() / PREWARM_SHARE;
         for class in &self.classes {
             let exception = config.classes.get(&class.slab_bytes()).and_then(|class| class.initial);
-            let wanted = u64::from(exception.unwrap_or(config.initial_slabs_per_size));
+            let wanted = u64::from(exception.unwrap_or(config.initial_slabs_per_size)).min(class.max_free());
             let mut account = class.lock();
+            let mut is_enough = false;
             for _ in 0..wanted {
-                if self.budget.held() + class.slab_bytes() > bytes_max
-                    || !self.budget.take(class.slab_bytes())
-                {
-                    return;
+                is_enough = self.budget.held() + class.slab_bytes() > bytes_max
+                    || !self.budget.take(class.slab_bytes());
+                if is_enough {
+                    break;
                 }
                 if class.add_fresh(&mut account).is_err() {
                     self.budget.give_back(class.slab_bytes());
-                    return;
+                    is_enough = true;
+                    break;
                 }
             }
             if config.prefault {
                 // Without its pages the slab works all the same: they come at the first write.
                 let _ = class.slabs().populate(0..account.fresh());
             }
+            if is_enough {
+                return;
+            }
         }
+    }
+
+    /// Bytes of records about slabs when every slab of every class was held at least once.
+    pub fn metadata_bytes_max(&self) -> u64 {
+        self.classes.iter().map(Class::metadata_bytes_max).sum()
     }
 
     /// The smallest class that holds `size_bytes`, with its slab size; none where the largest is too small.

@@ -182,6 +182,11 @@ impl Drop for Reservation {
 /// - Its alignment is at most a page.
 pub(super) unsafe trait ZeroIsValid: Send + Sync + Default {}
 
+// SAFETY: an atomic word is a plain word, for which zero is a value; nothing to drop.
+unsafe impl ZeroIsValid for std::sync::atomic::AtomicU64 {}
+// SAFETY: as above.
+unsafe impl ZeroIsValid for std::sync::atomic::AtomicU16 {}
+
 /// A fixed number of zero-initialised records that never move. Costs memory only where it was touched.
 #[derive(Debug)]
 pub(super) struct SideTable<T> {

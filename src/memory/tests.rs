@@ -4,6 +4,7 @@ use super::os::faults;
 use super::*;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Barrier;
 
@@ -123,6 +124,27 @@ fn prewarm_takes_a_tenth_of_the_pool_at_most_smallest_class_first() {
 }
 
 #[test]
+fn the_class_in_which_the_prewarm_ends_is_prefaulted_too() {
+    let config =
+        Config { slab_sizes: vec![4 << 20], max_pool_size: 100 << 20, prefault: true, ..Config::default() };
+    let heap = Heap::new(&config).expect("right");
+    assert_eq!(heap.stats().classes[0].created, 2, "the cap of a tenth was met");
+    let written = |heap: &Heap| {
+        let (start, length) = heap.classes[0].slabs().address_range();
+        resident_kib(start..start + length)
+    };
+    assert_eq!(written(&heap), 8 << 10);
+}
+
+#[test]
+fn a_pool_beyond_what_the_machine_can_address_is_an_error_value() {
+    let config = Config { slab_sizes: vec![1000], max_pool_size: 1 << 46, ..Config::default() };
+    // It may be had or not, by the machine; in neither case may anything end the process.
+    drop(Heap::new(&config));
+    assert!(matches!(Heap::new(&Config { max_pool_size: 1 << 60, ..config }), Err(HeapError::System(_))));
+}
+
+#[test]
 fn a_class_keeps_no_more_free_slabs_than_it_may() {
     let classes = [(4096, ClassConfig { initial: Some(0), max_free: Some(2) })].into();
     let heap =
@@ -132,6 +154,10 @@ fn a_class_keeps_no_more_free_slabs_than_it_may() {
     slabs.into_iter().for_each(|slab| heap.free(slab));
     assert_eq!((heap.stats().classes[0].free, heap.stats().pool_size_bytes), (2, 2 * 4096));
     heap.check();
+    let classes = [(4096, ClassConfig { initial: Some(25), max_free: Some(2) })].into();
+    let heap =
+        Heap::new(&Config { slab_sizes: vec![4096], max_pool_size: 1 << 20, classes, ..Config::default() });
+    assert_eq!(heap.expect("right").stats().classes[0].free, 2, "nor are more made ready");
 }
 
 #[test]
@@ -168,27 +194,28 @@ fn parts_never_written_are_read_from_the_static_zeros() {
     assert_eq!(from_memory, (4 << 20) / 64, "one 64th was written");
 }
 
+/// KiB of the mappings that begin in a range of addresses that are resident.
+fn resident_kib(addresses: Range<usize>) -> u64 {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux has it");
+    let mut inside = false;
+    let mut kib = 0;
+    for line in smaps.lines() {
+        let start = line.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
+        if let Some(start) = start {
+            inside = addresses.contains(&start);
+        } else if let Some(rss) = line.strip_prefix("Rss:").filter(|_| inside) {
+            kib += rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        }
+    }
+    kib
+}
+
 #[test]
 fn allocating_and_freeing_without_a_write_touches_no_page() {
     let heap = heap(64 << 20, &[4 << 20]);
     let resident = |heap: &Heap| {
-        let slab = heap.classes[0].slabs();
-        let (start, length) = slab.address_range();
-        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux has it");
-        let mut inside = false;
-        smaps
-            .lines()
-            .filter_map(|line| {
-                if let Some((from, _)) =
-                    line.split_once('-').filter(|(from, _)| from.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                {
-                    let from = usize::from_str_radix(from, 16).unwrap_or(0);
-                    inside = (start..start + length).contains(&from);
-                }
-                let kib = line.strip_prefix("Rss:").filter(|_| inside)?;
-                kib.trim().trim_end_matches(" kB").parse::<u64>().ok()
-            })
-            .sum::<u64>()
+        let (start, length) = heap.classes[0].slabs().address_range();
+        resident_kib(start..start + length)
     };
     for _ in 0..100 {
         let slab = allocate(&heap, 4 << 20).expect("there is room");

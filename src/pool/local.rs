@@ -128,7 +128,6 @@ impl Local {
         let created = slot.order.next_key(now.0);
         let record = Record { key, size_bytes, location, created: Now(created), deadline };
         let entry = self.table.used(index);
-        entry.set_slot(mine);
         entry.publish(&record);
         slot.order.append(&self.table, index, created);
         slot.live += 1;
@@ -184,14 +183,17 @@ impl Local {
         // A segment that is lent is freed by the upload that writes into it, which finds the id dead.
         let lent = entry.is_lent();
         drop(entry);
+        {
+            let mut slot = self.slots.of(self.table.used(index).slot()).lock();
+            slot.order.remove(&self.table, index);
+            slot.push_free(&self.table, index);
+            slot.live -= 1;
+        }
+        // Last, so that whoever gets the memory finds an entry for it too: a table of as many entries as there are
+        // slabs is never full while a slab is free.
         if !lent {
             self.heap.free(record.location);
         }
-        let entry = self.table.used(index);
-        let mut slot = self.slots.of(entry.slot()).lock();
-        slot.order.remove(&self.table, index);
-        slot.push_free(&self.table, index);
-        slot.live -= 1;
     }
 
     fn describe(&self, index: u32, record: &Record) -> Allocation {
@@ -259,6 +261,8 @@ impl Local {
             allocated_bytes: heap.in_use_bytes.saturating_sub(heap.draining_bytes),
             allocations_max: u64::from(self.table.allocations_max()),
             metadata_bytes: heap.metadata_bytes + self.table.metadata_bytes() + self.order_bytes(),
+            metadata_bytes_max: self.heap.metadata_bytes_max()
+                + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX),
             inflight_bytes: inflight.bytes(),
             inflight_bytes_max: inflight.bytes_max(),
             waiting_requests: 0,

@@ -155,6 +155,8 @@ pub struct PoolStats {
     pub allocations_max: u64,
     /// Bytes of records about allocations and slabs.
     pub metadata_bytes: u64,
+    /// What those bytes can become at most.
+    pub metadata_bytes_max: u64,
     /// Bytes of requests on their way.
     pub inflight_bytes: u64,
     /// The in-flight budget.

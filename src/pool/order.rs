@@ -1,6 +1,6 @@
 //! Creation order: what lets a list of allocations be read in the order they were made, page by page.
 //!
-//! Each slot keeps the entries it made in chunks of up to 1024, oldest first. An entry knows its chunk and a chunk
+//! Each slot keeps the entries it made in chunks of up to 256, oldest first. An entry knows its chunk and a chunk
 //! counts its members, so leaving is O(1); the hole stays until the chunk is compacted. A chunk that empties
 //! vanishes; two neighbours that are both sparse become one. So the order costs 4 to 16 bytes an allocation,
 //! whatever was freed in between.
@@ -16,11 +16,34 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// Places in a chunk.
-const CHUNK_PLACES: usize = 1024;
+const CHUNK_PLACES: usize = 256;
 /// Two neighbours with no more members than this together are merged.
-const MERGE_MEMBERS_MAX: u32 = 512;
-/// Marks a link as the number of a chunk; without it, it is a link of the free list.
-const IN_ORDER: u32 = 1 << 31;
+const MERGE_MEMBERS_MAX: u32 = 128;
+/// What a listed entry's link says: `1 | slot (8 bits) | chunk (23 bits)`. A link of the free list has the top bit
+/// clear.
+#[derive(Debug)]
+pub(super) struct Link;
+
+impl Link {
+    const IN_ORDER: u32 = 1 << 31;
+    const CHUNK_BITS: u32 = 23;
+
+    /// The link of a member of that chunk of that slot.
+    fn of_member(slot: usize, chunk: u32) -> u32 {
+        debug_assert!(chunk >> Link::CHUNK_BITS == 0, "2^24 entries make fewer than 2^23 chunks");
+        let slot = u32::try_from(slot).expect("there are at most 256 slots");
+        Link::IN_ORDER | slot << Link::CHUNK_BITS | chunk
+    }
+
+    fn chunk(link: u32) -> u32 {
+        link & ((1 << Link::CHUNK_BITS) - 1)
+    }
+
+    /// The slot of a listed entry.
+    pub(super) fn slot(link: u32) -> usize {
+        ((link & !Link::IN_ORDER) >> Link::CHUNK_BITS) as usize
+    }
+}
 
 /// The creation order of one slot. Every method is called under that slot's lock.
 #[derive(Debug)]
@@ -45,6 +68,9 @@ struct OrderChunk {
 }
 
 impl Order {
+    /// What one entry costs here at most: neighbours that hold less than a quarter of their places are merged.
+    pub(super) const ENTRY_BYTES_MAX: u64 = 16;
+
     pub(super) fn new(slot: usize) -> Order {
         Order {
             slot,
@@ -78,7 +104,7 @@ impl Order {
         let chunk = &mut self.chunks[number as usize];
         chunk.entries.push(entry);
         chunk.members += 1;
-        table.used(entry).set_link(IN_ORDER | number);
+        table.used(entry).set_link(Link::of_member(self.slot, number));
     }
 
     fn new_chunk(&mut self, first_key: u64) -> u32 {
@@ -95,9 +121,9 @@ impl Order {
     /// Takes an entry out.
     pub(super) fn remove(&mut self, table: &Table, entry: u32) {
         let link = table.used(entry).link();
-        debug_assert!(link & IN_ORDER != 0, "entry {entry} leaves an order it is not in");
+        debug_assert!(link & Link::IN_ORDER != 0, "entry {entry} leaves an order it is not in");
         table.used(entry).set_link(0); // no member any more, for a merge below
-        let number = link & !IN_ORDER;
+        let number = Link::chunk(link);
         let is_tail = self.tail == Some(number);
         let chunk = &mut self.chunks[number as usize];
         chunk.members -= 1;
@@ -111,7 +137,7 @@ impl Order {
             }
         } else if chunk.members == 0 {
             self.drop_chunk(number);
-        } else if chunk.members.is_multiple_of(64) && chunk.members <= MERGE_MEMBERS_MAX / 2 {
+        } else if chunk.members.is_multiple_of(16) && chunk.members <= MERGE_MEMBERS_MAX / 2 {
             // Only now and then: an attempt that fails costs two look-ups in the tree.
             self.merge_around(table, number);
         }
@@ -139,7 +165,7 @@ impl Order {
                 let mut entries = self.members(table, left);
                 entries.extend(self.members(table, right));
                 for (_, entry) in &entries {
-                    table.used(*entry).set_link(IN_ORDER | left);
+                    table.used(*entry).set_link(Link::of_member(self.slot, left));
                 }
                 let chunk = &mut self.chunks[left as usize];
                 chunk.entries = entries.into_iter().map(|(_, entry)| entry).collect();
@@ -152,10 +178,9 @@ impl Order {
 
     /// Members of a chunk with their creation times, in that order.
     fn members(&self, table: &Table, number: u32) -> Vec<(u64, u32)> {
-        let is_member = |entry: u32| {
-            let entry = table.used(entry);
-            entry.slot() == self.slot && entry.link() == IN_ORDER | number
-        };
+        // One word says slot and chunk: an entry that another slot has taken over meanwhile is never mistaken for ours.
+        let ours = Link::of_member(self.slot, number);
+        let is_member = |entry: u32| table.used(entry).link() == ours;
         let entries = self.chunks[number as usize].entries.iter().copied();
         let mut members: Vec<(u64, u32)> = entries
             .filter(|entry| is_member(*entry))

@@ -6,6 +6,7 @@
 
 use super::id::Key;
 use super::lock::{EntryGuard, EntryLock};
+use super::order::Link;
 use crate::clock::Now;
 use crate::memory::SlabLocation;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -41,12 +42,11 @@ struct DurableEntry {
 #[derive(Debug, Default)]
 struct VolatileEntry {
     lock: EntryLock,
-    /// The slot that made the allocation and keeps it in its creation order.
-    slot: AtomicU8,
     /// 1 while the first upload writes into the allocation's own segment, which is then the upload's to free. Under
     /// the entry's lock. See `content.rs`.
     lent: AtomicU8,
-    /// While live: the chunk of the creation order that lists it. While free: the next free entry. See `order.rs`.
+    /// While live: the slot that made the allocation, and the chunk of its creation order that lists it, in one word
+    /// so that they are never read apart. While free: the next free entry. See `order.rs`.
     link: AtomicU32,
 }
 
@@ -82,6 +82,9 @@ pub(super) struct Record {
 }
 
 impl Table {
+    /// Bytes of one entry, both halves.
+    pub(super) const ENTRY_BYTES: u64 = (size_of::<DurableEntry>() + size_of::<VolatileEntry>()) as u64;
+
     pub(super) fn new(allocations_max: u32) -> Table {
         let chunks = (0..allocations_max.div_ceil(CHUNK_ENTRIES)).map(|_| OnceLock::new()).collect();
         Table { chunks, allocations_max, fresh: AtomicU32::new(0) }
@@ -119,8 +122,8 @@ impl Table {
     /// Bytes of all chunks made so far, and of the list of chunks.
     pub(super) fn metadata_bytes(&self) -> u64 {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
-        let entry = size_of::<DurableEntry>() + size_of::<VolatileEntry>();
-        (chunks * CHUNK_ENTRIES as usize * entry + self.chunks.len() * size_of::<OnceLock<Chunk>>()) as u64
+        let list = (self.chunks.len() * size_of::<OnceLock<Chunk>>()) as u64;
+        chunks as u64 * u64::from(CHUNK_ENTRIES) * Table::ENTRY_BYTES + list
     }
 }
 
@@ -176,14 +179,9 @@ impl<'a> Entry<'a> {
         self.durable.created.load(Ordering::Relaxed)
     }
 
+    /// The slot whose creation order lists the entry. For whoever just ended the allocation, or holds that slot's lock.
     pub(super) fn slot(self) -> usize {
-        usize::from(self.volatile.slot.load(Ordering::Relaxed))
-    }
-
-    /// For the slot that takes a free entry over, under its lock.
-    pub(super) fn set_slot(self, slot: usize) {
-        let slot = u8::try_from(slot).expect("there are at most 256 slots");
-        self.volatile.slot.store(slot, Ordering::Relaxed);
+        Link::slot(self.link())
     }
 
     pub(super) fn link(self) -> u32 {

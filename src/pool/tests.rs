@@ -104,6 +104,25 @@ fn the_table_holds_exactly_as_many_as_it_may_and_a_refusal_takes_nothing() {
     allocate(&pool, 1, Now(3)).expect("one entry is free");
 }
 
+/// With as many entries as slabs, whoever gets a slab finds an entry: found by a user's stress, where a free gave the
+/// slab back before the entry.
+#[test]
+fn a_table_of_as_many_entries_as_slabs_is_never_full_while_a_slab_is_free() {
+    let pool = pool(4096, &[1024], &Config::default());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    match allocate(&pool, 1, Now(1)) {
+                        Ok(made) => at_once(pool.free(made.id, Now(1))).expect("it is ours"),
+                        Err(error) => assert!(matches!(error, AllocateError::Memory(_)), "{error}"),
+                    }
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn an_allocation_past_its_deadline_is_gone_at_the_next_look() {
     let pool = pool(10_240, &[1024], &Config::default());
@@ -187,7 +206,7 @@ fn metadata_stays_within_96_bytes_an_allocation() {
         (0..200_000).map(|_| allocate(&pool, 1000, Now(1)).expect("there is room").id).collect();
     let stats = at_once(pool.stats());
     let each = stats.metadata_bytes as f64 / stats.active_allocations as f64;
-    assert!(each <= 96.0 + 2.0, "{each} bytes an allocation"); // bitmaps and page counts add about one
+    assert!(each <= 96.0, "{each} bytes an allocation");
     // One in 300 survives: the order is compacted with them.
     for (at, id) in made.iter().enumerate() {
         if at % 300 != 0 {

@@ -107,6 +107,22 @@ fn a_second_signal_ends_it_at_once_with_exit_code_1() {
 }
 
 #[test]
+fn a_second_signal_ends_also_what_a_hanging_pushgateway_holds_up() {
+    let peer = TestPeer::start(Mode::Hang);
+    let mut server = Server::with()
+        .environment("PROMETHEUS_PUSH_ENABLED", "true")
+        .environment("PROMETHEUS_PUSHGATEWAY_URL", &peer.url())
+        .start();
+    server.signal(Signal::TERM);
+    server.wait_for_log("draining connections");
+    std::thread::sleep(Duration::from_millis(200));
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), 1);
+    assert!(begun.elapsed() < Duration::from_millis(1500), "took {:?}", begun.elapsed());
+}
+
+#[test]
 fn a_request_that_does_not_end_is_broken_off_at_the_drain_deadline_with_exit_code_1() {
     let mut server = Server::with().set("server.drain_timeout", "300ms").start();
     let mut running = half_a_body(&server);

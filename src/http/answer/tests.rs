@@ -6,7 +6,7 @@ use crate::memory::{self, Heap};
 use crate::pool;
 use axum::body::Body;
 use axum::http::Method;
-use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use axum::routing::get;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -112,4 +112,18 @@ async fn an_http_1_1_request_names_its_host_once() {
     let request =
         Request::builder().uri("/livez").version(Version::HTTP_10).body(Body::empty()).expect("a request");
     assert_eq!(answer(&answerer, request).await.0.status(), StatusCode::OK, "HTTP/1.0 knew no Host");
+}
+
+#[tokio::test]
+async fn chunked_is_the_only_transfer_coding_and_stands_once() {
+    let answerer = answerer();
+    for (codings, status) in
+        [(&["chunked"][..], 200), (&["gzip, chunked"], 400), (&["chunked", "chunked"], 400), (&["x"], 400)]
+    {
+        let mut request = request(Method::GET, "/livez", "");
+        for coding in codings {
+            request.headers_mut().append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+        }
+        assert_eq!(answer(&answerer, request).await.0.status().as_u16(), status, "{codings:?}");
+    }
 }

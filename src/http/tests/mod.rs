@@ -114,7 +114,7 @@ async fn answer(request: Request<Body>, arrival: Arrival) -> Response<Body> {
             let hidden = head.headers.values().filter(|value| value.is_sensitive()).count();
             *response.body_mut() = Body::from(hidden.to_string());
         }
-        "/echo" => match collect(body, 16 << 20).await {
+        "/echo" => match collect(body, 16 << 20, |_| Ok::<(), BodyError>(())).await {
             Ok(bytes) => *response.body_mut() = Body::from(bytes),
             Err(BodyError::Timeout { .. }) => *response.status_mut() = StatusCode::REQUEST_TIMEOUT,
             Err(BodyError::TooLarge { .. }) => *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE,
