@@ -4,7 +4,7 @@
 #   ./verify.sh                checks with what is installed, and says what it skipped
 #   ./verify.sh --with-peers   installs prometheus and prometheus-pushgateway first, with apt-get
 #
-# The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, and the
+# The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, cmp, the
 # core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
 # that it started end with it. Ports are chosen by the system, so nothing that runs already is in its way.
 #
@@ -240,6 +240,7 @@ serve() {
     shift
     log=$work/$name.log
     mkdir -p "$work/empty"
+    : >"$log" # it is looked at before the background has opened it
     cd "$work/empty"
     launch "$log" env -i PATH="$PATH" HOME="$work" "${variables[@]}" "$maas" --port 0 "$@"
     cd "$root"
@@ -522,8 +523,8 @@ check_content() {
     local data part parts=() hash
     local -r bytes=4194304 step=524288
     step "content: curl writes, reads, resumes"
-    head -c $((bytes / 4 * 3)) /dev/urandom | base64 -w 0 >"$work/first"
-    head -c $((bytes / 4 * 3)) /dev/urandom | base64 -w 0 >"$work/second"
+    head -c $((bytes * 3 / 4)) /dev/urandom | base64 -w 0 >"$work/first"
+    head -c $((bytes * 3 / 4)) /dev/urandom | base64 -w 0 >"$work/second"
     head -c $bytes /dev/zero >"$work/zeros"
     serve content -- --set memory.max_pool_size=1GiB
     allocate $bytes $bytes 4\\.0
