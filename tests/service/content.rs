@@ -10,6 +10,8 @@ const LARGEST_BYTES: usize = 4 << 20;
 const HELD_BYTES: usize = 16 << 20;
 const OCTETS: (&str, &str) = ("Content-Type", "application/octet-stream");
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// The path of a new block, and of its content.
 fn block(server: &Server, size_bytes: usize) -> (String, String) {
     let made = server.allocate(size_bytes as u64);
@@ -43,7 +45,7 @@ fn chunked(bytes: &[u8], step: usize) -> Vec<u8> {
 }
 
 /// The head of a request whose body comes later.
-fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
+fn head(method: &str, target: &str, headers: Headers) -> String {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")
 }
@@ -225,7 +227,7 @@ fn what_the_head_tells_is_refused_before_the_body_is_asked_for() {
     let late = format!("{data}?offset=999");
     let no_offset = format!("{data}?offset=");
     let unknown = format!("{data}?at=1");
-    let refusals: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+    let refusals: &[(&str, &str, Headers, u16, &str)] = &[
         ("PUT", &data, &[("Content-Length", "1001")], 413, "body-too-large"),
         ("PUT", &data, &[("Content-Length", "9223372036854775807")], 413, "body-too-large"),
         ("PATCH", &late, &[OCTETS, ("Content-Length", "2")], 413, "past-end"),

@@ -36,6 +36,12 @@ fn provoke_content(server: &Server) {
     for (method, target) in writes(&gone) {
         server.call(method, &target, &[octets], "x").is_problem(404, "not-found");
     }
+    let halves = writes(&data).map(|(method, target)| {
+        let mut client = server.connect();
+        client.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Type: {}\r\n", octets.1));
+        client.send("Content-Length: 16\r\n\r\nhalf");
+        (method, target, client)
+    });
     for (method, target) in writes(&data) {
         assert_eq!(server.call(method, &target, &[octets], "x").status, 204);
         let stale = [octets, ("If-Match", "\"0\"")];
@@ -43,12 +49,11 @@ fn provoke_content(server: &Server) {
         let coded = [octets, ("Content-Encoding", "gzip")];
         server.call(method, &target, &coded, "x").is_problem(415, "unsupported-media-type");
         assert_eq!(server.call(method, &target, &[octets, ("Content-Length", "16777217")], "").status, 413);
-        let mut client = server.connect();
-        client.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\nContent-Type: {}\r\n", octets.1));
-        client.send("Content-Length: 16\r\n\r\nhalf");
-        client.answer(method, &target).is_problem(408, "body-timeout");
         let large = vec![2; 100_000];
         server.call(method, &target, &[octets], large).is_problem(507, "no-room-to-replace");
+    }
+    for (method, target, mut client) in halves {
+        client.answer(method, &target).is_problem(408, "body-timeout");
     }
     let mut reader = server.connect();
     reader.send(format!("GET {data} HTTP/1.1\r\nHost: test\r\n\r\n"));
@@ -131,7 +136,7 @@ fn every_documented_answer_of_every_route_can_be_met() {
         .environment("MAX_POOL_SIZE", "16777216")
         .environment("SLAB_SIZES", "16777216")
         .set("memory.write_wait_ms", "10")
-        .set("server.header_timeout", "1s")
+        .set("server.header_timeout", "2s")
         .set("server.min_body_bytes_per_second", "1000000")
         .start();
     provoke_content(&one_block);
