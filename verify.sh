@@ -4,8 +4,8 @@
 #   ./verify.sh                checks with what is installed, and says what it skipped
 #   ./verify.sh --with-peers   installs prometheus and prometheus-pushgateway first, with apt-get
 #
-# The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, cmp, the
-# core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
+# The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, cmp and
+# the core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
 # that it started end with it. Ports are chosen by the system, so nothing that runs already is in its way.
 #
 # Read it from the end: the last lines are the list of steps.
