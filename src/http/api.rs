@@ -24,6 +24,13 @@ const UNCHARGED_BODY_BYTES: u64 = 8 << 10;
 /// The in-flight budget is charged in steps of this many bytes.
 const CHARGE_STEP_BYTES: u64 = 16 << 10;
 
+/// Whether the body is of that media type, whatever parameters it has.
+pub(super) fn has_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let Some(given) = headers.get(CONTENT_TYPE) else { return false };
+    let essence = given.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(media_type.as_bytes())
+}
+
 /// Everything handlers share.
 #[derive(Debug)]
 pub struct Api {
@@ -78,10 +85,8 @@ impl Api {
     /// Reads a JSON body: its media type before anything of it, its length before more than that, and its bytes
     /// under the in-flight budget.
     pub(super) async fn read_json(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-        let given = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let essence =
-            given.map(|given| given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii());
-        if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case(b"application/json")) {
+        if !has_media_type(headers, "application/json") {
+            let given = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             let given = given.map_or("has no Content-Type".into(), |given| {
                 format!("has the Content-Type {:?}", String::from_utf8_lossy(&given[..given.len().min(100)]))
             });

@@ -4,7 +4,7 @@
 //! writes is applied whole or not at all: a small body is collected first, a larger one streams into memory that
 //! nobody sees before it is complete.
 
-use super::api::Api;
+use super::api::{Api, has_media_type};
 use super::body::BodyError;
 use super::conditions::{self, ByteRange};
 use super::error::{Code, Problem, ProblemBody};
@@ -206,8 +206,7 @@ pub(super) async fn patch(State(api): State<Arc<Api>>, request: Request) -> Resu
             "offset is missing or no whole number of bytes; write PATCH …/data?offset=0",
         )
     })?;
-    let given = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if !given.is_some_and(|given| given.trim_ascii().eq_ignore_ascii_case(OCTET_STREAM.as_bytes())) {
+    if !has_media_type(&head.headers, "application/octet-stream") {
         let detail = "a PATCH is raw bytes; send the header \"Content-Type: application/octet-stream\"";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
@@ -217,13 +216,12 @@ pub(super) async fn patch(State(api): State<Arc<Api>>, request: Request) -> Resu
 }
 
 fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(CONTENT_ENCODING) {
-        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            let detail = "content is stored as it comes; send it without Content-Encoding";
-            Err(Problem::new(Code::UnsupportedMediaType, detail))
-        }
-        _ => Ok(()),
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
     }
+    let detail = "content is stored as it comes; send it without Content-Encoding";
+    Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
 fn applied(written: &Written, with_etag: bool) -> Response {
@@ -259,7 +257,7 @@ async fn write(
         let pieces = collect_pieces(body).await?;
         return api.pool.write(id, placement, &pieces, &precondition, Now::read()).await.map_err(problem);
     }
-    let mut upload = api.pool.upload(id, placement, Now::read()).await.map_err(problem)?;
+    let mut upload = api.pool.upload(id, placement, &precondition, Now::read()).await.map_err(problem)?;
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame.map_err(BodyError::from)?.into_data() {
             upload.push(&piece).map_err(problem)?;

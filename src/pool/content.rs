@@ -108,6 +108,16 @@ pub struct Precondition {
 }
 
 impl Precondition {
+    /// Refuses what can never hold any more: versions only grow, so one that is named and past never comes back.
+    fn check_early(&self, version: u64) -> Result<(), WriteError> {
+        match &self.if_match {
+            Some(Versions::OneOf(named)) if named.iter().all(|named| *named < version) => {
+                Err(WriteError::PreconditionFailed { version })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, version: u64) -> Result<(), WriteError> {
         let matches = self.if_match.as_ref().is_none_or(|versions| versions.contain(version))
             && self.if_none_match.as_ref().is_none_or(|versions| !versions.contain(version));
@@ -224,10 +234,12 @@ impl Local {
         &self,
         id: AllocationId,
         placement: Placement,
+        precondition: &Precondition,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         {
             let (index, entry, record) = self.look_up(id, now)?;
+            precondition.check_early(self.heap().writes(record.location))?;
             if self.heap().writes(record.location) == 0 && !entry.is_lent() {
                 entry.set_lent(true);
                 return Ok(Upload::new(

@@ -246,7 +246,8 @@ impl Pool {
         self.once_there_is_room(|| local.write(id, placement, pieces, precondition, now), |_, _| true).await
     }
 
-    /// Begins to write a body of any length, piece by piece.
+    /// Begins to write a body of any length, piece by piece. Of the precondition only what can never hold any more is
+    /// refused here; [`Upload::commit`] decides.
     ///
     /// # Errors
     /// [`WriteError`] where no live allocation has the id, or there is no room for a second version.
@@ -254,13 +255,14 @@ impl Pool {
         &self,
         id: AllocationId,
         placement: Placement,
+        precondition: &Precondition,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
         let draining = |in_use: u64, requested: u64| {
             in_use.saturating_sub(local.heap().draining_bytes()) + requested <= local.heap().limit_bytes()
         };
-        self.once_there_is_room(|| local.upload(id, placement, now), draining).await
+        self.once_there_is_room(|| local.upload(id, placement, precondition, now), draining).await
     }
 
     /// Tries a write again, for as long as a write may wait, while readers alone hold the room that it needs:

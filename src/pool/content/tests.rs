@@ -49,7 +49,7 @@ fn write(
 }
 
 fn upload(pool: &Pool, id: AllocationId, placement: Placement, bytes: &[u8]) -> Result<Written, WriteError> {
-    let mut upload = at_once(pool.upload(id, placement, NOW))?;
+    let mut upload = at_once(pool.upload(id, placement, &Precondition::default(), NOW))?;
     for piece in bytes.chunks(1000) {
         upload.push(piece)?;
     }
@@ -107,10 +107,14 @@ fn a_reader_sees_one_version_however_many_writes_come() {
 fn a_first_upload_takes_no_second_block_and_is_invisible_until_it_commits() {
     let pool = pool(4096, &[4096]);
     let id = allocate(&pool, 4096);
-    let mut first = at_once(pool.upload(id, Placement::Replace, NOW)).expect("its own segment is lent");
+    let mut first = at_once(pool.upload(id, Placement::Replace, &Precondition::default(), NOW))
+        .expect("its own segment is lent");
     first.push(&[7; 2000]).expect("it fits");
     assert_eq!(read(&pool, id), (vec![0; 4096], 0));
-    assert!(matches!(at_once(pool.upload(id, Placement::Replace, NOW)), Err(WriteError::NoRoom(_))));
+    assert!(matches!(
+        at_once(pool.upload(id, Placement::Replace, &Precondition::default(), NOW)),
+        Err(WriteError::NoRoom(_))
+    ));
     first.push(&[7; 2096]).expect("it fits");
     assert_eq!(first.commit(&Precondition::default(), NOW), Ok(Written { version: 1, whole: true }));
     assert_eq!(read(&pool, id), (vec![7; 4096], 1));
@@ -120,7 +124,8 @@ fn a_first_upload_takes_no_second_block_and_is_invisible_until_it_commits() {
 fn an_upload_that_breaks_off_leaves_zeros_and_the_next_may_use_the_segment() {
     let pool = pool(4096, &[4096]);
     let id = allocate(&pool, 4096);
-    let mut broken = at_once(pool.upload(id, Placement::Patch { offset: 5 }, NOW)).expect("lent");
+    let mut broken = at_once(pool.upload(id, Placement::Patch { offset: 5 }, &Precondition::default(), NOW))
+        .expect("lent");
     broken.push(&[9; 3000]).expect("it fits");
     drop(broken);
     assert_eq!(read(&pool, id), (vec![0; 4096], 0));
@@ -135,7 +140,8 @@ fn an_upload_whose_block_is_freed_ends_as_not_found_and_gives_the_memory_back() 
     for commits in [false, true] {
         let pool = pool(4096, &[4096]);
         let id = allocate(&pool, 4096);
-        let mut running = at_once(pool.upload(id, Placement::Replace, NOW)).expect("lent");
+        let mut running =
+            at_once(pool.upload(id, Placement::Replace, &Precondition::default(), NOW)).expect("lent");
         running.push(&[9; 3000]).expect("it fits");
         at_once(pool.free(id, NOW)).expect("live");
         assert_eq!(at_once(pool.stats()).heap.in_use_bytes, 4096, "a write still fills it");
@@ -154,7 +160,8 @@ fn an_upload_whose_block_is_freed_ends_as_not_found_and_gives_the_memory_back() 
 fn a_private_write_that_overtakes_the_lent_segment_wins_and_the_upload_still_commits() {
     let pool = pool(8192, &[4096]);
     let id = allocate(&pool, 4096);
-    let mut slow = at_once(pool.upload(id, Placement::Patch { offset: 0 }, NOW)).expect("lent");
+    let mut slow = at_once(pool.upload(id, Placement::Patch { offset: 0 }, &Precondition::default(), NOW))
+        .expect("lent");
     slow.push(&[1; 10]).expect("it fits");
     assert_eq!(
         write(&pool, id, Placement::Patch { offset: 100 }, &[2; 10], None).map(|written| written.version),
@@ -177,11 +184,26 @@ fn of_two_writes_with_one_version_exactly_one_is_applied() {
         write(&pool, id, Placement::Replace, b"b", Some(0)),
         Err(WriteError::PreconditionFailed { version: 1 })
     );
-    let mut uploads: Vec<_> =
-        (0..2).map(|_| at_once(pool.upload(id, Placement::Replace, NOW)).expect("room")).collect();
+    let mut uploads: Vec<_> = (0..2)
+        .map(|_| at_once(pool.upload(id, Placement::Replace, &Precondition::default(), NOW)).expect("room"))
+        .collect();
     let if_first = Precondition { if_match: Some(Versions::OneOf(vec![1])), ..Precondition::default() };
     assert!(uploads.remove(0).commit(&if_first, NOW).is_ok());
     assert_eq!(uploads.remove(0).commit(&if_first, NOW), Err(WriteError::PreconditionFailed { version: 2 }));
+}
+
+#[test]
+fn an_upload_that_names_a_version_that_is_past_is_refused_before_its_body() {
+    let pool = pool(4096, &[4096]);
+    let id = allocate(&pool, 100);
+    write(&pool, id, Placement::Replace, b"a", None).expect("in place");
+    let past = Precondition { if_match: Some(Versions::OneOf(vec![0])), ..Precondition::default() };
+    let refused = at_once(pool.upload(id, Placement::Replace, &past, NOW)).expect_err("the version is 1");
+    assert_eq!(
+        refused,
+        WriteError::PreconditionFailed { version: 1 },
+        "though there is no room for a second one"
+    );
 }
 
 /// Runs `writer` and `reader` on threads of their own for a number of rounds.
@@ -279,7 +301,8 @@ fn no_fresh_block_shows_a_byte_of_an_earlier_owner() {
             1 => assert!(upload(&pool, id, Placement::Patch { offset }, &body).is_ok()),
             2 => {
                 let mut broken =
-                    at_once(pool.upload(id, Placement::Patch { offset }, NOW)).expect("there is room");
+                    at_once(pool.upload(id, Placement::Patch { offset }, &Precondition::default(), NOW))
+                        .expect("there is room");
                 broken.push(&body).expect("it fits");
             }
             _ => assert!(write(&pool, id, Placement::Patch { offset }, &body, None).is_ok()),
@@ -352,7 +375,7 @@ proptest! {
                             (write(&pool, *id, placement, &body, Some(if_match)), !stale)
                         }
                         Action::Upload { breaks: true, .. } => {
-                            if let Ok(mut upload) = at_once(pool.upload(*id, placement, NOW)) { let _ = upload.push(&body); }
+                            if let Ok(mut upload) = at_once(pool.upload(*id, placement, &Precondition::default(), NOW)) { let _ = upload.push(&body); }
                             (Err(WriteError::PreconditionFailed { version: *version }), false)
                         }
                         _ => (upload(&pool, *id, placement, &body), true),
