@@ -1,20 +1,30 @@
 //! Memory as a service: one bounded pool of memory that any process leases over plain HTTP.
-
-pub mod cli;
+//!
+//! It never evicts: what it has granted stays, byte for byte, until it is freed, and what does not fit is refused at
+//! once, with the reason.
+//!
+//! The tour, in reading order. [`app`] builds everything and stops it; [`pool`] is the door to all allocations, and
+//! [`memory`] where their bytes lie; [`http`] is how clients reach them, and [`tasks`] what happens by itself.
+//! [`metrics`] names what can be watched, [`config`] what can be set, and [`cli`] is the program.
+//! `ARCHITECTURE.md` has the invariants and the life of a request.
 
 pub mod app;
+
+pub mod memory;
+pub mod pool;
+
+pub mod http;
+pub mod tasks;
+
+pub mod metrics;
+
+pub mod cli;
 pub mod config;
 
+// Beside the rooms, for all of them.
 pub mod clock;
 pub mod limits;
 pub mod link;
 pub mod slot;
 mod sync;
 pub mod units;
-
-pub mod memory;
-pub mod metrics;
-pub mod pool;
-
-pub mod http;
-pub mod tasks;
