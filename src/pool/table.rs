@@ -230,7 +230,9 @@ impl LockedEntry<'_> {
 
     /// Commits another version of the content: the location alone selects it.
     pub(super) fn set_location(&self, location: SlabLocation) {
-        self.entry.durable.location.store(location.word(), Ordering::Release); // read under the lock
+        // Release pairs with the Acquire in the entry's lock, under which it is read; alone it is the commit of a version
+        // to whoever reads the entry without this process's locks, as a pool file will be read.
+        self.entry.durable.location.store(location.word(), Ordering::Release);
     }
 
     /// Ends the allocation: its id is dead from here on.

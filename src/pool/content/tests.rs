@@ -5,7 +5,7 @@ use crate::pool::{AllocateRequest, Config, Pool};
 use proptest::prelude::*;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 fn at_once<T>(call: impl Future<Output = T>) -> T {
@@ -286,7 +286,6 @@ fn no_acknowledged_write_is_lost() {
 #[test]
 fn no_fresh_block_shows_a_byte_of_an_earlier_owner() {
     let pool = pool(1 << 20, &[1024, 3000, 16_384]);
-    let stop = AtomicBool::new(false);
     hunt(4, rounds(), |thread, round| {
         let mut random = fastrand::Rng::with_seed(thread << 32 | round);
         let size = random.u64(1..16_384);
@@ -310,7 +309,6 @@ fn no_fresh_block_shows_a_byte_of_an_earlier_owner() {
         let held = at_once(pool.read(id, NOW)).expect("live");
         at_once(pool.free(id, NOW)).expect("live");
         drop(held);
-        stop.store(true, Ordering::Relaxed);
     });
     let stats = at_once(pool.stats());
     assert_eq!((stats.heap.in_use_bytes, stats.heap.draining_bytes, stats.active_allocations), (0, 0, 0));
