@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// Allocations on a page of a listing, unless `limit` says otherwise.
@@ -118,10 +119,10 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     query::none(&head.uri)?;
     let body = api.read_json(&head.headers, body).await?;
     let size_bytes = Fields::parse(&body, &["size_bytes"])?.size("size_bytes")?;
-    let request = AllocateRequest { size_bytes, lease: None };
+    let request = AllocateRequest { size_bytes, lease: None, tag: None };
     // Read here, not at arrival: the body may have taken its time, and a lease counts from when it is granted.
     let now = Now::read();
-    let made = api.pool.allocate(&request, now).await;
+    let made = api.pool.allocate(&request, Duration::ZERO, now).await;
     let made = made
         .map_err(|error| refused(&error, size_bytes, |pool, by| api.refusal(Some(size_bytes), pool, by)))?;
     let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, now));
@@ -194,7 +195,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
         Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
     });
     let now = Now::read();
-    let page = api.pool.list(cursor.transpose()?, limit, now).await;
+    let page = api.pool.list(cursor.transpose()?, limit, None, now).await;
     let body = AllocationList {
         allocations: page.allocations.iter().map(|found| AllocationBody::new(found, now)).collect(),
         next_cursor: page.next.map(Cursor::encode),

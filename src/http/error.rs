@@ -59,10 +59,12 @@ codes! {
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside";
     InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are being received";
     WriteWaited "write-waited" SERVICE_UNAVAILABLE "Readers left no room for the write in time";
+    WaitTimeout "wait-timeout" SERVICE_UNAVAILABLE "There was no room in time";
     Stopping "stopping" SERVICE_UNAVAILABLE "The service is stopping";
     PoolExhausted "pool-exhausted" INSUFFICIENT_STORAGE "The pool is full";
     SystemMemory "system-memory" INSUFFICIENT_STORAGE "The system grants no memory";
     NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
+    BudgetExhausted "budget-exhausted" INSUFFICIENT_STORAGE "The tag's budget is used up";
     TableFull "table-full" INSUFFICIENT_STORAGE "There are too many allocations";
 }
 
@@ -315,6 +317,18 @@ pub(crate) fn refused(
                 "{allocations_max} allocations are live, as many as memory.max_allocations lets there be"
             );
             Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "table"))
+        }
+        AllocateError::TooLargeTogether { .. } => Problem::new(Code::SizeTooLarge, error.to_string()),
+        AllocateError::TagsFull { .. } => {
+            Problem::new(Code::TableFull, error.to_string()).with_refusal(refusal(None, "tags"))
+        }
+        AllocateError::Budget { in_use_bytes, budget_bytes, .. } => {
+            Problem::new(Code::BudgetExhausted, error.to_string())
+                .with_refusal(refusal(Some((*in_use_bytes, *budget_bytes)), "budget"))
+        }
+        AllocateError::Waited { last, .. } => {
+            let problem = refused(last, requested_bytes, refusal);
+            Problem { code: Code::WaitTimeout, detail: error.to_string(), ..problem }
         }
         AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
     }

@@ -25,17 +25,36 @@ impl Budget {
 
     /// Takes `bytes` if they fit; false, and nothing taken, if not.
     pub(crate) fn take(&self, bytes: u64) -> bool {
+        self.try_take(bytes).is_ok()
+    }
+
+    /// Takes `bytes` if they fit.
+    ///
+    /// # Errors
+    /// What was held at the instant when they did not; nothing was taken then. Otherwise what is held with them.
+    #[inline]
+    pub(crate) fn try_take(&self, bytes: u64) -> Result<u64, u64> {
         let mut held = self.held.load(Ordering::Relaxed);
         loop {
             match held.checked_add(bytes) {
                 Some(sum) if sum <= self.limit => {
                     // Relaxed: the number itself is all that is shared; slabs are handed over under class locks.
                     match self.held.compare_exchange_weak(held, sum, Ordering::Relaxed, Ordering::Relaxed) {
-                        Ok(_) => return true,
+                        Ok(_) => return Ok(sum),
                         Err(now) => held = now,
                     }
                 }
-                _ => return false,
+                _ => return Err(held),
+            }
+        }
+    }
+
+    /// Takes as much of `bytes` as fits, and returns how much that was.
+    pub(crate) fn take_some(&self, bytes: u64) -> u64 {
+        loop {
+            let some = bytes.min(self.limit - self.held());
+            if self.take(some) {
+                return some;
             }
         }
     }

@@ -4,13 +4,14 @@
 //! It knows no clients, no ids and no time.
 //!
 //! ```text
-//!   mod.rs     Heap: which class, the fast path, what is in use
-//!   scarce.rs  the path taken when fresh bytes cannot be had: the only place that refuses
+//!   mod.rs     Heap: who is granted room, which class, the fast path
+//!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
 //!   dirty.rs   which 64ths of a slab were written
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
+//!   stats.rs   the heap's numbers
 //!   os.rs      address space and pages                                 (unsafe)
 //! ```
 //!
@@ -25,12 +26,14 @@ mod index_set;
 mod os;
 mod scarce;
 mod segment;
+mod stats;
 
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use config::{ClassConfig, Config};
 pub use os::{OsError, page_size};
 pub use segment::AccessError;
+pub use stats::HeapStats;
 
 pub(crate) use budget::Budget;
 
@@ -38,6 +41,7 @@ use bytes::Slabs;
 use class::{Account, Class};
 use scarce::Scarce;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A size class by its number: 0 is the smallest.
@@ -134,25 +138,13 @@ pub struct Edit<'a> {
     pub writes: Option<u64>,
 }
 
-/// Numbers of the whole heap, each consistent in itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeapStats {
-    /// Bytes of all slabs in clients' hands or held by readers, at actual size.
-    pub in_use_bytes: u64,
-    /// The most that was ever in use.
-    pub peak_in_use_bytes: u64,
-    /// Bytes of freed blocks that a reader still holds; part of `in_use_bytes`.
-    pub draining_bytes: u64,
-    /// Bytes held from the budget.
-    pub pool_size_bytes: u64,
-    /// The budget.
-    pub limit_bytes: u64,
-    /// Bytes of pages that may be resident.
-    pub committed_bytes: u64,
-    /// Bytes of records about slabs.
-    pub metadata_bytes: u64,
-    /// Each class, smallest first.
-    pub classes: Vec<ClassStats>,
+/// Whom to tell that room was freed.
+struct RoomFreed(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for RoomFreed {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("RoomFreed")
+    }
 }
 
 /// All slabs of all classes under one limit.
@@ -162,12 +154,16 @@ pub struct HeapStats {
 pub struct Heap {
     /// Ascending by size.
     classes: Box<[Class]>,
+    /// Bytes held by slabs, free ones included.
     budget: Budget,
+    /// Bytes granted: in clients' hands, held by readers, or promised. Under the same limit: whoever takes from it has
+    /// been granted its room, and whoever cannot is refused. Nothing else decides.
+    in_use: Budget,
     scarce: Scarce,
-    /// Bytes in clients' hands or held by readers. Changed under the lock of the class concerned, read by anyone.
-    in_use_bytes: AtomicU64,
-    /// The highest `in_use_bytes` ever had.
+    /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
+    /// Told when bytes in use or a hold on a slab went; see [`Heap::when_room_is_freed`].
+    room_freed: OnceLock<RoomFreed>,
     /// Freed by their client, still held by a reader. Approximate only between the two halves of a free.
     draining_bytes: AtomicU64,
 }
@@ -210,9 +206,10 @@ impl Heap {
         let heap = Heap {
             classes,
             budget: Budget::new(limit),
+            in_use: Budget::new(limit),
             scarce: Scarce::default(),
-            in_use_bytes: AtomicU64::new(0),
             peak_in_use_bytes: AtomicU64::new(0),
+            room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
         };
         heap.prewarm(config);
@@ -284,7 +281,12 @@ impl Heap {
 
     /// Bytes in use now. Exact, and cheap: one load.
     pub fn in_use_bytes(&self) -> u64 {
-        self.in_use_bytes.load(Ordering::Relaxed)
+        self.in_use.held()
+    }
+
+    /// Bytes that could be granted now.
+    pub fn free_bytes(&self) -> u64 {
+        self.limit_bytes() - self.in_use_bytes()
     }
 
     /// Bytes of freed blocks that a reader still holds.
@@ -300,22 +302,66 @@ impl Heap {
     /// the system grants no pages. Nothing changed in either case.
     #[inline]
     pub fn allocate(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        let bytes = self.classes[usize::from(class.0)].slab_bytes();
+        self.grant(bytes)?;
+        self.back(class).inspect_err(|_| self.give_back(bytes))
+    }
+
+    /// Promises `bytes` to the caller, who turns them into slabs with [`Heap::back`], or gives them back. They are in
+    /// use from here on. This is the one place where a memory refusal is made.
+    ///
+    /// # Errors
+    /// [`AllocateError::Exhausted`] if, and only if, at one instant the bytes in use and these exceeded the limit.
+    #[inline]
+    pub fn grant(&self, bytes: u64) -> Result<(), AllocateError> {
+        match self.in_use.try_take(bytes) {
+            Ok(in_use) => {
+                // Almost always false: the shared line of the peak is then only read.
+                if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
+                    self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Err(in_use_bytes) => Err(AllocateError::Exhausted {
+                requested_bytes: bytes,
+                in_use_bytes,
+                limit_bytes: self.limit_bytes(),
+            }),
+        }
+    }
+
+    /// Takes what it can of `bytes`, for somebody who gathers room, and returns how much that was.
+    pub fn grant_some(&self, bytes: u64) -> u64 {
+        self.in_use.take_some(bytes)
+    }
+
+    /// Gives back granted bytes that did not become slabs.
+    pub fn give_back(&self, bytes: u64) {
+        self.in_use.give_back(bytes);
+        self.tell_room_freed();
+    }
+
+    /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
+    ///
+    /// # Errors
+    /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
+    #[inline]
+    pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let mut account = room.lock();
         // Read under the class's lock: see scarce.rs.
         if !self.scarce.is_raised()
             && let Some(index) = room.take_free(&mut account)
         {
-            self.count_taken(room.slab_bytes());
             return Ok(SlabLocation::new(class, index));
         }
         drop(account);
-        self.allocate_fresh(class)
+        self.back_fresh(class)
     }
 
     /// The class has no free slab: takes fresh bytes from the budget, or goes the scarce path.
     #[cold]
-    fn allocate_fresh(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    fn back_fresh(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let size = room.slab_bytes();
         {
@@ -327,18 +373,14 @@ impl Heap {
                     .map_err(|error| AllocateError::System { requested_bytes: size, error });
             }
         }
-        self.allocate_scarce(class)
+        self.back_scarce(class)
     }
 
     /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
     fn take_fresh(&self, room: &Class, account: &mut Account) -> Result<u64, OsError> {
         match room.add_fresh(account) {
-            Ok(_) => {
-                // Not necessarily the slab just added: another may have become free, at a lower index.
-                let index = room.take_free(account).expect("a slab was just added under this lock");
-                self.count_taken(room.slab_bytes());
-                Ok(index)
-            }
+            // Not necessarily the slab just added: another may have become free, at a lower index.
+            Ok(_) => Ok(room.take_free(account).expect("a slab was just added under this lock")),
             Err(error) => {
                 self.budget.give_back(room.slab_bytes());
                 Err(error)
@@ -346,12 +388,17 @@ impl Heap {
         }
     }
 
-    /// Counts a slab into the bytes in use. Under the lock of its class.
-    fn count_taken(&self, bytes: u64) {
-        let in_use = self.in_use_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        // Almost always false: the shared line of the peak is then only read.
-        if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
-            self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
+    /// Has `told` called whenever bytes in use became fewer, or a reader let go of a slab. It is called without any
+    /// lock of the heap, by whichever thread that happens on; it must be quick. Only the first such call counts.
+    pub fn when_room_is_freed(&self, told: impl Fn() + Send + Sync + 'static) {
+        // A second one would be a second pool on the same heap, which is not done.
+        let _ = self.room_freed.set(RoomFreed(Box::new(told)));
+    }
+
+    #[inline]
+    fn tell_room_freed(&self) {
+        if let Some(RoomFreed(told)) = self.room_freed.get() {
+            told();
         }
     }
 
@@ -374,7 +421,9 @@ impl Heap {
     fn release(&self, location: SlabLocation) {
         let room = &self.classes[usize::from(location.class().0)];
         let (slabs, index) = (room.slabs(), location.index());
-        let Some(access) = slabs.record(index).release() else { return };
+        let Some(access) = slabs.record(index).release() else {
+            return self.tell_room_freed(); // a write may wait for just this reader
+        };
         // From here on the slab is nobody's. It leaves `in_use` before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.
         let bytes = slabs.slab_bytes();
@@ -383,7 +432,7 @@ impl Heap {
         }
         let mut account = room.lock();
         room.begin_scrub(&mut account);
-        self.in_use_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.in_use.give_back(bytes);
         if access.dirty() != 0 {
             drop(account); // zeroing up to 4 MiB is no work for a lock that others want
             slabs.scrub(index, &access);
@@ -396,6 +445,7 @@ impl Heap {
             self.budget.give_back(surplus);
         }
         self.scarce.wake();
+        self.tell_room_freed();
     }
 
     /// Size of the slab at `location`, in bytes.
@@ -435,46 +485,6 @@ impl Heap {
     /// The class's slabs and the index in it that a location names.
     fn slabs(&self, location: SlabLocation) -> (&Slabs, u64) {
         (self.classes[usize::from(location.class().0)].slabs(), location.index())
-    }
-
-    /// All numbers of the heap. Takes each class's lock in turn, for a copy of a few words.
-    pub fn stats(&self) -> HeapStats {
-        let accounts: Vec<(ClassStats, u64)> = self
-            .classes
-            .iter()
-            .map(|class| {
-                let account = class.lock();
-                let records = account.fresh() * size_of::<segment::SegmentRecord>() as u64;
-                (account.stats(), account.metadata_bytes() + records)
-            })
-            .collect();
-        HeapStats {
-            in_use_bytes: self.in_use_bytes(),
-            peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
-            draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
-            pool_size_bytes: self.budget.held(),
-            limit_bytes: self.budget.limit(),
-            committed_bytes: accounts.iter().map(|(stats, _)| stats.committed_bytes).sum(),
-            metadata_bytes: accounts.iter().map(|(_, metadata)| metadata).sum(),
-            classes: accounts.into_iter().map(|(stats, _)| stats).collect(),
-        }
-    }
-
-    /// Asserts what must be true whenever no call is under way.
-    #[cfg(any(test, debug_assertions))]
-    pub fn check(&self) {
-        let accounts: Vec<_> = self.classes.iter().map(Class::lock).collect();
-        let (mut held, mut used) = (0, 0);
-        for account in &accounts {
-            account.check();
-            let stats = account.stats();
-            held += stats.total * stats.slab_size_bytes;
-            used += stats.used * stats.slab_size_bytes;
-        }
-        assert_eq!(held, self.budget.held(), "the budget is the sum of the slabs held");
-        assert_eq!(used, self.in_use_bytes(), "what is in use is the sum of the slabs used");
-        assert!(held <= self.budget.limit(), "the limit holds");
-        assert!(self.peak_in_use_bytes.load(Ordering::Relaxed) >= used);
     }
 }
 

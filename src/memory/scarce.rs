@@ -1,12 +1,12 @@
-//! The scarce path: what happens when fresh bytes cannot be had. The one place where a memory refusal is made.
+//! The scarce path: what happens when fresh bytes cannot be had. It finds the memory for a request that was granted.
 //!
-//! One request at a time takes this path. It raises a flag that sends every other allocation here too, to wait for its
-//! turn, and then looks at all classes at once: what is in use is then exact. Either that and the request exceed the
-//! limit, and it is refused; or they do not, and it is granted. A granted request is never refused any more: while
-//! the flag is up nobody else allocates, so free memory only grows, and it is backed by slabs taken from whichever
-//! classes have free ones. That may take time; slabs still being scrubbed are waited for.
+//! A granted request is never refused any more: what is in use, it included, is within the limit, so what its slab
+//! takes beyond is held by free slabs of some class. One request at a time takes this path. It raises a flag that sends
+//! every other one here too, to wait for its turn; while it is up nobody else takes a slab, so free memory only grows,
+//! and the request is backed by slabs taken from whichever classes have free ones. That may take time; slabs still
+//! being scrubbed are waited for.
 
-use super::class::{Account, Class};
+use super::class::Class;
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,44 +67,21 @@ impl Drop for Turn<'_> {
 }
 
 impl Heap {
-    /// Grants or refuses a slab of `class`, by what is in use at one instant.
+    /// Finds the memory for a granted slab of `class`.
     #[cold]
-    pub(super) fn allocate_scarce(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    pub(super) fn back_scarce(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let _turn = Turn::take(&self.scarce);
-        let size = self.classes[usize::from(class.0)].slab_bytes();
-        {
-            // All classes stand still: nobody allocates, and no free is half counted.
-            let accounts: Vec<MutexGuard<'_, Account>> = self.classes.iter().map(Class::lock).collect();
-            let in_use = accounts
-                .iter()
-                .map(|account| account.stats())
-                .map(|stats| stats.used * stats.slab_size_bytes)
-                .sum::<u64>();
-            let limit = self.limit_bytes();
-            if in_use + size > limit {
-                return Err(AllocateError::Exhausted {
-                    requested_bytes: size,
-                    in_use_bytes: in_use,
-                    limit_bytes: limit,
-                });
-            }
-        }
-        self.back(class).map(|index| SlabLocation::new(class, index))
-    }
-
-    /// Finds the memory for a granted request.
-    fn back(&self, class: SizeClass) -> Result<u64, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let system = |error| AllocateError::System { requested_bytes: room.slab_bytes(), error };
         loop {
             {
                 let mut account = room.lock();
                 if let Some(index) = room.take_free(&mut account) {
-                    self.count_taken(room.slab_bytes());
-                    return Ok(index);
+                    return Ok(SlabLocation::new(class, index));
                 }
                 if self.budget.take(room.slab_bytes()) {
-                    return self.take_fresh(room, &mut account).map_err(system);
+                    let taken = self.take_fresh(room, &mut account);
+                    return taken.map(|index| SlabLocation::new(class, index)).map_err(system);
                 }
             }
             if !self.reclaim_slice(room).map_err(system)? {

@@ -1,5 +1,8 @@
 //! What can be set about the pool.
 
+use super::Tag;
+use std::collections::BTreeMap;
+
 /// Configuration of the pool. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -11,6 +14,8 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// Milliseconds that a write waits for readers that hold the room it needs. Default: 5000.
     pub write_wait_ms: u64,
+    /// What tags may hold at most, in actual bytes. Default: none, which is as much as the pool has.
+    pub budgets: BTreeMap<Tag, u64>,
 }
 
 impl Default for Config {
@@ -20,6 +25,7 @@ impl Default for Config {
             max_allocations: None,
             max_inflight_bytes: 64 << 20,
             write_wait_ms: 5000,
+            budgets: BTreeMap::new(),
         }
     }
 }

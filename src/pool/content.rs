@@ -15,6 +15,7 @@
 
 use super::id::{AllocationId, Key};
 use super::local::Local;
+use super::plan::Room;
 use super::{NotFound, Written};
 use crate::clock::Now;
 use crate::memory::{self, AccessError, Edit, Heap, Pin, SlabLocation};
@@ -159,8 +160,8 @@ pub enum WriteError {
     /// There is no room for a second version, and no reader stands in the way of one.
     #[error("a write beside readers, or of more than 64 KiB, takes room for both versions: {0}")]
     NoRoom(memory::AllocateError),
-    /// Readers held the room until the wait was over.
-    #[error("readers held the room for a second version for {waited_ms} ms")]
+    /// Readers, or other writers, held the room until the wait was over.
+    #[error("readers or other writers held the room for a second version for {waited_ms} ms")]
     Waited {
         /// How long the write waited for them.
         waited_ms: u64,
@@ -193,6 +194,7 @@ impl Local {
         placement: Placement,
         pieces: &[Bytes],
         precondition: &Precondition,
+        room: Option<Room<'_>>,
         now: Now,
     ) -> Result<Written, WriteError> {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -221,7 +223,7 @@ impl Local {
                 }
             }
         }
-        let mut upload = self.upload_private(id, placement, now)?;
+        let mut upload = self.upload_private(id, placement, room, now)?;
         for piece in pieces {
             upload.push(piece)?;
         }
@@ -235,10 +237,12 @@ impl Local {
         id: AllocationId,
         placement: Placement,
         precondition: &Precondition,
+        room: Option<Room<'_>>,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         {
             let (index, entry, record) = self.look_up(id, now)?;
+            check_end(placement, 0, record.size_bytes)?;
             precondition.check_early(self.heap().writes(record.location))?;
             if self.heap().writes(record.location) == 0 && !entry.is_lent() {
                 entry.set_lent(true);
@@ -253,20 +257,26 @@ impl Local {
                 ));
             }
         }
-        self.upload_private(id, placement, now)
+        self.upload_private(id, placement, room, now)
     }
 
+    /// Begins an upload into a segment of its own: from `room`, where that was granted already.
     fn upload_private(
         &self,
         id: AllocationId,
         placement: Placement,
+        room: Option<Room<'_>>,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let (index, key, size_bytes, class) = {
             let (index, _entry, record) = self.look_up(id, now)?;
             (index, record.key, record.size_bytes, record.location.class())
         };
-        let location = self.heap().allocate(class).map_err(WriteError::NoRoom)?;
+        let location = match room {
+            Some(mut room) => room.back(class),
+            None => self.take_slab(class, now),
+        };
+        let location = location.map_err(WriteError::NoRoom)?;
         Ok(Upload::new(self, id, (index, key), location, false, placement, size_bytes))
     }
 }
@@ -373,6 +383,8 @@ impl<'a> Upload<'a> {
                 self.fill(&next);
                 entry.set_lent(false);
                 self.committed = true;
+                drop(entry);
+                self.local.room_freed(); // a write may wait for just this upload
                 return Ok(Written { version: 1, whole });
             }
             let base = Base { location: record.location, version };
@@ -433,7 +445,8 @@ impl Drop for Upload<'_> {
                 self.fill(&Edit { zero_outside: Some(0..0), ..Edit::default() });
                 if let Some(locked) = is_ours() {
                     locked.set_lent(false);
-                    return;
+                    drop(locked);
+                    return self.local.room_freed(); // a write may wait for just this upload
                 }
             }
         }

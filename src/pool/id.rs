@@ -32,7 +32,7 @@ pub(super) struct Key {
     /// 62 random bits, and the top bit set so that a live key is never zero.
     pub(super) low: u64,
     /// 32 random bits.
-    pub(super) high: u64,
+    pub(super) high: u32,
 }
 
 const KEY_LIVE: u64 = 1 << 63;
@@ -42,7 +42,10 @@ impl Key {
     pub(super) fn random() -> Key {
         let (high, low) = Uuid::new_v4().as_u64_pair();
         // The upper word has 60 random bits (its version is fixed), the lower 62.
-        Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: high >> 32 }
+        Key {
+            low: low & ((1 << 62) - 1) | KEY_LIVE,
+            high: u32::try_from(high >> 32).expect("32 bits are left"),
+        }
     }
 }
 
@@ -50,8 +53,9 @@ impl AllocationId {
     /// The id of the entry at `index` whose key is `key`.
     pub(super) fn new(index: u32, key: Key) -> AllocationId {
         debug_assert!(index >> INDEX_BITS == 0);
-        let custom_a = ENGINE_LOCAL << 44 | u64::from(index) << 20 | key.high >> 12;
-        let high = custom_a << 16 | key.high & 0xfff;
+        let key_high = u64::from(key.high);
+        let custom_a = ENGINE_LOCAL << 44 | u64::from(index) << 20 | key_high >> 12;
+        let high = custom_a << 16 | key_high & 0xfff;
         let (high, low) = (high.to_be_bytes(), (key.low & !KEY_LIVE).to_be_bytes());
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&high);
@@ -64,9 +68,8 @@ impl AllocationId {
         let (high, low) = self.0.as_u64_pair();
         let ours = self.0.get_version_num() == 8 && low >> 62 == 0b10 && high >> 60 == ENGINE_LOCAL;
         let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
-        let key =
-            Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: (high >> 16 & 0xf_ffff) << 12 | high & 0xfff };
-        ours.then_some((index, key))
+        let key_high = u32::try_from((high >> 16 & 0xf_ffff) << 12 | high & 0xfff).expect("20 and 12 bits");
+        ours.then_some((index, Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: key_high }))
     }
 
     /// The id as it is written on the wire, without allocating.
@@ -146,6 +149,6 @@ mod tests {
         let keys: Vec<Key> = (0..1000).map(|_| Key::random()).collect();
         let distinct = |words: Vec<u64>| words.iter().collect::<std::collections::HashSet<_>>().len();
         assert_eq!(distinct(keys.iter().map(|key| key.low).collect()), 1000);
-        assert_eq!(distinct(keys.iter().map(|key| key.high).collect()), 1000);
+        assert_eq!(distinct(keys.iter().map(|key| u64::from(key.high)).collect()), 1000);
     }
 }

@@ -6,8 +6,17 @@
 //! ```text
 //!   mod.rs       Pool: the door, and the words it speaks
 //!   local.rs     the engine that keeps its allocations in this process
+//!   plan.rs      what a request takes: all of it, or nothing
+//!   queue.rs     who waits for room                (its bell: lock-free, loom-tested)
+//!   turns.rs     requests that wait for their turn
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
+//!   deposit.rs   a block that is allocated and written in one go
+//!   entries.rs   which entries are free, and how one becomes an allocation
+//!   expiry.rs    allocations end with their lease
+//!   lease.rs     which lease ends next
+//!   listing.rs   allocations in the order in which they were made
+//!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
 //!   lock.rs      the lock of one entry          (lock-free, loom-tested)
@@ -16,19 +25,33 @@
 
 pub mod config;
 mod content;
+mod deposit;
+mod entries;
+mod expiry;
 mod id;
 mod inflight;
+mod lease;
+mod listing;
 mod local;
 mod lock;
 mod order;
+mod plan;
+mod queue;
 mod table;
+mod tags;
+mod turns;
 
 pub use config::Config;
 pub use content::{
     Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Upload, Versions, WriteError,
 };
+pub use deposit::Deposit;
+pub use expiry::Expired;
 pub use id::{AllocationId, ParseIdError};
 pub use inflight::{Inflight, InflightCharge};
+pub use lease::{LEASE_LAG_BUCKETS, LeaseLag};
+pub use listing::{Cursor, Page};
+pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
@@ -38,7 +61,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What a client holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocation {
     /// Its name.
     pub id: AllocationId,
@@ -50,15 +73,19 @@ pub struct Allocation {
     pub created: Now,
     /// When it ends by itself; none: it lives until freed.
     pub deadline: Option<Now>,
+    /// Whose it is.
+    pub tag: Option<Tag>,
 }
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllocateRequest {
     /// Bytes wanted, at least 1.
     pub size_bytes: u64,
     /// How long the allocation lives if it is not freed before; none: until freed.
     pub lease: Option<Duration>,
+    /// Whose it will be.
+    pub tag: Option<Tag>,
 }
 
 /// What a write left behind.
@@ -71,7 +98,7 @@ pub struct Written {
 }
 
 /// Why an allocation cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllocateError {
     /// It could never be made here, however empty the pool is.
     #[error(
@@ -85,6 +112,18 @@ pub enum AllocateError {
         /// The largest size a request may ask for.
         size_bytes_max: u64,
     },
+    /// Several blocks that could never be had together.
+    #[error(
+        "{blocks} blocks of {size_bytes} bytes in all take more than the {limit_bytes} bytes of the pool"
+    )]
+    TooLargeTogether {
+        /// How many.
+        blocks: usize,
+        /// Bytes asked for in all.
+        size_bytes: u64,
+        /// The pool's limit.
+        limit_bytes: u64,
+    },
     /// The pool is full, or the system grants no memory.
     #[error(transparent)]
     Memory(#[from] memory::AllocateError),
@@ -93,6 +132,34 @@ pub enum AllocateError {
     TableFull {
         /// The table's bound.
         allocations_max: u32,
+    },
+    /// As many tags have allocations or budgets as can be.
+    #[error("{tags_max} tags are in use, as many as can be")]
+    TagsFull {
+        /// The bound.
+        tags_max: usize,
+    },
+    /// The tag's budget leaves no room.
+    #[error(
+        "{requested_bytes} bytes requested, {in_use_bytes} of the {budget_bytes} bytes of tag {tag} in use"
+    )]
+    Budget {
+        /// Whose budget it is.
+        tag: Tag,
+        /// Actual bytes asked for.
+        requested_bytes: u64,
+        /// Actual bytes that the tag's allocations have.
+        in_use_bytes: u64,
+        /// What they may have.
+        budget_bytes: u64,
+    },
+    /// The request waited for room, in vain.
+    #[error("waited {waited_ms} ms: {last}")]
+    Waited {
+        /// How long.
+        waited_ms: u64,
+        /// Why it was not served before.
+        last: Box<AllocateError>,
     },
     /// The engine takes no new allocations.
     #[error(transparent)]
@@ -109,41 +176,8 @@ pub struct Unavailable;
 #[error("no live allocation has the id {0}")]
 pub struct NotFound(pub AllocationId);
 
-/// A place in the creation order. Opaque to clients; survives whatever is freed around it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor {
-    created: u64,
-    slot: u16,
-}
-
-impl Cursor {
-    /// The cursor as text.
-    pub fn encode(self) -> String {
-        format!("{:016x}{:04x}", self.created, self.slot)
-    }
-
-    /// A cursor from its text; none if it is no cursor.
-    pub fn decode(text: &str) -> Option<Cursor> {
-        if text.len() != 20 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return None;
-        }
-        let created = u64::from_str_radix(&text[..16], 16).ok()?;
-        let slot = u16::from_str_radix(&text[16..], 16).ok()?;
-        Some(Cursor { created, slot })
-    }
-}
-
-/// One page of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// Live allocations in creation order.
-    pub allocations: Vec<Allocation>,
-    /// Where the next page starts; none after the last. A page may be short and still have one.
-    pub next: Option<Cursor>,
-}
-
 /// Numbers of the pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolStats {
     /// Numbers of the memory below.
     pub heap: HeapStats,
@@ -161,14 +195,22 @@ pub struct PoolStats {
     pub inflight_bytes: u64,
     /// The in-flight budget.
     pub inflight_bytes_max: u64,
-    /// Requests that wait for room. No call of this engine waits yet.
+    /// Requests that wait for room.
     pub waiting_requests: u64,
+    /// Bytes set aside for one of them; part of what is in use.
+    pub reserved_bytes: u64,
+    /// What each tag holds, by name.
+    pub tags: Vec<TagStats>,
+    /// Allocations that their lease ended.
+    pub leases_expired: u64,
+    /// How late that was.
+    pub lease_lag: LeaseLag,
 }
 
 /// Who keeps the allocations.
 #[derive(Debug)]
 enum Engine {
-    Local(Local),
+    Local(Arc<Local>),
 }
 
 /// The door to all allocations. Handlers and tasks call this and nothing below it.
@@ -187,13 +229,72 @@ impl Pool {
         Pool { engine, inflight: Inflight::new(config.max_inflight_bytes), write_wait }
     }
 
-    /// Makes an allocation.
+    /// Makes an allocation, waiting for room up to `wait` where there is none.
     ///
     /// # Errors
     /// [`AllocateError`], with the numbers; nothing was changed then.
-    pub async fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Allocation, AllocateError> {
+    pub async fn allocate(
+        &self,
+        request: &AllocateRequest,
+        wait: Duration,
+        now: Now,
+    ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        local.allocate(request, now)
+        match local.allocate(request, now) {
+            Err(error) if !wait.is_zero() && error.may_pass() => {
+                let made = local.allocate_in_turn(std::slice::from_ref(request), wait, now, error).await?;
+                Ok(made.into_iter().next().expect("as many as were asked for"))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes all of these allocations or none, in the order asked. It waits for room as one.
+    ///
+    /// # Errors
+    /// [`AllocateError`], with the numbers; nothing was changed then.
+    pub async fn allocate_batch(
+        &self,
+        requests: &[AllocateRequest],
+        wait: Duration,
+        now: Now,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        let Engine::Local(local) = &self.engine;
+        match local.allocate_all(requests, now) {
+            Err(error) if !wait.is_zero() && error.may_pass() => {
+                local.allocate_in_turn(requests, wait, now, error).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Begins an allocation whose content comes with it, waiting for room up to `wait`. Nobody can find it before it is
+    /// complete.
+    ///
+    /// # Errors
+    /// [`AllocateError`], with the numbers; nothing was changed then.
+    pub async fn deposit(
+        &self,
+        request: &AllocateRequest,
+        wait: Duration,
+        now: Now,
+    ) -> Result<Deposit<'_>, AllocateError> {
+        let Engine::Local(local) = &self.engine;
+        match local.deposit(request, now) {
+            Err(error) if !wait.is_zero() && error.may_pass() => {
+                local.deposit_in_turn(request, wait, now, error).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Gives an allocation a lease of that length from now on, whatever lease it had.
+    ///
+    /// # Errors
+    /// [`NotFound`] where no live allocation has the id.
+    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, NotFound> {
+        let Engine::Local(local) = &self.engine;
+        local.renew(id, now.after(lease), now)
     }
 
     /// Looks an allocation up.
@@ -214,10 +315,31 @@ impl Pool {
         local.free(id, now)
     }
 
-    /// Lists live allocations in creation order, from the beginning or after `cursor`, at most `limit` of them.
-    pub async fn list(&self, cursor: Option<Cursor>, limit: usize, now: Now) -> Page {
+    /// Ends all of these allocations, each as [`Pool::free`] does, and returns those that were not found. One that stands
+    /// twice is not found the second time.
+    pub async fn free_batch(&self, ids: &[AllocationId], now: Now) -> Vec<AllocationId> {
         let Engine::Local(local) = &self.engine;
-        local.list(cursor, limit, now)
+        ids.iter().copied().filter(|id| local.free(*id, now).is_err()).collect()
+    }
+
+    /// Lists live allocations in creation order, from the beginning or after `cursor`, at most `limit` of them; where a
+    /// tag is given only those that carry it.
+    pub async fn list(&self, cursor: Option<Cursor>, limit: usize, tag: Option<&Tag>, now: Now) -> Page {
+        let Engine::Local(local) = &self.engine;
+        local.list(cursor, limit, tag, now)
+    }
+
+    /// Ends allocations whose lease is over, in a slice of bounded length. To be called every tick of 10 ms while there
+    /// are leases.
+    pub fn expire(&self, now: Now) -> Expired {
+        let Engine::Local(local) = &self.engine;
+        local.expire(now)
+    }
+
+    /// Waits until there are leases where there were none.
+    pub async fn leases_begun(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.leases_begun.notified().await;
     }
 
     /// The content as of this instant.
@@ -242,15 +364,22 @@ impl Pool {
         now: Now,
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
-        // In place there is always room: it is only readers that can be in the way.
-        self.once_there_is_room(|| local.write(id, placement, pieces, precondition, now), |_, _| true).await
+        match local.write(id, placement, pieces, precondition, None, now) {
+            // In place there is always room: it is only readers that can be in the way.
+            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. })) => {
+                let write = |room, now| local.write(id, placement, pieces, precondition, room, now);
+                local.write_in_turn(requested_bytes, self.write_wait, now, write).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Begins to write a body of any length, piece by piece. Of the precondition only what can never hold any more is
     /// refused here; [`Upload::commit`] decides.
     ///
     /// # Errors
-    /// [`WriteError`] where no live allocation has the id, or there is no room for a second version.
+    /// [`WriteError`] where the allocation is gone, or there is no room for a second version, nor will there be when
+    /// readers have gone and waiters are served.
     pub async fn upload(
         &self,
         id: AllocationId,
@@ -259,40 +388,14 @@ impl Pool {
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        let draining = |in_use: u64, requested: u64| {
-            in_use.saturating_sub(local.heap().draining_bytes()) + requested <= local.heap().limit_bytes()
-        };
-        self.once_there_is_room(|| local.upload(id, placement, precondition, now), draining).await
-    }
-
-    /// Tries a write again, for as long as a write may wait, while readers alone hold the room that it needs:
-    /// `would_fit(in_use, requested)` says whether it would go without them.
-    async fn once_there_is_room<T>(
-        &self,
-        attempt: impl Fn() -> Result<T, WriteError>,
-        would_fit: impl Fn(u64, u64) -> bool,
-    ) -> Result<T, WriteError> {
-        const STEP: Duration = Duration::from_millis(5);
-        let mut waited = Duration::ZERO;
-        loop {
-            let outcome = attempt();
-            let Err(WriteError::NoRoom(memory::AllocateError::Exhausted {
-                requested_bytes,
-                in_use_bytes,
-                ..
-            })) = outcome
-            else {
-                return outcome;
-            };
-            if !would_fit(in_use_bytes, requested_bytes) {
-                return outcome;
+        match local.upload(id, placement, precondition, None, now) {
+            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
+                if local.may_be_freed(requested_bytes) =>
+            {
+                let upload = |room, now| local.upload(id, placement, precondition, room, now);
+                local.write_in_turn(requested_bytes, self.write_wait, now, upload).await
             }
-            if waited >= self.write_wait {
-                let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-                return Err(WriteError::Waited { waited_ms });
-            }
-            tokio::time::sleep(STEP).await;
-            waited += STEP;
+            outcome => outcome,
         }
     }
 

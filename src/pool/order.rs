@@ -39,9 +39,9 @@ impl Link {
         link & ((1 << Link::CHUNK_BITS) - 1)
     }
 
-    /// The slot of a listed entry.
-    pub(super) fn slot(link: u32) -> usize {
-        ((link & !Link::IN_ORDER) >> Link::CHUNK_BITS) as usize
+    /// The slot of a listed entry; none for the link of a free one.
+    pub(super) fn slot(link: u32) -> Option<usize> {
+        (link & Link::IN_ORDER != 0).then_some(((link & !Link::IN_ORDER) >> Link::CHUNK_BITS) as usize)
     }
 }
 
@@ -191,7 +191,7 @@ impl Order {
         members
     }
 
-    /// Collects up to `count_max` members created after `key`, in order, looking at `looks_max` places at most, or at
+    /// Collects up to `count_max` members that are wanted and were created after `key`, in order, looking at `looks_max` places at most, or at
     /// one chunk where that is more.
     ///
     /// Returns them, and how far the order was looked through: everything up to that creation time is in the result.
@@ -202,6 +202,7 @@ impl Order {
         key: u64,
         count_max: usize,
         looks_max: usize,
+        is_wanted: impl Fn(u32) -> bool,
     ) -> (Vec<(u64, u32)>, Option<u64>) {
         let mut found = Vec::new();
         let mut looks = 0;
@@ -212,7 +213,8 @@ impl Order {
                 return (found, Some(first_key - 1));
             }
             looks += places;
-            found.extend(self.members(table, *number).into_iter().filter(|(created, _)| *created > key));
+            let members = self.members(table, *number).into_iter();
+            found.extend(members.filter(|(created, entry)| *created > key && is_wanted(*entry)));
             if found.len() >= count_max {
                 found.truncate(count_max);
                 let last = found.last().map(|(created, _)| *created);

@@ -7,6 +7,7 @@
 use super::id::Key;
 use super::lock::{EntryGuard, EntryLock};
 use super::order::Link;
+use super::tags::TagNumber;
 use crate::clock::Now;
 use crate::memory::SlabLocation;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -26,7 +27,9 @@ const NO_DEADLINE: u64 = 0;
 struct DurableEntry {
     /// Lower word of the key; zero while the entry is not live. Storing it is what makes an allocation begin or end.
     key_low: AtomicU64,
-    key_high: AtomicU64,
+    key_high: AtomicU32,
+    /// The tag's number plus one, or zero.
+    tag: AtomicU32,
     size_bytes: AtomicU64,
     /// Where the bytes lie: a `SlabLocation`.
     location: AtomicU64,
@@ -34,8 +37,11 @@ struct DurableEntry {
     created: AtomicU64,
     /// When it ends by itself, or `NO_DEADLINE`.
     deadline: AtomicU64,
-    /// Room for the tag and the arena.
-    reserved: [AtomicU64; 2],
+    /// Room for the arena.
+    reserved: AtomicU64,
+    /// Where the entry hangs in its slot's wheel of leases. Under that slot's lock. It means nothing outside of this
+    /// process; it lies here because the line has room, and next to the deadline that goes with it.
+    lease_links: AtomicU64,
 }
 
 /// How an entry is linked up in this process.
@@ -55,6 +61,10 @@ const _: () = assert!(size_of::<DurableEntry>() == 64, "an entry's durable half 
 #[cfg(not(feature = "loom"))]
 const _: () =
     assert!(size_of::<VolatileEntry>() == 8, "metadata is bounded: 64 + 8 bytes here, 16 a slab, 4 in order");
+
+fn deadline_word(deadline: Option<Now>) -> u64 {
+    deadline.map_or(NO_DEADLINE, |deadline| deadline.0.max(1))
+}
 
 #[derive(Debug)]
 struct Chunk {
@@ -79,6 +89,7 @@ pub(super) struct Record {
     pub(super) location: SlabLocation,
     pub(super) created: Now,
     pub(super) deadline: Option<Now>,
+    pub(super) tag: Option<TagNumber>,
 }
 
 impl Table {
@@ -154,12 +165,11 @@ impl<'a> Entry<'a> {
         let durable = self.durable;
         self.volatile.lent.store(0, Ordering::Relaxed);
         durable.key_high.store(record.key.high, Ordering::Relaxed);
+        durable.tag.store(TagNumber::word(record.tag), Ordering::Relaxed);
         durable.size_bytes.store(record.size_bytes, Ordering::Relaxed);
         durable.location.store(record.location.word(), Ordering::Relaxed);
         durable.created.store(record.created.0, Ordering::Relaxed);
-        durable
-            .deadline
-            .store(record.deadline.map_or(NO_DEADLINE, |deadline| deadline.0.max(1)), Ordering::Relaxed);
+        durable.deadline.store(deadline_word(record.deadline), Ordering::Relaxed);
         durable.key_low.store(record.key.low, Ordering::Release); // pairs with the Acquire in `read`
     }
 
@@ -174,13 +184,36 @@ impl<'a> Entry<'a> {
             && durable.key_high.load(Ordering::Relaxed) == key.high
     }
 
+    /// When the lease ends, or the end of time. For the owning slot's wheel, under that slot's lock: a renewal may just
+    /// be storing a later one.
+    pub(super) fn deadline(self) -> Now {
+        match self.durable.deadline.load(Ordering::Relaxed) {
+            NO_DEADLINE => Now(u64::MAX),
+            deadline => Now(deadline),
+        }
+    }
+
+    /// The tag. For the owning slot's creation order, under that slot's lock.
+    pub(super) fn tag(self) -> Option<TagNumber> {
+        TagNumber::from_word(self.durable.tag.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn lease_links(self) -> u64 {
+        self.durable.lease_links.load(Ordering::Relaxed)
+    }
+
+    /// Under the owning slot's lock.
+    pub(super) fn set_lease_links(self, links: u64) {
+        self.durable.lease_links.store(links, Ordering::Relaxed);
+    }
+
     /// When the allocation was made. For the owning slot's creation order, under that slot's lock.
     pub(super) fn created(self) -> u64 {
         self.durable.created.load(Ordering::Relaxed)
     }
 
-    /// The slot whose creation order lists the entry. For whoever just ended the allocation, or holds that slot's lock.
-    pub(super) fn slot(self) -> usize {
+    /// The slot whose creation order lists the entry; none where no order does. A live entry is listed.
+    pub(super) fn slot(self) -> Option<usize> {
         Link::slot(self.link())
     }
 
@@ -216,7 +249,13 @@ impl LockedEntry<'_> {
             location: SlabLocation::from_word(durable.location.load(Ordering::Relaxed)),
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
+            tag: TagNumber::from_word(durable.tag.load(Ordering::Relaxed)),
         })
+    }
+
+    /// From now on the lease ends at `deadline`.
+    pub(super) fn set_deadline(&self, deadline: Now) {
+        self.entry.durable.deadline.store(deadline_word(Some(deadline)), Ordering::Relaxed);
     }
 
     /// Whether an upload writes into the allocation's own segment.
@@ -248,11 +287,12 @@ mod loom_tests {
 
     fn record(number: u64) -> Record {
         Record {
-            key: Key { low: number, high: number },
+            key: Key { low: number, high: u32::try_from(number).expect("a small number") },
             size_bytes: number,
             location: SlabLocation::from_word(number),
             created: Now(number),
             deadline: Some(Now(number)),
+            tag: None,
         }
     }
 

@@ -21,7 +21,7 @@ fn pool(limit: u64, sizes: &[u64], config: &Config) -> Pool {
 }
 
 fn allocate(pool: &Pool, size_bytes: u64, now: Now) -> Result<Allocation, AllocateError> {
-    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None }, now))
+    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None, tag: None }, Duration::ZERO, now))
 }
 
 fn ids(page: &Page) -> Vec<AllocationId> {
@@ -32,7 +32,7 @@ fn ids(page: &Page) -> Vec<AllocationId> {
 fn list_all(pool: &Pool, limit: usize, now: Now) -> Vec<AllocationId> {
     let (mut all, mut cursor) = (Vec::new(), None);
     loop {
-        let page = at_once(pool.list(cursor, limit, now));
+        let page = at_once(pool.list(cursor, limit, None, now));
         assert!(page.allocations.len() <= limit);
         all.extend(ids(&page));
         cursor = page.next.map(|next| Cursor::decode(&next.encode()).expect("a cursor survives as text"));
@@ -47,7 +47,7 @@ fn an_allocation_is_found_freed_and_then_gone_for_ever() {
     let pool = pool(10_240, &[1024], &Config::default());
     let made = allocate(&pool, 100, Now(5)).expect("there is room");
     assert_eq!((made.size_bytes, made.actual_size_bytes, made.created), (100, 1024, Now(5)));
-    assert_eq!(at_once(pool.get(made.id, Now(6))), Ok(made));
+    assert_eq!(at_once(pool.get(made.id, Now(6))), Ok(made.clone()));
     assert_eq!(at_once(pool.free(made.id, Now(7))), Ok(()));
     assert_eq!(at_once(pool.free(made.id, Now(7))), Err(NotFound(made.id)));
     let next = allocate(&pool, 100, Now(8)).expect("there is room");
@@ -126,8 +126,8 @@ fn a_table_of_as_many_entries_as_slabs_is_never_full_while_a_slab_is_free() {
 #[test]
 fn an_allocation_past_its_deadline_is_gone_at_the_next_look() {
     let pool = pool(10_240, &[1024], &Config::default());
-    let request = AllocateRequest { size_bytes: 1, lease: Some(Duration::from_nanos(100)) };
-    let made = at_once(pool.allocate(&request, Now(1000))).expect("there is room");
+    let request = AllocateRequest { size_bytes: 1, lease: Some(Duration::from_nanos(100)), tag: None };
+    let made = at_once(pool.allocate(&request, Duration::ZERO, Now(1000))).expect("there is room");
     assert_eq!(at_once(pool.get(made.id, Now(1099))).map(|found| found.deadline), Ok(Some(Now(1100))));
     assert_eq!(list_all(&pool, 10, Now(1099)), [made.id]);
     assert_eq!(list_all(&pool, 10, Now(1100)), []);
@@ -179,7 +179,7 @@ fn what_lives_through_a_listing_appears_exactly_once_whatever_happens_around_it(
     let mut others = live.split_off(1000);
     let (mut seen, mut cursor) = (Vec::new(), None);
     loop {
-        let page = at_once(pool.list(cursor, 100, tick()));
+        let page = at_once(pool.list(cursor, 100, None, tick()));
         seen.extend(ids(&page));
         let Some(next) = page.next else { break };
         cursor = Some(next);
@@ -297,13 +297,13 @@ proptest! {
             let dead = |allocation: &Allocation, now: Now| allocation.deadline.is_some_and(|deadline| deadline <= now);
             match action {
                 Action::Allocate { size, lease } => {
-                    let request = AllocateRequest { size_bytes: size, lease: lease.map(Duration::from_nanos) };
+                    let request = AllocateRequest { size_bytes: size, lease: lease.map(Duration::from_nanos), tag: None };
                     // What passed its deadline is reaped when it is looked at; here, before room is needed.
                     twin.iter().filter(|allocation| dead(allocation, now)).for_each(|allocation| { let _ = at_once(pool.get(allocation.id, now)); });
                     twin.retain(|allocation| !dead(allocation, now));
                     let actual = if size > 8192 { None } else if size > 1024 { Some(8192) } else { Some(1024) };
                     let used: u64 = twin.iter().map(|allocation| allocation.actual_size_bytes).sum();
-                    match at_once(pool.allocate(&request, now)) {
+                    match at_once(pool.allocate(&request, Duration::ZERO, now)) {
                         Ok(made) => {
                             prop_assert_eq!(Some(made.actual_size_bytes), actual);
                             prop_assert!(used + made.actual_size_bytes <= 40_000);
@@ -320,7 +320,7 @@ proptest! {
                 Action::Get(at) if !twin.is_empty() => {
                     let at = at % twin.len();
                     match at_once(pool.get(twin[at].id, now)) {
-                        Ok(found) => prop_assert_eq!(found, twin[at]),
+                        Ok(found) => prop_assert_eq!(&found, &twin[at]),
                         Err(_) => { prop_assert!(dead(&twin[at], now)); twin.remove(at); }
                     }
                 }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 fn at_once<T>(call: impl Future<Output = T>) -> T {
     match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
@@ -25,7 +26,9 @@ fn pool(limit: u64, sizes: &[u64]) -> Pool {
 }
 
 fn allocate(pool: &Pool, size_bytes: u64) -> AllocationId {
-    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None }, NOW)).expect("there is room").id
+    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None, tag: None }, Duration::ZERO, NOW))
+        .expect("there is room")
+        .id
 }
 
 fn read(pool: &Pool, id: AllocationId) -> (Vec<u8>, u64) {
@@ -351,7 +354,7 @@ proptest! {
             let in_memory = |bytes: u64| usize::try_from(bytes).expect("small");
             match action {
                 Action::Allocate(size) => {
-                    if let Ok(made) = at_once(pool.allocate(&AllocateRequest { size_bytes: size, lease: None }, NOW)) {
+                    if let Ok(made) = at_once(pool.allocate(&AllocateRequest { size_bytes: size, lease: None, tag: None }, Duration::ZERO, NOW)) {
                         twin.push((made.id, vec![0; in_memory(size)], 0));
                     }
                 }

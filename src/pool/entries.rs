@@ -1,0 +1,136 @@
+//! Entries of the table: which are free, and how one becomes an allocation. Each slot has its own.
+
+use super::lease::{LeaseLag, Wheel};
+use super::local::Local;
+use super::order::Order;
+use super::table::{Record, Table};
+use crate::clock::Now;
+use crate::slot;
+use parking_lot::Mutex;
+
+/// Entries a slot takes from the table at a time.
+const FRESH_ENTRIES: u32 = 64;
+/// End of a free list.
+const NO_ENTRY: u32 = u32::MAX >> 1;
+
+/// What one slot owns: free entries, and the order and the leases of the allocations made through it. An allocation
+/// returns to the slot that made it, whichever thread frees it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// First of the free entries; each links to the next.
+    free: u32,
+    pub(super) order: Order,
+    pub(super) wheel: Wheel,
+    pub(super) live: u64,
+    /// Actual bytes of the live allocations.
+    pub(super) live_bytes: u64,
+    pub(super) lease_lag: LeaseLag,
+}
+
+impl Slot {
+    /// A slot without entries.
+    pub(super) fn new(number: usize) -> Slot {
+        Slot {
+            free: NO_ENTRY,
+            order: Order::new(number),
+            wheel: Wheel::new(),
+            live: 0,
+            live_bytes: 0,
+            lease_lag: LeaseLag::default(),
+        }
+    }
+
+    pub(super) fn pop_free(&mut self, table: &Table) -> Option<u32> {
+        let index = self.free;
+        if index == NO_ENTRY {
+            return None;
+        }
+        self.free = table.used(index).link();
+        Some(index)
+    }
+
+    /// Takes up to `count` free entries.
+    fn pop_many(&mut self, table: &Table, count: usize, taken: &mut Vec<u32>) {
+        for _ in 0..count {
+            let Some(index) = self.pop_free(table) else { return };
+            taken.push(index);
+        }
+    }
+
+    pub(super) fn push_free(&mut self, table: &Table, index: u32) {
+        table.used(index).set_link(self.free);
+        self.free = index;
+    }
+}
+
+impl Local {
+    /// Does something with the calling thread's slot, under its lock.
+    pub(super) fn with_slot<T>(&self, act: impl FnOnce(&mut Slot) -> T) -> T {
+        act(&mut self.slots().mine().lock())
+    }
+
+    /// Makes an entry that was taken live, in the slot that is locked. Returns what it says: `created` may have moved on
+    /// by a few nanoseconds, so that the creation order is one.
+    pub(super) fn enter(&self, slot: &mut Slot, index: u32, record: Record, now: Now) -> Record {
+        let created = slot.order.next_key(record.created.0);
+        let record = Record { created: Now(created), ..record };
+        // Listed first: whoever finds it live finds its slot by that.
+        slot.order.append(self.table(), index, created);
+        self.table().used(index).publish(&record);
+        slot.live += 1;
+        slot.live_bytes += self.heap().slab_bytes(record.location);
+        if let Some(deadline) = record.deadline {
+            self.hang(slot, index, deadline, now);
+        }
+        record
+    }
+
+    /// Takes so many free entries, or none where the table has fewer, even without leases that are over.
+    pub(super) fn take_entries(&self, count: usize, now: Now) -> Option<Vec<u32>> {
+        loop {
+            let mut taken = Vec::with_capacity(count);
+            while taken.len() < count {
+                let wanted = count - taken.len();
+                self.with_slot(|slot| slot.pop_many(self.table(), wanted, &mut taken));
+                if taken.len() < count && !self.find_entries(count - taken.len(), &mut taken) {
+                    break;
+                }
+            }
+            if taken.len() == count {
+                return Some(taken);
+            }
+            self.with_slot(|slot| taken.iter().for_each(|index| slot.push_free(self.table(), *index)));
+            if self.reap_due(now) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// The slot has no free entry: gives it fresh ones of the table, or takes those that other slots have free. False
+    /// where there is none.
+    #[cold]
+    fn find_entries(&self, count: usize, taken: &mut Vec<u32>) -> bool {
+        let mine = slot::current();
+        {
+            let mut slot = self.slots().of(mine).lock();
+            // Under the slot's lock, so that entries taken are in a free list before anyone looks for them there.
+            if let Some((first, count)) = self.table().take_fresh(FRESH_ENTRIES) {
+                (first..first + count).rev().for_each(|index| slot.push_free(self.table(), index));
+                return true;
+            }
+        }
+        // All slots stand still, so a free entry anywhere is found.
+        let mut slots: Vec<_> = self.slots().iter().map(Mutex::lock).collect();
+        let before = taken.len();
+        for slot in &mut slots {
+            slot.pop_many(self.table(), count - (taken.len() - before), taken);
+        }
+        taken.len() > before
+    }
+
+    /// Entries that are not live. Exact only while nobody allocates or frees.
+    pub(super) fn entries_free(&self) -> u64 {
+        let live: u64 = self.slots().iter().map(|slot| slot.lock().live).sum();
+        u64::from(self.table().allocations_max()).saturating_sub(live)
+    }
+}

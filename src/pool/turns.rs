@@ -1,0 +1,132 @@
+//! Requests that wait for their turn: the asynchronous half of the queue, one function for each kind of request.
+
+use super::content::WriteError;
+use super::deposit::Deposit;
+use super::local::Local;
+use super::plan::{Plan, Room};
+use super::queue::{Need, Place, Turn};
+use super::{AllocateError, AllocateRequest, Allocation};
+use crate::clock::Now;
+use crate::memory;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+impl AllocateError {
+    /// Whether what refused may go away while a request waits.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            AllocateError::Memory(memory::AllocateError::Exhausted { .. })
+            | AllocateError::TableFull { .. } => true,
+            AllocateError::Budget { requested_bytes, budget_bytes, .. } => requested_bytes <= budget_bytes,
+            _ => false,
+        }
+    }
+}
+
+/// How long a request has waited, and may.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    began: Instant,
+    until: Instant,
+    now: Now,
+}
+
+impl Wait {
+    fn begin(length: Duration, now: Now) -> Wait {
+        let began = Instant::now();
+        Wait { began, until: began + length, now }
+    }
+
+    /// The time by now.
+    fn now(&self) -> Now {
+        self.now.after(self.began.elapsed())
+    }
+
+    fn waited_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Local {
+    /// Makes all the allocations or none, when there is room. `refused` is why there is none now.
+    pub(super) async fn allocate_in_turn(
+        &self,
+        requests: &[AllocateRequest],
+        wait: Duration,
+        now: Now,
+        refused: AllocateError,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        let finish = |plan: &mut Plan<'_>, now: Now| plan.fulfil(now);
+        self.in_turn(requests, wait, now, refused, finish).await.map(|(_, made)| made)
+    }
+
+    /// Begins a deposit when there is room. `refused` is why there is none now.
+    pub(super) async fn deposit_in_turn(
+        &self,
+        request: &AllocateRequest,
+        wait: Duration,
+        now: Now,
+        refused: AllocateError,
+    ) -> Result<Deposit<'_>, AllocateError> {
+        let claimed = |_: &mut Plan<'_>, _: Now| Ok(());
+        let (plan, ()) = self.in_turn(std::slice::from_ref(request), wait, now, refused, claimed).await?;
+        Deposit::new(self, plan, request.size_bytes)
+    }
+
+    /// Waits until the plan of these requests is claimed, and finishes it; where the table refuses it then, waits on.
+    async fn in_turn<T>(
+        &self,
+        requests: &[AllocateRequest],
+        wait: Duration,
+        now: Now,
+        mut refused: AllocateError,
+        finish: impl Fn(&mut Plan<'_>, Now) -> Result<T, AllocateError>,
+    ) -> Result<(Plan<'_>, T), AllocateError> {
+        let mut plan = Plan::new(self, requests)?;
+        if !plan.fits_budgets() {
+            return Err(refused);
+        }
+        let wait = Wait::begin(wait, now);
+        let mut place = Place::new(self, plan.need().clone(), false);
+        while timeout_at(wait.until, place.turn()).await.is_ok() {
+            plan.claimed();
+            match finish(&mut plan, wait.now()) {
+                Ok(done) => return Ok((plan, done)),
+                Err(AllocateError::TableFull { allocations_max }) => {
+                    refused = AllocateError::TableFull { allocations_max };
+                    place.wait_on();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(AllocateError::Waited { waited_ms: wait.waited_ms(), last: Box::new(refused) })
+    }
+
+    /// Whether so many bytes would be free without readers of what is gone, and without what is set aside.
+    pub(super) fn may_be_freed(&self, bytes: u64) -> bool {
+        let passing = self.heap().draining_bytes() + self.queue().reserved_bytes();
+        self.heap().in_use_bytes().saturating_sub(passing) + bytes <= self.heap().limit_bytes()
+    }
+
+    /// Tries a write again when there is room for a second version, which it is handed then, and whenever anything was
+    /// freed that may let it go without.
+    pub(super) async fn write_in_turn<'a, T>(
+        &'a self,
+        requested_bytes: u64,
+        wait: Duration,
+        now: Now,
+        write: impl Fn(Option<Room<'a>>, Now) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        let wait = Wait::begin(wait, now);
+        let need = Need { bytes: requested_bytes, ..Need::default() };
+        let mut place = Place::new(self, need, true);
+        while let Ok(turn) = timeout_at(wait.until, place.turn()).await {
+            let room = (turn == Turn::Granted).then(|| Room::granted(self.heap(), requested_bytes));
+            match write(room, wait.now()) {
+                Err(WriteError::NoRoom(memory::AllocateError::Exhausted { .. })) if turn == Turn::Look => {}
+                outcome => return outcome,
+            }
+        }
+        Err(WriteError::Waited { waited_ms: wait.waited_ms() })
+    }
+}
