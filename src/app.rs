@@ -98,6 +98,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let instance = instance(&listener, &config.server.host);
     let tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
+    tasks.keep_leases(pool.clone());
     summarise(loaded, listener.address(), &pool).await;
 
     let stopping = {

@@ -1,6 +1,6 @@
-//! What happens when time passes? Here: metrics are pushed to those who want them.
+//! What happens when time passes? Leases end, and metrics are pushed to those who want them.
 //!
-//! Two peers can be configured, and each has one task that lives as long as the service:
+//! `lease_keeper.rs` ends leases. Two peers can be configured, and each has one task that lives as long as the service:
 //!
 //! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
 //!   the local `/metrics` when it does not, and goes on trying.
@@ -17,6 +17,7 @@ pub mod config;
 mod backend;
 mod connection;
 mod endpoint;
+mod lease_keeper;
 mod link_keeper;
 mod peer;
 mod pushgateway;
@@ -33,7 +34,9 @@ pub use peer::StartError;
 
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
+use crate::pool::Pool;
 use backend::Backend;
+use lease_keeper::LeaseKeeper;
 use peer::Peer;
 use pushgateway::Pushgateway;
 use std::pin::Pin;
@@ -106,6 +109,14 @@ pub fn start(
 }
 
 impl Tasks {
+    /// Starts the task that ends the pool's leases.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn keep_leases(&self, pool: Arc<Pool>) {
+        self.tracker.spawn(LeaseKeeper::new(pool).run(self.token()));
+    }
+
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.
     pub async fn stop(self) {
         drop(self.stop);

@@ -1,7 +1,10 @@
-//! The pool as a whole: ids, deadlines, listing and accounts, under random use and under threads.
+//! The pool as a whole: ids, deadlines, listing and accounts, and under threads.
+
+mod cancel;
+mod twin;
+mod waiting;
 
 use super::*;
-use proptest::prelude::*;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -22,6 +25,22 @@ fn pool(limit: u64, sizes: &[u64], config: &Config) -> Pool {
 
 fn allocate(pool: &Pool, size_bytes: u64, now: Now) -> Result<Allocation, AllocateError> {
     at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None, tag: None }, Duration::ZERO, now))
+}
+
+fn request(size_bytes: u64, tag: Option<&str>) -> AllocateRequest {
+    let tag = tag.map(|tag| tag.parse().expect("a tag"));
+    AllocateRequest { size_bytes, lease: None, tag }
+}
+
+/// Asserts what must be true whenever no call is under way and no wait is left.
+fn check_quiet(pool: &Pool) {
+    let Engine::Local(local) = &pool.engine;
+    local.heap().check();
+    let stats = at_once(pool.stats());
+    assert_eq!((stats.waiting_requests, stats.reserved_bytes), (0, 0));
+    assert_eq!(stats.heap.in_use_bytes, stats.allocated_bytes + stats.heap.draining_bytes);
+    let tagged: u64 = stats.tags.iter().map(|tag| tag.allocated_bytes).sum();
+    assert!(tagged <= stats.allocated_bytes);
 }
 
 fn ids(page: &Page) -> Vec<AllocationId> {
@@ -262,76 +281,5 @@ fn the_inflight_budget_is_exact_and_returns() {
 fn cursors_that_are_none_are_refused() {
     for text in ["", "0", "zz", "+000000000000000ffff", &"0".repeat(21), "00000000000000000é00"] {
         assert_eq!(Cursor::decode(text), None, "{text:?}");
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    Allocate { size: u64, lease: Option<u64> },
-    Free(usize),
-    Get(usize),
-    Pass(u64),
-    List(usize),
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    prop_oneof![
-        4 => (1_u64..9000, proptest::option::of(1_u64..50)).prop_map(|(size, lease)| Action::Allocate { size, lease }),
-        3 => any::<usize>().prop_map(Action::Free),
-        1 => any::<usize>().prop_map(Action::Get),
-        1 => (0_u64..20).prop_map(Action::Pass),
-        1 => (1_usize..10).prop_map(Action::List),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
-    /// The twin: a list of allocations ever made, in order, with their deadlines.
-    #[test]
-    fn it_agrees_with_a_naive_twin(actions in prop::collection::vec(action(), 1..150)) {
-        let pool = pool(40_000, &[1024, 8192], &Config::default());
-        let mut twin: Vec<Allocation> = Vec::new();
-        let mut now = Now(1);
-        for action in actions {
-            let dead = |allocation: &Allocation, now: Now| allocation.deadline.is_some_and(|deadline| deadline <= now);
-            match action {
-                Action::Allocate { size, lease } => {
-                    let request = AllocateRequest { size_bytes: size, lease: lease.map(Duration::from_nanos), tag: None };
-                    // What passed its deadline is reaped when it is looked at; here, before room is needed.
-                    twin.iter().filter(|allocation| dead(allocation, now)).for_each(|allocation| { let _ = at_once(pool.get(allocation.id, now)); });
-                    twin.retain(|allocation| !dead(allocation, now));
-                    let actual = if size > 8192 { None } else if size > 1024 { Some(8192) } else { Some(1024) };
-                    let used: u64 = twin.iter().map(|allocation| allocation.actual_size_bytes).sum();
-                    match at_once(pool.allocate(&request, Duration::ZERO, now)) {
-                        Ok(made) => {
-                            prop_assert_eq!(Some(made.actual_size_bytes), actual);
-                            prop_assert!(used + made.actual_size_bytes <= 40_000);
-                            twin.push(made);
-                        }
-                        Err(AllocateError::TooLarge { .. }) => prop_assert_eq!(actual, None),
-                        Err(_) => prop_assert!(used + actual.expect("not too large") > 40_000),
-                    }
-                }
-                Action::Free(at) if !twin.is_empty() => {
-                    let allocation = twin.remove(at % twin.len());
-                    prop_assert_eq!(at_once(pool.free(allocation.id, now)).is_ok(), !dead(&allocation, now));
-                }
-                Action::Get(at) if !twin.is_empty() => {
-                    let at = at % twin.len();
-                    match at_once(pool.get(twin[at].id, now)) {
-                        Ok(found) => prop_assert_eq!(&found, &twin[at]),
-                        Err(_) => { prop_assert!(dead(&twin[at], now)); twin.remove(at); }
-                    }
-                }
-                Action::Pass(nanoseconds) => now = Now(now.0 + nanoseconds),
-                Action::List(limit) => {
-                    let alive: Vec<_> = twin.iter().filter(|allocation| !dead(allocation, now)).map(|allocation| allocation.id).collect();
-                    prop_assert_eq!(list_all(&pool, limit, now), alive);
-                }
-                _ => {}
-            }
-            prop_assert_eq!(at_once(pool.stats()).active_allocations, twin.len() as u64);
-        }
     }
 }
