@@ -321,7 +321,7 @@ fn lease_lag(lag: &Distribution) -> MetricFamily {
     let mut metric = labelled(Vec::new());
     metric.set_histogram(histogram(lag.bounds, &lag.counts, lag.sum_seconds));
     let mut family = empty_family(&rows::LEASE_EXPIRY_LAG);
-    family.set_metric(vec![metric].into());
+    family.set_metric(vec![metric]);
     family
 }
 
