@@ -75,16 +75,16 @@ pub(super) struct Stats {
     draining_bytes: u64,
     /// Bytes of request bodies being received, and of answers to batches.
     inflight_bytes: u64,
+    /// Bytes set aside for a request that waited long enough.
+    reserved_bytes: u64,
+    /// Requests that wait for room.
+    waiting_requests: u64,
     /// Bytes of slab pages that may be resident.
     committed_bytes: u64,
     /// Bytes of records about allocations and slabs, outside the pool.
     metadata_bytes: u64,
     /// Each size class, smallest first.
     slab_sizes: Vec<SlabStats>,
-    /// Bytes set aside for a request that waited long enough.
-    reserved_bytes: u64,
-    /// Requests that wait for room.
-    waiting_requests: u64,
     /// Each tag that has a budget or an allocation, by name.
     tags: Vec<TagBlock>,
     /// Null until arenas exist.
@@ -286,11 +286,11 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         peak_in_use_bytes: stats.heap.peak_in_use_bytes,
         draining_bytes: stats.heap.draining_bytes,
         inflight_bytes: stats.inflight_bytes,
+        reserved_bytes: stats.reserved_bytes,
+        waiting_requests: stats.waiting_requests,
         committed_bytes: stats.heap.committed_bytes,
         metadata_bytes: stats.metadata_bytes,
         slab_sizes: stats.heap.classes.iter().map(SlabStats::new).collect(),
-        reserved_bytes: stats.reserved_bytes,
-        waiting_requests: stats.waiting_requests,
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: None,
         large_objects: None,
