@@ -11,6 +11,9 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// Milliseconds that a write waits for readers that hold the room it needs. Default: 5000.
     pub write_wait_ms: u64,
+    /// Seconds that a reader may go on with a block that was freed or replaced, up to 3600; 1 second at most when the
+    /// memory is needed. Default: 30.
+    pub drain_seconds: u64,
 }
 
 impl Default for Config {
@@ -20,6 +23,7 @@ impl Default for Config {
             max_allocations: None,
             max_inflight_bytes: 64 << 20,
             write_wait_ms: 5000,
+            drain_seconds: 30,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::drain::Drains;
 use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
 use super::order::Order;
@@ -13,6 +14,7 @@ use crate::slot::{self, PerSlot};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Entries a slot takes from the table at a time.
 const FRESH_ENTRIES: u32 = 64;
@@ -28,6 +30,7 @@ pub(super) struct Local {
     table: Table,
     slots: PerSlot<Mutex<Slot>>,
     allocation_size_max: u64,
+    drains: Drains,
     /// Set once, when the service stops.
     closed: AtomicBool,
 }
@@ -54,12 +57,17 @@ impl Local {
             slots: PerSlot::new(|slot| Mutex::new(Slot { free: NO_ENTRY, order: Order::new(slot), live: 0 })),
             allocation_size_max: config.max_allocation_size.unwrap_or(largest).min(largest),
             heap,
+            drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             closed: AtomicBool::new(false),
         }
     }
 
     pub(super) fn heap(&self) -> &Arc<Heap> {
         &self.heap
+    }
+
+    pub(super) fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     pub(super) fn table(&self) -> &Table {
@@ -84,7 +92,7 @@ impl Local {
             }
             _ => return Err(self.too_large(size_bytes, fitting.map(|(_, actual)| actual))),
         };
-        let location = self.heap.allocate(class)?;
+        let location = self.heap.allocate(class).inspect_err(|_| self.drains.memory_is_needed(&self.heap))?;
         let deadline = request.lease.map(|lease| now.after(lease));
         match self.enter(size_bytes, location, deadline, now) {
             Some((index, record)) => Ok(self.describe(index, &record)),
@@ -160,7 +168,7 @@ impl Local {
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
         if record.deadline.is_some_and(|deadline| deadline <= now) {
-            self.end(index, entry, &record);
+            self.end(index, entry, &record, now);
             return Err(NotFound(id));
         }
         Ok((index, entry, record))
@@ -173,12 +181,12 @@ impl Local {
 
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<(), NotFound> {
         let (index, entry, record) = self.look_up(id, now)?;
-        self.end(index, entry, &record);
+        self.end(index, entry, &record, now);
         Ok(())
     }
 
     /// Ends a live allocation: the id first, so that nobody finds what is being taken apart.
-    fn end(&self, index: u32, entry: LockedEntry<'_>, record: &Record) {
+    fn end(&self, index: u32, entry: LockedEntry<'_>, record: &Record, now: Now) {
         entry.clear();
         // A segment that is lent is freed by the upload that writes into it, which finds the id dead.
         let lent = entry.is_lent();
@@ -192,7 +200,7 @@ impl Local {
         // Last, so that whoever gets the memory finds an entry for it too: a table of as many entries as there are
         // slabs is never full while a slab is free.
         if !lent {
-            self.heap.free(record.location);
+            self.drains.free(&self.heap, record.location, now);
         }
     }
 

@@ -8,6 +8,7 @@
 //!   local.rs     the engine that keeps its allocations in this process
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
+//!   drain.rs     until when readers of what was freed may go on
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
 //!   lock.rs      the lock of one entry          (lock-free, loom-tested)
@@ -16,6 +17,7 @@
 
 pub mod config;
 mod content;
+mod drain;
 mod id;
 mod inflight;
 mod local;
@@ -27,6 +29,7 @@ pub use config::Config;
 pub use content::{
     Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Upload, Versions, WriteError,
 };
+pub use drain::{ReaderWatch, Sweep};
 pub use id::{AllocationId, ParseIdError};
 pub use inflight::{Inflight, InflightCharge};
 
@@ -312,6 +315,19 @@ impl Pool {
     pub fn largest_block_within(&self, free_bytes: u64) -> Option<u64> {
         let Engine::Local(local) = &self.engine;
         local.heap().largest_class_within(free_bytes)
+    }
+
+    /// Looks at those who read what was freed or replaced: marks whose time is over, and says who is left. Wants to be
+    /// called a few times a second from [`Pool::draining_begins`] on until nothing drains.
+    pub fn sweep_readers(&self, now: Now) -> Sweep {
+        let Engine::Local(local) = &self.engine;
+        local.drains().sweep(local.heap(), now)
+    }
+
+    /// Returns when something drains that nobody sweeps yet.
+    pub async fn draining_begins(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.drains().begun().await;
     }
 
     /// The second budget: bytes of requests that are being received.
