@@ -6,6 +6,7 @@ use crate::http::VERSION;
 use crate::http::answer::Answerer;
 use crate::http::listener::{self, Listener};
 use crate::http::server::{self, Drained, Stop};
+use crate::http::signal::Signal;
 use crate::http::traffic::Traffic;
 use crate::memory::Heap;
 use crate::pool::Pool;
@@ -98,6 +99,11 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let instance = instance(&listener, &config.server.host);
     let tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
+    let signal = Signal::default();
+    {
+        let signal = signal.clone();
+        tasks.keep_readers_time(pool.clone(), Box::new(move || signal.cut_overdue_readers()));
+    }
     summarise(loaded, listener.address(), &pool).await;
 
     let stopping = {
@@ -109,7 +115,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     };
     let answer = move |request, arrival| answerer.clone().answer(request, arrival);
     let abort = stop.abort.clone();
-    let drained = server::serve(listener, &config.server, traffic, stop, answer).await;
+    let drained = server::serve(listener, &config.server, traffic, signal, stop, answer).await;
     stopping.abort();
     tokio::select! {
         biased;
