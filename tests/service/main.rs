@@ -15,6 +15,7 @@ mod full_pool;
 mod logs;
 mod metrics;
 mod peers;
+mod readers;
 mod slow_clients;
 mod stopping;
 mod support;
