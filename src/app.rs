@@ -6,6 +6,7 @@ use crate::http::VERSION;
 use crate::http::answer::Answerer;
 use crate::http::listener::{self, Listener};
 use crate::http::server::{self, Drained, Stop};
+use crate::http::signal::Signal;
 use crate::http::traffic::Traffic;
 use crate::memory::Heap;
 use crate::pool::Pool;
@@ -99,6 +100,11 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
     tasks.keep_leases(pool.clone());
+    let signal = Signal::default();
+    {
+        let signal = signal.clone();
+        tasks.keep_readers_time(pool.clone(), Box::new(move || signal.cut_overdue_readers()));
+    }
     summarise(loaded, listener.address(), &pool).await;
 
     let stopping = {
@@ -110,7 +116,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     };
     let answer = move |request, arrival| answerer.clone().answer(request, arrival);
     let abort = stop.abort.clone();
-    let drained = server::serve(listener, &config.server, traffic, stop, answer).await;
+    let drained = server::serve(listener, &config.server, traffic, signal, stop, answer).await;
     stopping.abort();
     tokio::select! {
         biased;

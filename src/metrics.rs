@@ -81,6 +81,8 @@ pub struct HttpSnapshot {
     pub received_bytes: u64,
     /// Bytes written to clients.
     pub sent_bytes: u64,
+    /// Readers of freed or replaced content that were ended because their time was over.
+    pub readers_cut: u64,
 }
 
 /// What is known of one peer that metrics are pushed to.
@@ -218,6 +220,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         by(&rows::HTTP_TIMED_OUT, "kind", &http.timed_out),
         single(&rows::HTTP_RECEIVED, float(http.received_bytes)),
         single(&rows::HTTP_SENT, float(http.sent_bytes)),
+        single(&rows::READERS_CUT, float(http.readers_cut)),
         single(&rows::UTILIZATION_RATIO, utilization),
         single(&rows::POOL_LIMIT, float(heap.limit_bytes)),
         single(&rows::IN_USE, float(heap.in_use_bytes)),

@@ -271,6 +271,7 @@ impl Api {
                 timed_out: TimeOut::ALL.iter().map(|kind| (kind.name(), totals.timed_out(*kind))).collect(),
                 received_bytes: totals.received_bytes,
                 sent_bytes: totals.sent_bytes,
+                readers_cut: totals.readers_cut,
             },
             backend: link(&self.backend),
             pushgateway: link(&self.pushgateway),

@@ -15,6 +15,8 @@
 use super::server::Shared;
 use super::traffic::TimeOut;
 use crate::clock::Now;
+use crate::pool::ReaderWatch;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -61,6 +63,9 @@ pub(super) struct Connection {
     multiplexed: AtomicBool,
     /// Set when a reader is cut: what it did not take is thrown away with the socket.
     cut: AtomicBool,
+    /// Reads of content that may not be through: their pieces can outlive the answer's body, in the protocol's own
+    /// queue. A read is added by its request, and looked at by the driver when it is told that some are overdue.
+    readers: Mutex<Vec<ReaderWatch>>,
     /// The driver's task, set at its first poll. A task's waker never changes.
     driver: OnceLock<Waker>,
 }
@@ -81,6 +86,7 @@ impl Connection {
             taken: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            readers: Mutex::default(),
             driver: OnceLock::new(),
         }
     }
@@ -226,6 +232,34 @@ impl Connection {
 
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
+    }
+
+    /// An answer with content begins.
+    pub(super) fn watch(&self, reader: ReaderWatch) {
+        let mut readers = self.readers.lock();
+        if readers.len() == readers.capacity() {
+            readers.retain(ReaderWatch::is_alive); // so that the list is as long as what is under way
+        }
+        readers.push(reader);
+    }
+
+    /// One answer ends short of its length, because its reader has had its time.
+    pub(super) fn end_reader(&self, reader: &ReaderWatch) {
+        self.readers.lock().retain(|watched| !watched.is_of_same_read(reader));
+        self.shared.traffic.reader_cut();
+    }
+
+    /// Cuts the connection if a reader has had its time and did not end by itself: it stands still, or what it has yet
+    /// to take is the protocol's already. Whether it was cut.
+    pub(super) fn end_overdue_readers(&self) -> bool {
+        let overdue = self.readers.lock().iter().filter(|reader| reader.is_overdue()).count();
+        if overdue == 0 {
+            return false;
+        }
+        self.cut();
+        (0..overdue).for_each(|_| self.shared.traffic.reader_cut());
+        tracing::debug!(peer = %self.peer, overdue, "readers of freed content cut");
+        true
     }
 
     /// Remembers whom to wake when another task releases the last hold.

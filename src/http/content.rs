@@ -134,7 +134,11 @@ pub(super) async fn read(
 fn answer(content: Content, range: Range<u64>, status: StatusCode) -> Response {
     let version = content.version;
     let left_bytes = range.end - range.start;
+    let watch = content.watch();
     let mut response = Response::new(Body::new(Outgoing { pieces: content.read(range), left_bytes }));
+    if let Some(watch) = watch {
+        response.extensions_mut().insert(watch); // for exchange.rs, which holds the reader to its time
+    }
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, OCTET_STREAM);

@@ -8,7 +8,8 @@
 use super::connection::Connection;
 use super::exchange::Arrival;
 use super::protocol::Protocol;
-use super::server::{Opened, Shared, Stage};
+use super::server::{Opened, Shared};
+use super::signal::{Stage, Word};
 use super::socket::Socket;
 use super::traffic::TimeOut;
 use crate::clock::Now;
@@ -66,9 +67,9 @@ where
     /// Held when last looked at: if it is not any more, idleness begins now.
     was_held: bool,
     look: Option<Look>,
-    /// The stage that was last acted upon; `None` before the first poll.
-    stage: Option<Stage>,
-    stage_changed: Pin<Box<OwnedNotified>>,
+    /// What was last heard and acted upon; `None` before the first poll.
+    heard: Option<Word>,
+    next_word: Pin<Box<OwnedNotified>>,
     /// Accepted while the server was stopping: it still gets an answer.
     newcomer: bool,
     /// Since when it is to end.
@@ -102,7 +103,7 @@ where
     ) -> Driver<S, F> {
         let newcomer = shared.stage() != Stage::Serving;
         let timer = Box::pin(tokio::time::sleep(shared.limits.header_timeout));
-        let stage_changed = Box::pin(shared.stage_changed.clone().notified_owned());
+        let next_word = Box::pin(shared.signal.changed());
         let connection = Arc::new(Connection::new(shared, peer, Now::read()));
         let socket = Socket::new(stream, connection.clone());
         Driver {
@@ -112,8 +113,8 @@ where
             armed: NEVER,
             was_held: false,
             look: None,
-            stage: None,
-            stage_changed,
+            heard: None,
+            next_word,
             newcomer,
             leaving: None,
             was_told: false,
@@ -121,21 +122,27 @@ where
         }
     }
 
-    /// The server's stage has changed (or this is the first poll): waits for the next change, and takes note.
+    /// All connections are told something (or this is the first poll): listens for the next word, and takes note of
+    /// the server's stage. Ready where a reader has had its time.
     #[cold]
-    fn enter_stage(&mut self, context: &mut Context<'_>) {
+    fn hear(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let shared = self.connection.shared.clone();
         self.connection.driven_by(context.waker());
         // Listens before it looks, so that no change falls between.
-        while pin!(unconstrained(self.stage_changed.as_mut())).poll(context).is_ready() {
-            self.stage_changed.set(shared.stage_changed.clone().notified_owned());
+        while pin!(unconstrained(self.next_word.as_mut())).poll(context).is_ready() {
+            self.next_word.set(shared.signal.changed());
         }
-        let stage = shared.stage();
-        self.stage = Some(stage);
+        let word = shared.signal.word();
+        let stage = word.stage();
+        self.heard = Some(word);
         let must_leave = stage >= Stage::Finishing || (stage == Stage::Draining && !self.newcomer);
         if must_leave && self.leaving.is_none() {
             self.leaving = Some(Now::read());
         }
+        if stage != Stage::Aborting && !self.connection.end_overdue_readers() {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Ends the connection as soon as that takes nothing away from the client. Ready when it has ended.
@@ -268,10 +275,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let driver = self.get_mut();
-        if driver.stage != Some(driver.connection.shared.stage()) {
-            driver.enter_stage(context);
-        }
-        if driver.stage == Some(Stage::Aborting) {
+        if driver.heard != Some(driver.connection.shared.signal.word()) && driver.hear(context).is_ready() {
             return Poll::Ready(());
         }
         if driver.protocol.poll(context, &driver.connection).is_ready() {

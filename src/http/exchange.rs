@@ -2,11 +2,16 @@
 //!
 //! The service sees a plain axum request with its [`Arrival`]; the connection is held until the answer's last byte has
 //! been handed to the protocol, or the client is gone.
+//!
+//! An answer with content carries a watch of its read. Here it is handed to the connection, and here the answer ends
+//! short where the content was freed or replaced and its reader has had its time.
 
 use super::body::RequestBody;
 use super::connection::{Connection, Hold};
-use super::server::Stage;
+use super::server::HTTP2_SEND_BUFFER_BYTES_MAX;
+use super::signal::Stage;
 use crate::clock::Now;
+use crate::pool::ReaderWatch;
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
@@ -130,13 +135,33 @@ impl<F: Future<Output = Response<Body>>> Future for Answer<F> {
         if stopping && !multiplexed {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(Ok(response.map(|body| ResponseBody { body, running, multiplexed, waits: false })))
+        let reader = response.extensions_mut().remove::<ReaderWatch>();
+        if let Some(reader) = &reader {
+            connection.watch(reader.clone());
+        }
+        let rest = Bytes::new();
+        let answer = |body| ResponseBody { body, rest, reader, running, multiplexed, waits: false };
+        Poll::Ready(Ok(response.map(answer)))
     }
 }
+
+/// What HTTP/2 is handed at once of an answer. It takes a piece whole, however small the reader's window is; so that
+/// the answer runs until its reader has nearly all of it, and can be ended in between, pieces are no longer than what
+/// is buffered of a stream anyway.
+const HTTP2_PIECE_BYTES_MAX: usize = HTTP2_SEND_BUFFER_BYTES_MAX;
+
+/// The content was freed or replaced, and its reader has had its time.
+#[derive(Debug, thiserror::Error)]
+#[error("the content was freed or replaced, and the time of its readers is over")]
+struct ReaderOverdue;
 
 /// An answer's body; while it lives its request is running.
 pub(super) struct ResponseBody {
     body: Body,
+    /// HTTP/2: what is left of a long piece.
+    rest: Bytes,
+    /// Watches the read, where the body is content.
+    reader: Option<ReaderWatch>,
     running: Running,
     /// Whether it shares its connection with other answers.
     multiplexed: bool,
@@ -153,6 +178,29 @@ impl ResponseBody {
             if waits { connection.answer_waits() } else { connection.answer_goes_on() }
         }
     }
+
+    /// Breaks the answer off: HTTP/2 resets its stream, HTTP/1 closes the connection.
+    #[cold]
+    fn end_reader(&mut self, reader: &ReaderWatch) -> axum::Error {
+        self.running.0.connection().end_reader(reader);
+        (self.body, self.rest) = (Body::empty(), Bytes::new()); // lets go of what it holds at once
+        axum::Error::new(ReaderOverdue)
+    }
+
+    /// The next piece, for HTTP/2 one that is not too long.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(piece))) => self.rest = piece,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let length = self.rest.len().min(HTTP2_PIECE_BYTES_MAX);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
+    }
 }
 
 impl http_body::Body for ResponseBody {
@@ -165,21 +213,34 @@ impl http_body::Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let answer = self.get_mut();
-        let frame = Pin::new(&mut answer.body).poll_frame(context);
-        if answer.multiplexed {
-            answer.set_waits(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        if let Some(reader) = answer.reader.take_if(|reader| reader.is_overdue()) {
+            return Poll::Ready(Some(Err(answer.end_reader(&reader))));
         }
+        if !answer.multiplexed {
+            return Pin::new(&mut answer.body).poll_frame(context);
+        }
+        let frame = answer.poll_piece(context);
+        answer.set_waits(matches!(frame, Poll::Ready(Some(Ok(_)))));
         frame
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        if !self.rest.is_empty() {
+            let rest = self.rest.len() as u64;
+            let upper = hint.upper().map(|upper| upper + rest);
+            let lower = hint.lower() + rest;
+            hint = SizeHint::new();
+            hint.set_lower(lower);
+            upper.into_iter().for_each(|upper| hint.set_upper(upper));
+        }
+        hint
     }
 }
 

@@ -1,7 +1,7 @@
 //! How is it said on the wire? Routes, JSON, status codes, and the sockets they travel through.
 //!
 //! ```text
-//!   sockets      server.rs ▶ listener.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
+//!   sockets      server.rs ▶ listener.rs, signal.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
 //!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, service.rs ▶ api.rs, what they share
@@ -38,6 +38,7 @@ mod request_id;
 mod routes;
 pub mod server;
 mod service;
+pub mod signal;
 mod socket;
 pub mod traffic;
 

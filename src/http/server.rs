@@ -15,6 +15,7 @@ use super::driver::Driver;
 use super::exchange::Arrival;
 use super::listener::Listener;
 use super::protocol::Streams;
+use super::signal::{Signal, Stage};
 use super::traffic::Traffic;
 use axum::body::Body;
 use hyper::server::conn::{http1, http2};
@@ -23,11 +24,10 @@ use rustix::net::{SendFlags, Shutdown};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -39,7 +39,7 @@ const HTTP1_BUFFER_BYTES_MAX: usize = 64 << 10;
 const HTTP2_STREAMS_MAX: u32 = 256;
 
 /// What one HTTP/2 stream may have buffered for a slow reader.
-const HTTP2_SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+pub(super) const HTTP2_SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// A request's head on HTTP/2, decoded.
 const HTTP2_HEADER_BYTES_MAX: u32 = 16 << 10;
@@ -63,19 +63,6 @@ const REFUSAL: &[u8] =
 /// Refused clients that are given a moment to read the refusal, and that moment.
 const REFUSED_LINGERING_MAX: u32 = 64;
 const REFUSED_LINGER_TIME: Duration = Duration::from_millis(500);
-
-/// How far the server has come; it only goes forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(super) enum Stage {
-    Serving,
-    /// Connections from before end, new ones are answered.
-    Draining,
-    /// All connections end when they run no request.
-    Finishing,
-    /// All connections end at once.
-    Aborting,
-}
 
 /// The bounds a connection is held to; copied out of [`Config`].
 #[derive(Clone, Copy, Debug)]
@@ -101,10 +88,8 @@ impl Limits {
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) traffic: Arc<Traffic>,
-    /// A [`Stage`]. Written by [`serve`] before it notifies, read by every driver at every poll (relaxed: the
-    /// notification's own lock orders it for those who are woken).
-    stage: AtomicU8,
-    pub(super) stage_changed: Arc<Notify>,
+    /// What all drivers are told. The stage is entered by [`serve`].
+    pub(super) signal: Signal,
     /// Everything spawned that is no connection: HTTP/2 streams, bodies being discarded, refused clients.
     pub(super) tasks: TaskTracker,
     pub(super) http1: http1::Builder,
@@ -117,7 +102,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(config: &Config, traffic: Arc<Traffic>) -> Shared {
+    fn new(config: &Config, traffic: Arc<Traffic>, signal: Signal) -> Shared {
         let tasks = TaskTracker::new();
         let mut http1 = http1::Builder::new();
         http1.max_buf_size(HTTP1_BUFFER_BYTES_MAX).header_read_timeout(None); // the driver keeps that time
@@ -137,8 +122,7 @@ impl Shared {
                 bytes_per_second_min: config.min_body_bytes_per_second,
             },
             traffic,
-            stage: AtomicU8::new(Stage::Serving as u8),
-            stage_changed: Arc::new(Notify::new()),
+            signal,
             tasks,
             http1,
             http2,
@@ -150,17 +134,7 @@ impl Shared {
 
     #[inline]
     pub(super) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Serving,
-            1 => Stage::Draining,
-            2 => Stage::Finishing,
-            _ => Stage::Aborting,
-        }
-    }
-
-    fn enter(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::Relaxed);
-        self.stage_changed.notify_waiters();
+        self.signal.word().stage()
     }
 }
 
@@ -212,11 +186,12 @@ pub enum Drained {
 /// Serves connections until it is told to stop, and drains them. No task and no socket is left when it returns.
 ///
 /// `service` answers requests: it is called once for each, on the connection's own task (HTTP/2: a task of the
-/// stream). While the server stops it is still called, and says so itself.
+/// stream). While the server stops it is still called, and says so itself. `signal` is for whoever finds that readers
+/// are overdue.
 ///
 /// # Examples
 /// ```no_run
-/// # use maas::http::{Arrival, Config, listener, server, traffic::Traffic};
+/// # use maas::http::{Arrival, Config, listener, server, signal::Signal, traffic::Traffic};
 /// # use axum::{Router, body::Body, extract::Request, routing::get};
 /// # use std::sync::Arc;
 /// # use tower::ServiceExt;
@@ -228,7 +203,8 @@ pub enum Drained {
 /// };
 /// let config = Config::default();
 /// let listener = listener::bind(&config.host, config.port).await?;
-/// server::serve(listener, &config, Arc::new(Traffic::default()), server::Stop::default(), answer).await;
+/// let (traffic, signal) = (Arc::new(Traffic::default()), Signal::default());
+/// server::serve(listener, &config, traffic, signal, server::Stop::default(), answer).await;
 /// # Ok(())
 /// # }
 /// ```
@@ -236,6 +212,7 @@ pub async fn serve<S, F>(
     listener: Listener,
     config: &Config,
     traffic: Arc<Traffic>,
+    signal: Signal,
     stop: Stop,
     service: S,
 ) -> Drained
@@ -243,7 +220,7 @@ where
     S: Fn(Request<Body>, Arrival) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let shared = Arc::new(Shared::new(config, traffic));
+    let shared = Arc::new(Shared::new(config, traffic, signal));
     let connections_max = config.max_connections;
     let (settled, newcomers) = (TaskTracker::new(), TaskTracker::new());
     tokio::select! {
@@ -253,7 +230,7 @@ where
         never = accept(&listener, &shared, connections_max, &settled, &service) => match never {},
     }
     settled.close();
-    shared.enter(Stage::Draining);
+    shared.signal.enter(Stage::Draining);
     info!(running = shared.traffic.totals().running, "draining connections");
     let drain = async {
         tokio::select! {
@@ -263,7 +240,7 @@ where
         }
         drop(listener);
         newcomers.close();
-        shared.enter(Stage::Finishing);
+        shared.signal.enter(Stage::Finishing);
         newcomers.wait().await;
     };
     let drained = tokio::select! {
@@ -275,7 +252,7 @@ where
         }
     };
     newcomers.close();
-    shared.enter(Stage::Aborting);
+    shared.signal.enter(Stage::Aborting);
     shared.over.cancel();
     settled.wait().await;
     newcomers.wait().await;

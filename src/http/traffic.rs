@@ -53,6 +53,7 @@ struct Counters {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     timed_out: [AtomicU64; TimeOut::ALL.len()],
+    readers_cut: AtomicU64,
 }
 
 /// Sums over all slots at (nearly) one instant.
@@ -72,6 +73,8 @@ pub struct Totals {
     pub sent_bytes: u64,
     /// Connections and bodies given up, in the order of [`TimeOut::ALL`].
     pub timed_out: [u64; TimeOut::ALL.len()],
+    /// Readers of freed or replaced content that were ended because their time was over.
+    pub readers_cut: u64,
 }
 
 impl Totals {
@@ -112,6 +115,7 @@ impl Traffic {
             received_bytes: sum(|slot| &slot.received_bytes),
             sent_bytes: sum(|slot| &slot.sent_bytes),
             timed_out,
+            readers_cut: sum(|slot| &slot.readers_cut),
         }
     }
 
@@ -149,6 +153,10 @@ impl Traffic {
 
     pub(super) fn timed_out(&self, kind: TimeOut) {
         self.0.mine().timed_out[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reader_cut(&self) {
+        self.0.mine().readers_cut.fetch_add(1, Ordering::Relaxed);
     }
 }
 

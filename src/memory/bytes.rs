@@ -243,6 +243,12 @@ impl Pin {
         Ok(Pin { heap: Arc::clone(heap), location })
     }
 
+    /// Whether the slab was freed and its readers have had their time: whoever holds this should let go.
+    pub fn is_overdue(&self) -> bool {
+        let (slabs, index) = self.heap.slabs(self.location);
+        slabs.record(index).is_overdue()
+    }
+
     /// The parts of `range` that may be other than zero, with their offsets in the slab. Nothing is copied.
     ///
     /// # Panics
@@ -261,11 +267,12 @@ impl Pin {
     }
 
     /// The bytes of `range`, in order: parts that were written as slices of the slab, all others from a static
-    /// buffer of zeros. Nothing is copied; the slab is held until the last part is dropped.
+    /// buffer of zeros. Nothing is copied; the slab is held until the last part is dropped. The parts share the pin, so
+    /// that a [`std::sync::Weak`] to it tells whether any is left.
     ///
     /// # Panics
     /// If `range` is not inside the slab.
-    pub fn read(self, range: Range<u64>) -> impl Iterator<Item = Bytes> {
+    pub fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
         let (slabs, index) = self.heap.slabs(self.location);
         let slab_bytes = slabs.slab_bytes();
         assert!(
@@ -273,7 +280,7 @@ impl Pin {
             "{range:?} is outside {slab_bytes} bytes"
         );
         let written = slabs.record(index).dirty();
-        let whole = Bytes::from_owner(self);
+        let whole = Bytes::from_owner(Lent(self));
         dirty::parts(slab_bytes, written, range).flat_map(move |(part, written)| {
             // A written part leaves whole; zeros leave in pieces as long as the static buffer.
             let step = if written { slab_bytes } else { ZEROS.len() as u64 };
@@ -290,6 +297,15 @@ impl Pin {
                 }
             })
         })
+    }
+}
+
+/// A share of a pin, as the owner of bytes that are lent.
+struct Lent(Arc<Pin>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
     }
 }
 

@@ -10,6 +10,7 @@
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
 //!   dirty.rs   which 64ths of a slab were written
+//!   drain.rs   slabs that were freed and are still read
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
 //!   os.rs      address space and pages                                 (unsafe)
@@ -22,6 +23,7 @@ mod bytes;
 mod class;
 pub mod config;
 mod dirty;
+mod drain;
 mod index_set;
 mod os;
 mod scarce;

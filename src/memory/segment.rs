@@ -11,23 +11,31 @@
 //! ```
 //!
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
+//!
+//! Two flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
+//! OVERDUE: those readers have had their time. It is only ever set beside DRAINING, and it takes nothing away: holders
+//! may look at it and let go, and until they do the bytes stay as they are. Both end when the slab is free.
 
 use crate::sync::{AtomicU64, Backoff, Ordering};
 
-/// Low bits of the state word count holders; the rest counts writes, for the `ETag`.
+/// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 46
+/// bits for writes: 2 years at a million a second.
 const HOLDER_BITS: u32 = 16;
 const HOLDERS: u64 = (1 << HOLDER_BITS) - 1;
 /// In place of a holder count: one thread is changing the bytes.
 const EXCLUSIVE: u64 = HOLDERS;
 /// Holders at most. One more is refused; it is far above what the connection limit lets arise.
 const HOLDERS_MAX: u64 = HOLDERS - 1;
-/// The client freed the slab while readers held it. Leaves 47 bits for writes: 4 years at a million a second.
+/// The client freed the slab while readers held it.
 const DRAINING: u64 = 1 << 63;
+/// Those readers have had their time.
+const OVERDUE: u64 = 1 << 62;
+const FLAGS: u64 = DRAINING | OVERDUE;
 
 /// The record of one slab. All zero is a free slab whose bytes are zero.
 #[derive(Debug, Default)]
 pub(super) struct SegmentRecord {
-    /// Draining << 63 | writes << 16 | holders. Changed by compare-and-swap; see the drawing above.
+    /// Draining << 63 | overdue << 62 | writes << 16 | holders. Changed by compare-and-swap; see the drawing above.
     state: AtomicU64,
     /// One bit for each 64th of the slab that may be other than zero. Written while exclusive, read by holders.
     dirty: AtomicU64,
@@ -124,9 +132,28 @@ impl SegmentRecord {
         self.state.fetch_or(DRAINING, Ordering::Relaxed); // travels with the count: same word
     }
 
+    /// Whether the slab was freed and readers still hold it.
+    pub(super) fn is_draining(&self) -> bool {
+        has_lingering_readers(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Says that the readers of a freed slab have had their time. False if none are left: whoever has the slab next
+    /// is never called overdue.
+    pub(super) fn mark_overdue(&self) -> bool {
+        let mark = |state| has_lingering_readers(state).then_some(state | OVERDUE);
+        // By compare-and-swap: the last reader may leave, and the slab be given out again, between look and mark.
+        // Relaxed: the flag orders nothing, holders only look at it.
+        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, mark).is_ok()
+    }
+
+    /// Whether its holders should let go. For holders.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & OVERDUE != 0
+    }
+
     /// Writes counted since the slab was claimed.
     pub(super) fn writes(&self) -> u64 {
-        (self.state.load(Ordering::Relaxed) & !DRAINING) >> HOLDER_BITS
+        (self.state.load(Ordering::Relaxed) & !FLAGS) >> HOLDER_BITS
     }
 
     /// Holders now; none while a thread changes the bytes.
@@ -141,6 +168,12 @@ impl SegmentRecord {
     pub(super) fn dirty(&self) -> u64 {
         self.dirty.load(Ordering::Relaxed) // ordered by `hold` or `begin_exclusive`
     }
+}
+
+/// Whether `state` is that of a slab that was freed and has holders.
+fn has_lingering_readers(state: u64) -> bool {
+    let holders = state & HOLDERS;
+    state & DRAINING != 0 && holders != 0 && holders != EXCLUSIVE
 }
 
 /// Exclusive access to one slab's bytes. Made by the record, one at a time; ends as a write or as a free slab.
@@ -224,6 +257,29 @@ mod tests {
         assert!(!record.claim());
         closed.make_free();
         assert!(record.claim());
+    }
+
+    #[test]
+    fn only_readers_of_a_freed_slab_are_overdue_and_the_next_owner_begins_anew() {
+        let record = SegmentRecord::default();
+        assert!(!record.mark_overdue(), "nobody holds it");
+        assert!(record.claim());
+        record.begin_write().expect("the only holder").end((1 << 46) - 1);
+        record.hold().expect("held");
+        assert!(!record.mark_overdue() && !record.is_draining(), "it is live");
+        record.set_draining();
+        assert!(record.release().is_none());
+        assert!(record.is_draining() && !record.is_overdue());
+        assert!(record.mark_overdue() && record.mark_overdue(), "marking twice is marking once");
+        assert!(record.is_overdue() && record.is_draining());
+        assert_eq!(record.writes(), (1 << 46) - 1, "flags are no writes");
+        let last = record.release().expect("the last holder scrubs");
+        assert!(last.was_draining());
+        assert!(!record.is_draining() && !record.mark_overdue(), "its last reader has left");
+        last.make_free();
+        assert!(!record.mark_overdue() && !record.is_overdue());
+        assert!(record.claim());
+        assert!(!record.is_overdue() && !record.is_draining());
     }
 
     #[test]
@@ -311,6 +367,30 @@ mod loom_tests {
                 assert_eq!(slab.read(), 0, "never a byte of an earlier owner");
             }
             other.join().expect("no panic");
+        });
+    }
+
+    /// A sweep marks a slab that it takes for draining, while its last reader leaves and the next owner comes.
+    #[test]
+    fn loom_the_next_owner_of_a_slab_is_never_overdue() {
+        loom::model(|| {
+            let slab = Slab::held();
+            slab.record.hold().expect("held");
+            slab.record.set_draining();
+            assert!(slab.record.release().is_none());
+            let sweep = {
+                let slab = Arc::clone(&slab);
+                thread::spawn(move || slab.record.mark_overdue())
+            };
+            let last = slab.record.release().expect("the only reader");
+            slab.write(0);
+            last.make_free();
+            assert!(slab.record.claim());
+            assert!(!slab.record.is_overdue() && !slab.record.is_draining());
+            sweep.join().expect("no panic");
+            assert!(!slab.record.is_overdue(), "the mark came too late and was left out");
+            assert_eq!(slab.record.holders(), 1);
+            slab.record.begin_write().expect("the only holder").end(1);
         });
     }
 }

@@ -24,7 +24,7 @@ fn write(heap: &Heap, location: SlabLocation, offset: u64, bytes: &[u8]) -> Resu
 
 fn content(heap: &Arc<Heap>, location: SlabLocation) -> Vec<u8> {
     let bytes = heap.slabs(location).0.slab_bytes();
-    Pin::new(heap, location).expect("held").read(0..bytes).flatten().collect()
+    Arc::new(Pin::new(heap, location).expect("held")).read(0..bytes).flatten().collect()
 }
 
 #[test]
@@ -165,15 +165,23 @@ fn a_reader_keeps_a_freed_slab_as_it_was_and_it_counts_as_draining() {
     let heap = heap(8192, &[4096]);
     let slab = allocate(&heap, 4096).expect("there is room");
     write(&heap, slab, 100, b"hello").expect("the only holder");
-    let pin = Pin::new(&heap, slab).expect("held");
+    assert!(!heap.has_readers(slab));
+    let pin = Arc::new(Pin::new(&heap, slab).expect("held"));
     assert_eq!(write(&heap, slab, 100, b"HELLO"), Err(AccessError::Shared));
+    assert!(heap.has_readers(slab) && !heap.is_draining(slab) && !heap.mark_overdue(slab), "it is live");
     heap.free(slab);
+    assert!(heap.is_draining(slab) && !pin.is_overdue());
+    assert!(heap.mark_overdue(slab) && pin.is_overdue());
+    let watch = Arc::downgrade(&pin);
     assert_eq!((heap.stats().draining_bytes, heap.stats().in_use_bytes), (4096, 4096));
     let parts: Vec<_> = pin.read(64..192).collect();
     assert_eq!(parts.concat()[36..41], *b"hello");
     assert_eq!(heap.stats().in_use_bytes, 4096, "a part that is still on its way holds the slab");
+    assert_eq!(watch.strong_count(), 1, "and is seen through the pin");
     drop(parts);
+    assert_eq!(watch.strong_count(), 0);
     assert_eq!((heap.stats().draining_bytes, heap.stats().in_use_bytes), (0, 0));
+    assert!(!heap.is_draining(slab) && !heap.mark_overdue(slab), "its last reader has left");
     heap.check();
     let next = allocate(&heap, 4096).expect("there is room");
     assert_eq!(content(&heap, next), vec![0; 4096]);
@@ -186,7 +194,7 @@ fn parts_never_written_are_read_from_the_static_zeros() {
     write(&heap, slab, 1 << 20, &[1]).expect("the only holder");
     let zeros = ZEROS.as_ptr_range();
     let mut from_memory = 0;
-    for part in Pin::new(&heap, slab).expect("held").read(0..4 << 20) {
+    for part in Arc::new(Pin::new(&heap, slab).expect("held")).read(0..4 << 20) {
         if !zeros.contains(&part.as_ptr()) {
             from_memory += part.len();
         }
@@ -387,7 +395,7 @@ proptest! {
                 }
                 Action::Unpin(at) if !pins.is_empty() => {
                     let (_, pin, bytes, _) = pins.swap_remove(at % pins.len());
-                    let read: Vec<u8> = pin.read(0..bytes.len() as u64).flatten().collect();
+                    let read: Vec<u8> = Arc::new(pin).read(0..bytes.len() as u64).flatten().collect();
                     prop_assert_eq!(read, bytes, "a pin sees one instant's content");
                 }
                 _ => {}

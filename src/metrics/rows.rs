@@ -50,6 +50,10 @@ pub(super) const HTTP_TIMED_OUT: Row = counter(
 );
 pub(super) const HTTP_RECEIVED: Row = counter("maas_http_received_bytes_total", "Bytes read from clients.");
 pub(super) const HTTP_SENT: Row = counter("maas_http_sent_bytes_total", "Bytes written to clients.");
+pub(super) const READERS_CUT: Row = counter(
+    "maas_readers_cut_total",
+    "Readers of freed or replaced blocks whose answer was broken off because their time was over.",
+);
 pub(super) const UTILIZATION_RATIO: Row =
     gauge("maas_pool_utilization_ratio", "Bytes in use as a part of the pool's limit, 0 to 1.");
 pub(super) const POOL_LIMIT: Row = gauge("maas_pool_limit_bytes", "The pool's hard limit.");
@@ -99,7 +103,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 37] = [
+pub(super) const ALL: [&Row; 38] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -114,6 +118,7 @@ pub(super) const ALL: [&Row; 37] = [
     &HTTP_TIMED_OUT,
     &HTTP_RECEIVED,
     &HTTP_SENT,
+    &READERS_CUT,
     &UTILIZATION_RATIO,
     &POOL_LIMIT,
     &IN_USE,

@@ -14,6 +14,9 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// Milliseconds that a write waits for readers that hold the room it needs. Default: 5000.
     pub write_wait_ms: u64,
+    /// Seconds that a reader may go on with a block that was freed or replaced, up to 3600; 1 second at most when the
+    /// memory is needed. Default: 30.
+    pub drain_seconds: u64,
     /// What tags may hold at most, in actual bytes. Default: none, which is as much as the pool has.
     pub budgets: BTreeMap<Tag, u64>,
 }
@@ -25,6 +28,7 @@ impl Default for Config {
             max_allocations: None,
             max_inflight_bytes: 64 << 20,
             write_wait_ms: 5000,
+            drain_seconds: 30,
             budgets: BTreeMap::new(),
         }
     }

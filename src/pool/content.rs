@@ -13,6 +13,7 @@
 //! A write that breaks off leaves no trace: a private segment is scrubbed and freed, a lent one scrubbed before it is
 //! an ordinary segment again.
 
+use super::drain::ReaderWatch;
 use super::id::{AllocationId, Key};
 use super::local::Local;
 use super::plan::Room;
@@ -21,6 +22,7 @@ use crate::clock::Now;
 use crate::memory::{self, AccessError, Edit, Heap, Pin, SlabLocation};
 use bytes::Bytes;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bodies up to this long are collected and written in one step.
 pub const SMALL_WRITE_BYTES: u64 = 64 << 10;
@@ -33,10 +35,16 @@ pub struct Content {
     /// Writes counted so far; 0 for content that was never written.
     pub version: u64,
     /// None for content that was never written: it is all zeros.
-    pin: Option<Pin>,
+    pin: Option<Arc<Pin>>,
 }
 
 impl Content {
+    /// Sees whether anything of this read is left, and whether it has to end. None for content that was never
+    /// written: it holds nothing.
+    pub fn watch(&self) -> Option<ReaderWatch> {
+        self.pin.as_ref().map(|pin| ReaderWatch(Arc::downgrade(pin)))
+    }
+
     /// The bytes of `range` in order, without a copy. The version is held until the last piece is dropped.
     ///
     /// # Panics
@@ -182,7 +190,10 @@ impl Local {
         let pin = match version {
             // Its segment may be lent to an upload, whose bytes nobody sees before it commits.
             0 => None,
-            _ => Some(Pin::new(self.heap(), record.location).map_err(|_| ReadError::TooManyReaders)?),
+            _ => {
+                let pin = Pin::new(self.heap(), record.location).map_err(|_| ReadError::TooManyReaders)?;
+                Some(Arc::new(pin))
+            }
         };
         Ok(Content { size_bytes: record.size_bytes, version, pin })
     }
@@ -404,7 +415,7 @@ impl<'a> Upload<'a> {
                 self.committed = true;
                 drop(entry);
                 if !old_is_lent {
-                    self.heap().free(base.location);
+                    self.local.drains().free(self.heap(), base.location, now);
                 }
                 return Ok(Written { version: version + 1, whole });
             }

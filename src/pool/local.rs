@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::drain::Drains;
 use super::entries::Slot;
 use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
@@ -16,6 +17,7 @@ use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// See the module.
@@ -27,6 +29,7 @@ pub(super) struct Local {
     queue: Arc<Queue>,
     slots: PerSlot<Mutex<Slot>>,
     allocation_size_max: u64,
+    drains: Drains,
     /// Set once, when the service stops.
     closed: AtomicBool,
     /// A slot that had no lease has one.
@@ -47,6 +50,7 @@ impl Local {
             slots: PerSlot::new(|number| Mutex::new(Slot::new(number))),
             allocation_size_max: config.max_allocation_size.unwrap_or(largest).min(largest),
             heap,
+            drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             closed: AtomicBool::new(false),
             leases_begun: Notify::new(),
         });
@@ -63,6 +67,10 @@ impl Local {
 
     pub(super) fn heap(&self) -> &Arc<Heap> {
         &self.heap
+    }
+
+    pub(super) fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     pub(super) fn table(&self) -> &Table {
@@ -147,7 +155,11 @@ impl Local {
         loop {
             match self.heap.allocate(class) {
                 Err(memory::AllocateError::Exhausted { .. }) if self.reap_due(now) > 0 => {}
-                outcome => return outcome,
+                Err(error) => {
+                    self.drains.memory_is_needed(&self.heap);
+                    return Err(error);
+                }
+                slab => return slab,
             }
         }
     }
@@ -232,7 +244,7 @@ impl Local {
         if lent {
             self.room_freed();
         } else {
-            self.heap.free(record.location);
+            self.drains.free(&self.heap, record.location, now);
         }
     }
 

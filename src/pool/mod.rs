@@ -11,6 +11,7 @@
 //!   turns.rs     requests that wait for their turn
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
+//!   drain.rs     until when readers of what was freed may go on
 //!   deposit.rs   a block that is allocated and written in one go
 //!   entries.rs   which entries are free, and how one becomes an allocation
 //!   expiry.rs    allocations end with their lease
@@ -27,6 +28,7 @@
 pub mod config;
 mod content;
 mod deposit;
+mod drain;
 mod entries;
 mod expiry;
 mod id;
@@ -48,6 +50,7 @@ pub use content::{
     Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Upload, Versions, WriteError,
 };
 pub use deposit::Deposit;
+pub use drain::{ReaderWatch, Sweep};
 pub use expiry::Expired;
 pub use id::{AllocationId, ParseIdError};
 pub use idempotency::{
@@ -431,6 +434,22 @@ impl Pool {
     pub fn largest_block_within(&self, free_bytes: u64) -> Option<u64> {
         let Engine::Local(local) = &self.engine;
         local.heap().largest_class_within(free_bytes)
+    }
+
+    /// Looks at those who read what was freed or replaced: marks whose time is over, and says who is left. Wants to be
+    /// called a few times a second from [`Pool::draining_begins`] on until nothing drains.
+    pub fn sweep_readers(&self, now: Now) -> Sweep {
+        let Engine::Local(local) = &self.engine;
+        if local.queue().bell.waiting() > 0 {
+            local.drains().memory_is_needed(local.heap());
+        }
+        local.drains().sweep(local.heap(), now)
+    }
+
+    /// Returns when something drains that nobody sweeps yet.
+    pub async fn draining_begins(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.drains().begun().await;
     }
 
     /// The second budget: bytes of requests that are being received.

@@ -184,6 +184,7 @@ impl<'a> Plan<'a> {
                 Ok(()) => break,
                 Err(error) => {
                     if self.local.reap_due(now) == 0 {
+                        self.local.drains().memory_is_needed(self.local.heap());
                         return Err(self.local.refused(error));
                     }
                 }

@@ -1,4 +1,5 @@
-//! What happens when time passes? Leases end, and metrics are pushed to those who want them.
+//! What happens when time passes? Leases end, readers of what was freed are held to their time, and metrics are pushed
+//! to those who want them.
 //!
 //! `lease_keeper.rs` ends leases. Two peers can be configured, and each has one task that lives as long as the service:
 //!
@@ -16,6 +17,7 @@ pub mod config;
 
 mod backend;
 mod connection;
+mod drain_keeper;
 mod endpoint;
 mod lease_keeper;
 mod link_keeper;
@@ -29,6 +31,7 @@ mod test_peer;
 
 pub use config::{BackendConfig, PrometheusConfig};
 pub use connection::{Connection, RetryPolicy, Transition};
+pub use drain_keeper::CutReaders;
 pub use endpoint::{UrlError, check_url};
 pub use peer::StartError;
 
@@ -36,6 +39,7 @@ use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::pool::Pool;
 use backend::Backend;
+use drain_keeper::DrainKeeper;
 use lease_keeper::LeaseKeeper;
 use peer::Peer;
 use pushgateway::Pushgateway;
@@ -115,6 +119,14 @@ impl Tasks {
     /// Outside of a tokio runtime.
     pub fn keep_leases(&self, pool: Arc<Pool>) {
         self.tracker.spawn(LeaseKeeper::new(pool).run(self.token()));
+    }
+
+    /// Keeps the time of those who read what was freed or replaced; `cut` ends those who do not end by themselves.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn keep_readers_time(&self, pool: Arc<Pool>, cut: CutReaders) {
+        self.tracker.spawn(DrainKeeper::new(pool, cut).run(self.token()));
     }
 
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.

@@ -19,6 +19,7 @@ mod logs;
 mod metrics;
 mod one_shot;
 mod peers;
+mod readers;
 mod slow_clients;
 mod stopping;
 mod support;

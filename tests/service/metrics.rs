@@ -12,7 +12,7 @@ const GAUGES: &str = "maas_active_allocations maas_allocation_size_bytes maas_po
     process_start_time_seconds process_threads";
 const COUNTERS: &str = "maas_request_count maas_slab_reuse_total maas_http_requests_total \
     maas_http_received_bytes_total maas_http_sent_bytes_total maas_slab_created_total maas_refused_total \
-    maas_push_attempts_total process_cpu_seconds_total";
+    maas_push_attempts_total maas_readers_cut_total process_cpu_seconds_total";
 
 #[test]
 fn the_content_type_is_that_of_the_text_format() {

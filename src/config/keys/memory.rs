@@ -107,6 +107,16 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "memory.drain_seconds",
+        short: None,
+        meaning: "Seconds that a reader may go on with a block that was freed or replaced, 0 to 3600; 1 at most when \
+                  its memory is needed.",
+        access: Access::Single {
+            set: |draft, raw| raw.number(0..=3600).map(|time| draft.config.pool.drain_seconds = time),
+            show: |config| number(config.pool.drain_seconds),
+        },
+    },
+    Key {
         name: "memory.classes.SIZE.initial",
         short: None,
         meaning: "Slabs of this class made ready at start, in place of initial_slabs_per_size.",

@@ -9,6 +9,7 @@ mod timeouts;
 use super::body::{BodyError, collect};
 use super::listener::bind;
 use super::server::{Drained, Stop, serve};
+use super::signal::Signal;
 use super::traffic::{TimeOut, Traffic};
 use super::{Arrival, Config};
 use axum::body::Body;
@@ -60,8 +61,9 @@ impl Server {
         let listener = runtime.block_on(bind("127.0.0.1", 0)).expect("some port is free");
         let address = listener.address();
         let (counters, stopping) = (traffic.clone(), stop.clone());
-        let running =
-            Some(runtime.spawn(async move { serve(listener, &config, counters, stopping, answer).await }));
+        let running = Some(runtime.spawn(async move {
+            serve(listener, &config, counters, Signal::default(), stopping, answer).await
+        }));
         Server { runtime, address, traffic, stop, running }
     }
 

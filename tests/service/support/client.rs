@@ -50,6 +50,18 @@ impl Client {
         Client { stream, unread: Vec::new() }
     }
 
+    /// A connection whose socket takes little before it is read from.
+    pub(crate) fn with_small_buffer(address: SocketAddr) -> Client {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket can be had");
+        // Before the call, so that the window is never larger.
+        sockopt::set_socket_recv_buffer_size(&socket, 16 << 10).expect("any size is taken");
+        connect(&socket, &address).expect("the server listens");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        Client { stream, unread: Vec::new() }
+    }
+
     /// Sends these bytes. A server that has closed already will show that in what is read next.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
@@ -116,8 +128,21 @@ impl Client {
 
     /// Reads to the end of the connection: what came before it.
     pub(crate) fn rest(&mut self) -> String {
+        String::from_utf8_lossy(&self.rest_bytes()).into_owned()
+    }
+
+    /// The same as bytes.
+    pub(crate) fn rest_bytes(&mut self) -> Vec<u8> {
         while self.receive() {}
-        String::from_utf8_lossy(&std::mem::take(&mut self.unread)).into_owned()
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Takes what comes next: how many bytes; none at the end of the connection.
+    pub(crate) fn some_bytes(&mut self) -> Option<usize> {
+        if self.unread.is_empty() && !self.receive() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.unread).len())
     }
 
     /// Reads what is there; false at the end of the connection.

@@ -1,0 +1,331 @@
+//! Readers of what was freed or replaced: until when they may go on.
+//!
+//! Whoever reads holds the bytes as they were, so the memory of a block that is freed meanwhile stays in use. Here
+//! stands since when. A sweep, every now and then, forgets what has drained and marks what is overdue:
+//!
+//! ```text
+//!   freed ───── drain_seconds ─────▶ overdue ───── the next sweep ─────▶ lingering
+//!     └── 1 s, if memory is needed ─────┘
+//! ```
+//!
+//! A reader that moves looks at the mark when it asks for its next piece, and ends there. One that stands still has to
+//! be ended from outside: that is what "lingering" says. All of it is the rare case: a segment that nobody reads is
+//! freed past this file, at the cost of one look at its record.
+
+use crate::clock::Now;
+use crate::memory::{Heap, Pin, SlabLocation};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// What a reader of a freed block always has, also when its memory is needed.
+const TIME_WHEN_NEEDED: Duration = Duration::from_secs(1);
+
+/// Room in the list that is kept for the next time.
+const SEGMENTS_KEPT: usize = 64;
+
+/// Segments that were freed while readers hold them.
+#[derive(Debug)]
+pub(super) struct Drains {
+    /// What readers have if nobody needs the memory.
+    time: Duration,
+    /// A segment stands here once, so there are never more than there are segments; and before the list grows it
+    /// forgets what has drained, so that it is no longer than twice the number of readers.
+    segments: Mutex<HashMap<SlabLocation, Draining>>,
+    /// An allocation or a write got no memory since the last sweep. Set by anyone, taken by the sweep.
+    needed: AtomicBool,
+    /// Told when the list is empty no more.
+    begun: Notify,
+}
+
+#[derive(Debug)]
+struct Draining {
+    since: Now,
+    until: Now,
+    is_overdue: bool,
+}
+
+/// What a sweep has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Freed segments that readers still hold. While there are any, somebody should sweep again.
+    pub draining: usize,
+    /// How many of them an earlier sweep found overdue: their readers did not end by themselves.
+    pub lingering: usize,
+}
+
+impl Drains {
+    pub(super) fn new(time: Duration) -> Drains {
+        Drains { time, segments: Mutex::default(), needed: AtomicBool::new(false), begun: Notify::new() }
+    }
+
+    /// Frees a segment that nobody can begin to read any more.
+    pub(super) fn free(&self, heap: &Heap, location: SlabLocation, now: Now) {
+        if heap.has_readers(location) {
+            self.free_while_read(heap, location, now);
+        } else {
+            heap.free(location);
+        }
+    }
+
+    #[cold]
+    fn free_while_read(&self, heap: &Heap, location: SlabLocation, now: Now) {
+        // Under the lock, so that no sweep finds the segment draining and takes it for what stands in the list from
+        // an earlier time.
+        let mut segments = self.segments.lock();
+        heap.free(location);
+        if !heap.is_draining(location) {
+            return; // the last reader has just left
+        }
+        if segments.len() == segments.capacity() {
+            segments.retain(|location, _| heap.is_draining(*location));
+        }
+        if segments.is_empty() {
+            self.begun.notify_one();
+        }
+        segments.insert(location, Draining { since: now, until: now.after(self.time), is_overdue: false });
+    }
+
+    /// An allocation or a write got no memory: readers of what was freed have less time from now on.
+    #[cold]
+    pub(super) fn memory_is_needed(&self, heap: &Heap) {
+        // Only where it helps: a need of long ago must not shorten the time of those who come later.
+        if heap.draining_bytes() > 0 && !self.needed.load(Ordering::Relaxed) {
+            self.needed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets what has drained, and marks what is overdue.
+    pub(super) fn sweep(&self, heap: &Heap, now: Now) -> Sweep {
+        let mut segments = self.segments.lock();
+        let is_needed = self.needed.swap(false, Ordering::Relaxed);
+        let mut lingering = 0;
+        segments.retain(|location, segment| {
+            if segment.is_overdue {
+                let lingers = heap.is_draining(*location);
+                lingering += usize::from(lingers);
+                return lingers;
+            }
+            if is_needed {
+                segment.until = segment.until.min(segment.since.after(TIME_WHEN_NEEDED));
+            }
+            segment.is_overdue = segment.until <= now && heap.mark_overdue(*location);
+            segment.is_overdue || heap.is_draining(*location)
+        });
+        if segments.is_empty() {
+            segments.shrink_to(SEGMENTS_KEPT);
+        }
+        Sweep { draining: segments.len(), lingering }
+    }
+
+    /// Returns when the list was empty and is no more, be it since the last call.
+    pub(super) async fn begun(&self) {
+        self.begun.notified().await;
+    }
+}
+
+/// Sees whether a read is still under way, anywhere, without taking part in it.
+#[derive(Clone, Debug)]
+pub struct ReaderWatch(pub(super) Weak<Pin>);
+
+impl ReaderWatch {
+    /// Whether any piece of what is read is left.
+    pub fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Whether the read has to end: what it reads was freed or replaced, and its time is over.
+    pub fn is_overdue(&self) -> bool {
+        self.0.upgrade().is_some_and(|pin| pin.is_overdue())
+    }
+
+    /// Whether both watch the same read.
+    pub fn is_of_same_read(&self, other: &ReaderWatch) -> bool {
+        Weak::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::memory::{Config, Edit};
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+
+    const SLABS: u64 = 1000;
+
+    fn heap() -> Arc<Heap> {
+        let config = Config { slab_sizes: vec![1024], max_pool_size: SLABS * 1024, ..Config::default() };
+        Arc::new(Heap::new(&config).expect("the configuration is right"))
+    }
+
+    fn seconds(seconds: u64) -> Now {
+        Now(0).after(Duration::from_secs(seconds))
+    }
+
+    fn milliseconds(milliseconds: u64) -> Now {
+        Now(0).after(Duration::from_millis(milliseconds))
+    }
+
+    /// A segment that was written, and its reader.
+    fn read_segment(heap: &Arc<Heap>) -> (SlabLocation, Arc<Pin>) {
+        let location = heap.allocate(heap.class_for(1024).expect("a class").0).expect("there is room");
+        let edit = Edit { pieces: &[b"content"], writes: Some(1), ..Edit::default() };
+        heap.edit(location, &edit).expect("the only holder");
+        (location, Arc::new(Pin::new(heap, location).expect("held")))
+    }
+
+    fn watch(pin: &Arc<Pin>) -> ReaderWatch {
+        ReaderWatch(Arc::downgrade(pin))
+    }
+
+    fn has_begun(drains: &Drains) -> bool {
+        pin!(drains.begun()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    const NOTHING: Sweep = Sweep { draining: 0, lingering: 0 };
+    const DRAINING: Sweep = Sweep { draining: 1, lingering: 0 };
+    const LINGERING: Sweep = Sweep { draining: 1, lingering: 1 };
+
+    #[test]
+    fn a_reader_has_its_time_is_marked_then_and_lingers_from_the_next_sweep_on() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let (location, pin) = read_segment(&heap);
+        assert!(!has_begun(&drains));
+        drains.free(&heap, location, seconds(100));
+        assert!(has_begun(&drains) && !has_begun(&drains));
+        assert_eq!(drains.sweep(&heap, seconds(100)), DRAINING);
+        assert_eq!(drains.sweep(&heap, milliseconds(129_999)), DRAINING);
+        assert!(!watch(&pin).is_overdue());
+        assert_eq!(drains.sweep(&heap, seconds(130)), DRAINING);
+        assert!(watch(&pin).is_overdue() && watch(&pin).is_alive());
+        for _ in 0..2 {
+            assert_eq!(drains.sweep(&heap, seconds(130)), LINGERING, "until somebody ends it");
+        }
+        let watch = watch(&pin);
+        drop(pin);
+        assert!(!watch.is_overdue() && !watch.is_alive());
+        assert_eq!(drains.sweep(&heap, seconds(131)), NOTHING);
+        assert_eq!((heap.in_use_bytes(), heap.draining_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_nobody_reads_is_freed_past_the_list_and_what_drains_in_time_is_forgotten() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let (location, pin) = read_segment(&heap);
+        drop(pin);
+        drains.free(&heap, location, seconds(1));
+        assert_eq!((heap.in_use_bytes(), has_begun(&drains)), (0, false));
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(1));
+        drop(pin);
+        assert_eq!(drains.sweep(&heap, seconds(31)), NOTHING);
+    }
+
+    #[test]
+    fn a_reader_has_one_second_when_memory_is_needed_and_never_less() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(10));
+        drains.memory_is_needed(&heap);
+        assert_eq!(drains.sweep(&heap, milliseconds(10_100)), DRAINING);
+        assert!(!watch(&pin).is_overdue());
+        // The need is remembered: whoever was refused may come again, or not.
+        assert_eq!(drains.sweep(&heap, milliseconds(10_999)), DRAINING);
+        assert!(!watch(&pin).is_overdue());
+        drains.sweep(&heap, seconds(11));
+        assert!(watch(&pin).is_overdue());
+        drop(pin);
+        drains.sweep(&heap, seconds(11));
+        // It was that one's; a later one has all its time.
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(12));
+        assert_eq!(drains.sweep(&heap, seconds(14)), DRAINING);
+        assert!(!watch(&pin).is_overdue());
+        drains.memory_is_needed(&heap);
+        drains.sweep(&heap, seconds(14));
+        assert!(watch(&pin).is_overdue(), "at once, when its second is over");
+    }
+
+    #[test]
+    fn a_need_while_nothing_drains_shortens_nobodys_time() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        drains.memory_is_needed(&heap);
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(1));
+        drains.sweep(&heap, seconds(20));
+        assert!(!watch(&pin).is_overdue());
+    }
+
+    #[test]
+    fn a_time_shorter_than_a_second_is_not_lengthened_by_a_need() {
+        let (heap, drains) = (heap(), Drains::new(Duration::ZERO));
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(1));
+        drains.memory_is_needed(&heap);
+        drains.sweep(&heap, seconds(1));
+        assert!(watch(&pin).is_overdue());
+    }
+
+    #[test]
+    fn readers_of_a_live_segment_are_never_overdue() {
+        let (heap, drains) = (heap(), Drains::new(Duration::ZERO));
+        let (live, live_pin) = read_segment(&heap);
+        let (freed, freed_pin) = read_segment(&heap);
+        drains.free(&heap, freed, seconds(1));
+        drains.memory_is_needed(&heap);
+        drains.sweep(&heap, seconds(1000));
+        assert!(!watch(&live_pin).is_overdue() && watch(&freed_pin).is_overdue());
+        drop(live_pin);
+        heap.free(live);
+    }
+
+    /// A slab that drained and was given out again stands in the list from before until a sweep looks.
+    #[test]
+    fn the_readers_of_a_slabs_next_owner_have_a_time_of_their_own() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(1));
+        drop(pin);
+        let (again, pin) = read_segment(&heap);
+        assert_eq!(again, location, "the same slab");
+        assert_eq!(drains.sweep(&heap, seconds(31)), NOTHING, "it is live");
+        assert!(!watch(&pin).is_overdue());
+        drains.free(&heap, again, seconds(31));
+        drop(pin);
+        let (again, pin) = read_segment(&heap);
+        drains.free(&heap, again, seconds(40));
+        assert_eq!(drains.sweep(&heap, seconds(61)), DRAINING, "it stands there once, with its last time");
+        assert!(!watch(&pin).is_overdue());
+        drains.sweep(&heap, seconds(70));
+        assert!(watch(&pin).is_overdue());
+    }
+
+    #[test]
+    fn the_list_is_bounded_by_the_readers_even_if_nobody_sweeps() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let mut spare = Vec::new();
+        for _ in 0..SLABS {
+            // Each reader leaves, and each slab is another one: all the others are in use.
+            let (location, pin) = read_segment(&heap);
+            drains.free(&heap, location, seconds(1));
+            drop(pin);
+            spare.push(heap.allocate(heap.class_for(1024).expect("a class").0).expect("there is room"));
+        }
+        assert!(drains.segments.lock().len() <= 4, "{:?}", drains.segments.lock().len());
+        spare.into_iter().for_each(|location| heap.free(location));
+    }
+
+    #[test]
+    fn two_watches_of_one_read_are_known_for_that() {
+        let heap = heap();
+        let ((_, first), (_, second)) = (read_segment(&heap), read_segment(&heap));
+        assert!(watch(&first).is_of_same_read(&watch(&first)));
+        assert!(!watch(&first).is_of_same_read(&watch(&second)));
+    }
+}
