@@ -139,10 +139,15 @@ impl Client {
 
     /// Takes what comes next: how many bytes; none at the end of the connection.
     pub(crate) fn some_bytes(&mut self) -> Option<usize> {
+        self.next_bytes().map(|bytes| bytes.len())
+    }
+
+    /// Takes what comes next; none at the end of the connection.
+    pub(crate) fn next_bytes(&mut self) -> Option<Vec<u8>> {
         if self.unread.is_empty() && !self.receive() {
             return None;
         }
-        Some(std::mem::take(&mut self.unread).len())
+        Some(std::mem::take(&mut self.unread))
     }
 
     /// Reads what is there; false at the end of the connection.

@@ -3,6 +3,7 @@
 mod answer;
 mod client;
 mod description;
+mod hunt;
 mod peer;
 mod samples;
 mod server;
@@ -10,6 +11,7 @@ mod server;
 pub(crate) use answer::Answer;
 pub(crate) use client::{Client, JSON, OCTETS, padded, request};
 pub(crate) use description::{Description, description};
+pub(crate) use hunt::{chunked, is_uniform, rounds, seed};
 pub(crate) use peer::{Mode, TestPeer};
 pub(crate) use samples::Samples;
 pub(crate) use server::{Server, Starting};
