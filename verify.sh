@@ -3,6 +3,11 @@
 #
 #   ./verify.sh                checks with what is installed, and says what it skipped
 #   ./verify.sh --with-peers   installs prometheus and prometheus-pushgateway first, with apt-get
+#   ./verify.sh --hunt ROUNDS  runs all hunts that long: for torn reads, lost updates, stale bytes, leaks, wrong answers
+#   ./verify.sh --soak [SECONDS]
+#                              runs the mixed load that long, 600 s if not said, and looks at what has grown
+#
+# Flags can stand together.
 #
 # The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, cmp and
 # the core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
@@ -194,6 +199,30 @@ preflight() {
     cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is not installed" "rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || fail "clippy is not installed" "rustup component add clippy"
     passed "$(cargo --version | cut -d ' ' -f 1-2)"
+}
+
+# Shows what the tests of the last step printed about themselves, line by line: those that begin with a name of $1.
+figures() {
+    grep -E "^(test .* \.\.\. )?($1)[^:]*: .*[0-9]" "$cargo_log" | sed -E -e 's/^test .* \.\.\. //' -e '/_SEED=/d' -e 's/^/    /'
+}
+
+# The hunts that are short among all tests, for so many rounds. Built with assertions, like those.
+check_hunts() {
+    cargo_step "hunts in the pool: $1 rounds" "a hunt that fails says what it found" \
+        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --lib -- --nocapture pool::
+    count_tests "pool::"
+    cargo_step "hunts over connections: $1 rounds" "MAAS_HUNT_SEED, as printed, repeats the choices of one that failed" \
+        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel::
+    count_tests "twin:: hunts:: cancel::"
+    figures 'twin|tearing|lost updates|stale bytes|cancel'
+}
+
+# The mixed load, against the program as it is released.
+check_soak() {
+    cargo_step "soak: $1 s" "the lines that begin with soak: are the figures" \
+        env MAAS_SOAK_SECONDS="$1" cargo test --locked --release --test service -- --nocapture soak::
+    count_tests "soak::"
+    figures soak
 }
 
 check_code() {
@@ -958,22 +987,37 @@ check_pushgateway() {
 
 # ---- The list of steps -----------------------------------------------------------------------------------------------
 
+# Ends it because of how it was called.
+misused() {
+    printf 'verify.sh: %s\n\n' "$1" >&2
+    usage >&2
+    finished=yes
+    exit 2
+}
+
 main() {
-    local with_peers=no began total
+    local with_peers=no hunt_rounds='' soak_seconds='' began total
     while [ $# -gt 0 ]; do
         case $1 in
             --with-peers) with_peers=yes ;;
+            --hunt)
+                [[ ${2-} =~ ^[1-9][0-9]*$ ]] || misused "--hunt takes a number of rounds"
+                hunt_rounds=$2
+                shift
+                ;;
+            --soak)
+                soak_seconds=600
+                if [[ ${2-} =~ ^[1-9][0-9]*$ ]]; then
+                    soak_seconds=$2
+                    shift
+                fi
+                ;;
             -h | --help)
                 usage
                 finished=yes
                 exit 0
                 ;;
-            *)
-                printf 'verify.sh: unknown argument %s\n\n' "$1" >&2
-                usage >&2
-                finished=yes
-                exit 2
-                ;;
+            *) misused "unknown argument $1" ;;
         esac
         shift
     done
@@ -983,6 +1027,8 @@ main() {
     preflight
     if [ "$with_peers" = yes ]; then install_peers; fi
     check_code
+    if [ -n "$hunt_rounds" ]; then check_hunts "$hunt_rounds"; fi
+    if [ -n "$soak_seconds" ]; then check_soak "$soak_seconds"; fi
     check_allocations
     check_bad_input
     check_service_routes

@@ -139,6 +139,12 @@ impl Hunter<'_> {
         }
     }
 
+    fn ask_again_if_any(&mut self) {
+        if !self.unknown.is_empty() {
+            self.ask_again();
+        }
+    }
+
     fn acknowledge(&mut self, body: &[u8]) {
         self.mine.extend(paths(&serde_json::from_slice(body).expect("JSON")));
     }
@@ -164,18 +170,24 @@ impl Hunter<'_> {
         }
     }
 
-    /// Knows the fate of all its requests, freeing what it has where there is no room. Nobody else may free it.
+    /// Knows the fate of all its requests, where nothing that was sent is still on its way; frees what it has but one
+    /// before, and whenever there is no room.
     fn resolve(&mut self) {
         let begun = Instant::now();
+        self.free_all_but_one();
         while !self.unknown.is_empty() {
             assert!(begun.elapsed() < PATIENCE * 3, "{} keys stay unknown", self.unknown.len());
             let before = self.unknown.len();
             self.ask_again();
             if self.unknown.len() == before {
-                self.free_one();
-                std::thread::sleep(Duration::from_millis(1));
+                self.free_all_but_one();
             }
         }
+        self.free_all_but_one();
+    }
+
+    fn free_all_but_one(&mut self) {
+        (1..self.mine.len()).for_each(|_| self.free_one());
     }
 
     fn free_one(&mut self) {
@@ -211,12 +223,14 @@ impl Hunter<'_> {
             match self.random.u8(0..10) {
                 0..=3 => self.allocate(round),
                 4..=6 if !self.mine.is_empty() => self.use_content(),
-                7 if !self.unknown.is_empty() => self.ask_again(),
+                7 => self.ask_again_if_any(),
                 8 if self.mine.len() > 12 => (0..8).for_each(|_| self.free_one()),
                 _ => self.free_one(),
             }
-            if self.unknown.len() > 100 {
-                self.resolve();
+            // Keys are remembered for ten minutes: most are asked for again long before.
+            if self.unknown.len() > 40 {
+                self.free_all_but_one();
+                (0..40).for_each(|_| self.ask_again_if_any());
             }
         }
     }
@@ -276,6 +290,7 @@ fn whoever_goes_away_wherever_leaves_what_was_acknowledged_and_nothing_else() {
     });
     // Whatever was sent has been served or dropped when nobody is connected any more; only now a refusal is final.
     server.wait_until_quiet();
+    hunters.iter_mut().for_each(Hunter::free_all_but_one);
     hunters.iter_mut().for_each(Hunter::resolve);
     server.wait_until_quiet();
     let acknowledged: BTreeSet<String> = hunters.iter().flat_map(|hunter| hunter.mine.clone()).collect();
