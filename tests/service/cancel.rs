@@ -228,9 +228,9 @@ impl Hunter<'_> {
                 _ => self.free_one(),
             }
             // Keys are remembered for ten minutes: most are asked for again long before.
-            if self.unknown.len() > 40 {
+            if round % 20 == 0 {
                 self.free_all_but_one();
-                (0..40).for_each(|_| self.ask_again_if_any());
+                (0..20).for_each(|_| self.ask_again_if_any());
             }
         }
     }
