@@ -6,7 +6,7 @@
 //! acknowledged, and when that is freed nothing may be left. `MAAS_HUNT_ROUNDS` makes it longer.
 
 use crate::support::{
-    JSON, OCTETS, PATIENCE, Server, is_uniform, path_of, request, rounds, seed, wait_until,
+    Answer, JSON, OCTETS, PATIENCE, Server, is_uniform, path_of, request, rounds, seed, wait_until,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -42,6 +42,12 @@ impl Keyed {
     fn bytes(&self) -> Vec<u8> {
         let headers = [self.media_type, ("Idempotency-Key", self.key.as_str())];
         request("POST", &self.target, &headers, &self.body)
+    }
+
+    fn ask(&self, server: &Server) -> Answer {
+        let mut client = server.connect();
+        client.send(self.bytes());
+        client.answer("POST", &self.target)
     }
 }
 
@@ -111,7 +117,7 @@ impl Hunter<'_> {
         let (target, media_type, body) = match self.random.u8(0..3) {
             0 => (format!("/allocate?wait_ms={wait_ms}"), OCTETS, vec![self.random.u8(1..); size]),
             1 => {
-                let count = self.random.u64(1..6);
+                let (size, count) = (size.min(70_000), self.random.u64(1..4));
                 let body = json!({ "size_bytes": size, "count": count, "wait_ms": wait_ms, "tag": "batch" });
                 ("/allocate/batch".to_owned(), JSON, body.to_string().into_bytes())
             }
@@ -155,9 +161,7 @@ impl Hunter<'_> {
         let at = self.random.usize(0..self.unknown.len());
         let keyed = self.unknown.swap_remove(at);
         count(&self.counts.asked_again);
-        let mut client = self.server.connect();
-        client.send(keyed.bytes());
-        let answer = client.answer("POST", &keyed.target);
+        let answer = keyed.ask(self.server);
         match answer.status {
             201 => {
                 if answer.header("idempotent-replayed").is_some() {
@@ -225,7 +229,8 @@ impl Hunter<'_> {
                 4..=6 if !self.mine.is_empty() => self.use_content(),
                 7 => self.ask_again_if_any(),
                 8 if self.mine.len() > 12 => (0..8).for_each(|_| self.free_one()),
-                _ => self.free_one(),
+                8 | 9 => self.free_one(),
+                _ => {}
             }
             // Keys are remembered for ten minutes: most are asked for again long before.
             if round % 20 == 0 {
@@ -266,7 +271,7 @@ fn whoever_goes_away_wherever_leaves_what_was_acknowledged_and_nothing_else() {
     const HUNTERS: u64 = 6;
     let server = Server::with()
         .environment("SLAB_SIZES", "1024,8192,70000,131072")
-        .environment("MAX_POOL_SIZE", "2000000")
+        .environment("MAX_POOL_SIZE", "1000000")
         .set("memory.max_allocations", "60")
         .set("memory.write_wait_ms", "20")
         .start();
@@ -318,4 +323,49 @@ fn whoever_goes_away_wherever_leaves_what_was_acknowledged_and_nothing_else() {
         number(&counts.asked_again),
         number(&counts.replayed)
     );
+}
+
+/// Room comes at the very instant in which the one who waits for it goes away.
+#[test]
+fn a_waiter_that_leaves_as_it_is_served_takes_nothing_along() {
+    let server =
+        Server::with().environment("SLAB_SIZES", "1024").environment("MAX_POOL_SIZE", "1024").start();
+    let mut random = fastrand::Rng::with_seed(seed("leaving"));
+    let mut other = server.connect();
+    let mut replayed = 0;
+    let rounds = rounds(150);
+    for round in 0..rounds {
+        let held = path_of(&server.allocate(1));
+        let body = b"{\"size_bytes\":1,\"wait_ms\":10000}".to_vec();
+        let waits =
+            Keyed { key: format!("key {round}"), target: "/allocate".to_owned(), media_type: JSON, body };
+        let mut waiter = server.connect();
+        waiter.send(waits.bytes());
+        wait_until("it waits", || server.stat("/waiting_requests") == 1);
+        let pause = Instant::now() + Duration::from_micros(random.u64(0..300));
+        let leaves_first = random.bool();
+        if leaves_first {
+            drop(waiter);
+            while Instant::now() < pause {}
+            other.send(request("DELETE", &held, &[], ""));
+        } else {
+            other.send(request("DELETE", &held, &[], ""));
+            while Instant::now() < pause {}
+            drop(waiter);
+        }
+        assert_eq!(other.answer("DELETE", &held).status, 204);
+        wait_until("nobody waits", || server.stat("/waiting_requests") == 0);
+        // It was served, or it left nothing: in either case its repeat has the one block there is.
+        let mut made = None;
+        wait_until("it is done", || {
+            let answer = waits.ask(&server);
+            replayed += u64::from(answer.header("idempotent-replayed").is_some());
+            made = (answer.status == 201).then(|| path_of(&answer.json()));
+            made.is_some()
+        });
+        assert_eq!(server.delete(&made.expect("it was made")).status, 204);
+    }
+    drop(other);
+    server.is_empty_and_consistent();
+    println!("leaving: {rounds} waiters left, {replayed} of them had been served");
 }
