@@ -214,7 +214,7 @@ check_hunts() {
     cargo_step "hunts over connections: $1 rounds" "MAAS_HUNT_SEED, as printed, repeats the choices of one that failed" \
         env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel::
     count_tests "twin:: hunts:: cancel::"
-    figures 'twin|tearing|lost updates|stale bytes|cancel'
+    figures 'twin|tearing|lost updates|stale bytes|cancel|leaving'
 }
 
 # The mixed load, against the program as it is released.
