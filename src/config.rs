@@ -35,6 +35,7 @@ pub use sources::{Flag, Sources};
 pub use values::hide_credentials;
 
 use keys::Access;
+use names::Of;
 use sources::{Findings, Setting};
 
 /// What can be set, room by room. Every value is right by itself and fits to the others.
@@ -124,12 +125,17 @@ enum PoolSize {
 impl Draft {
     fn apply(&mut self, Setting { name, raw, origin }: Setting) {
         let dotted = name.dotted();
-        let outcome = match (&name.key.access, name.class) {
+        let outcome = match (&name.key.access, name.of) {
             (Access::Single { set, .. }, _) => set(self, &raw),
-            (Access::Class { set, .. }, Some(size)) => {
+            (Access::Class { set, .. }, Of::Class(size)) => {
                 set(self.config.memory.classes.entry(size).or_default(), &raw)
             }
-            (Access::Class { .. }, None) => Err("expected the size of a class in the name".to_owned()),
+            (Access::Tag { set, .. }, Of::Tag(tag)) => {
+                set(&raw).map(|bytes| _ = self.config.pool.budgets.insert(tag, bytes))
+            }
+            (Access::Class { .. } | Access::Tag { .. }, _) => {
+                Err("expected the size of a class, or a tag, in the name".to_owned())
+            }
         };
         match outcome {
             Ok(()) => {

@@ -49,6 +49,17 @@ pub struct RequestDurations {
     pub sum_seconds: f64,
 }
 
+/// How often something took how long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution {
+    /// Upper bounds of the buckets, in seconds.
+    pub bounds: &'static [f64],
+    /// How often in each bucket, not cumulative; one more than there are bounds, for what was above all.
+    pub counts: Vec<u64>,
+    /// Sum of all.
+    pub sum_seconds: f64,
+}
+
 /// What the HTTP server counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HttpSnapshot {
@@ -102,6 +113,14 @@ pub struct Snapshot {
     pub inflight_bytes_max: u64,
     /// Requests that wait for room.
     pub waiting_requests: u64,
+    /// Bytes set aside for one of them.
+    pub reserved_bytes: u64,
+    /// Actual bytes of live allocations, by tag.
+    pub tag_bytes: Vec<(String, u64)>,
+    /// Allocations that ended with their lease.
+    pub leases_expired: u64,
+    /// How long after their deadline.
+    pub lease_lag: Distribution,
     /// The memory below.
     pub heap: HeapStats,
     /// The HTTP server.
@@ -213,6 +232,10 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::INFLIGHT, float(snapshot.inflight_bytes)),
         single(&rows::INFLIGHT_LIMIT, float(snapshot.inflight_bytes_max)),
         single(&rows::WAITING, float(snapshot.waiting_requests)),
+        single(&rows::RESERVED, float(snapshot.reserved_bytes)),
+        family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
+        single(&rows::LEASE_EXPIRED, float(snapshot.leases_expired)),
+        lease_lag(&snapshot.lease_lag),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by_slab(&rows::SLAB_REUSE_RATIO, &|class| ratio(class.reused, class.allocations)),
@@ -263,29 +286,63 @@ fn family(row: &Row, children: impl IntoIterator<Item = (Labels, f64)>) -> Metri
     family
 }
 
+/// Tags that have a child of their own at most, those with most bytes.
+const TAGS_SHOWN: usize = 64;
+
+/// The tags with most bytes, each for itself, and the rest as `other`, which is always there. A tag of that very name
+/// is counted in the rest, so that no two children share their labels.
+fn tags(all: &[(String, u64)]) -> impl Iterator<Item = (Labels, f64)> {
+    const OTHER: &str = "other";
+    let mut named: Vec<_> = all.iter().filter(|(tag, _)| tag != OTHER).collect();
+    // By bytes, and by name where they have the same: which ones are shown must not depend on chance.
+    named.sort_by(|(one, bytes), (other, others)| others.cmp(bytes).then_with(|| one.cmp(other)));
+    named.truncate(TAGS_SHOWN);
+    let sum = |bytes: &mut dyn Iterator<Item = &u64>| bytes.sum::<u64>();
+    let rest = sum(&mut all.iter().map(|(_, bytes)| bytes)) - sum(&mut named.iter().map(|(_, bytes)| bytes));
+    let children: Vec<_> = named
+        .into_iter()
+        .map(|(tag, bytes)| (tag.clone(), *bytes))
+        .chain([(OTHER.to_owned(), rest)])
+        .map(|(tag, bytes)| (vec![("tag", tag)], float(bytes)))
+        .collect();
+    children.into_iter()
+}
+
 fn durations(all: &[RequestDurations]) -> MetricFamily {
     let metric = |durations: &RequestDurations| {
-        let mut sum = 0;
-        let bucket = |(bound, count): (&f64, &u64)| {
-            sum += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(sum);
-            bucket
-        };
-        let buckets = DURATION_BUCKETS.iter().zip(&durations.buckets).map(bucket).collect();
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(durations.buckets.iter().sum());
-        histogram.set_sample_sum(durations.sum_seconds);
         let mut metric =
             labelled(vec![("method", durations.method.to_owned()), ("route", durations.route.clone())]);
-        metric.set_histogram(histogram);
+        metric.set_histogram(histogram(&DURATION_BUCKETS, &durations.buckets, durations.sum_seconds));
         metric
     };
     let mut family = empty_family(&rows::HTTP_DURATION);
     family.set_metric(all.iter().map(metric).collect());
     family
+}
+
+fn lease_lag(lag: &Distribution) -> MetricFamily {
+    let mut metric = labelled(Vec::new());
+    metric.set_histogram(histogram(lag.bounds, &lag.counts, lag.sum_seconds));
+    let mut family = empty_family(&rows::LEASE_EXPIRY_LAG);
+    family.set_metric(vec![metric]);
+    family
+}
+
+fn histogram(bounds: &[f64], counts: &[u64], sum_seconds: f64) -> Histogram {
+    let mut sum = 0;
+    let bucket = |(bound, count): (&f64, &u64)| {
+        sum += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(sum);
+        bucket
+    };
+    let buckets = bounds.iter().zip(counts).map(bucket).collect();
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum_seconds);
+    histogram
 }
 
 #[cfg(all(test, not(feature = "loom")))]
@@ -318,6 +375,10 @@ mod tests {
             inflight_bytes: 7,
             inflight_bytes_max: 100,
             waiting_requests: 0,
+            reserved_bytes: 64,
+            tag_bytes: vec![("cache".to_owned(), 5)],
+            leases_expired: 3,
+            lease_lag: Distribution { bounds: &[0.01, 0.1], counts: vec![1, 1, 1], sum_seconds: 1.5 },
             heap: HeapStats {
                 in_use_bytes: 4096,
                 limit_bytes: 10_240,
@@ -373,9 +434,26 @@ mod tests {
             r#"maas_connection_state{state="connected"} 0"#,
             r#"maas_push_attempts_total{target="backend",result="error"} 1"#,
             r#"maas_build_info{version="2.0.0"} 1"#,
+            "maas_reserved_bytes 64",
+            r#"maas_tag_bytes{tag="cache"} 5"#,
+            r#"maas_tag_bytes{tag="other"} 0"#,
+            "maas_lease_expired_total 3",
+            r#"maas_lease_expiry_lag_seconds_bucket{le="0.1"} 2"#,
+            "maas_lease_expiry_lag_seconds_count 3",
+            "maas_lease_expiry_lag_seconds_sum 1.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn the_64_tags_with_most_bytes_are_shown_and_the_rest_is_other_whatever_tags_are_called() {
+        let mut all: Vec<_> = (1..=70).map(|bytes| (format!("t{bytes}"), bytes)).collect();
+        all.push(("other".to_owned(), 1_000));
+        let shown: Vec<_> = tags(&all).map(|(labels, bytes)| (labels[0].1.clone(), bytes)).collect();
+        assert_eq!((shown.len(), &shown[0]), (65, &("t70".to_owned(), 70.0)));
+        assert_eq!((&shown[63], &shown[64]), (&("t7".to_owned(), 7.0), &("other".to_owned(), 1_021.0)));
+        assert_eq!(tags(&[]).map(|(_, bytes)| bytes).collect::<Vec<_>>(), [0.0]);
     }
 
     #[test]

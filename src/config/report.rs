@@ -4,6 +4,7 @@
 
 use super::Loaded;
 use super::keys::{Access, KEYS, Shown};
+use super::names;
 
 /// A value longer than this, a list of size classes, does not push all comments to the right.
 const VALUE_WIDTH_MAX: usize = 32;
@@ -33,6 +34,10 @@ fn rows(loaded: &Loaded) -> Vec<Row> {
         match key.access {
             Access::Single { show, .. } => {
                 rows.push(row(loaded, key.name.to_owned(), show(&loaded.config)));
+            }
+            Access::Tag { show, .. } => {
+                let budgets = loaded.config.pool.budgets.iter();
+                rows.extend(budgets.map(|(tag, bytes)| row(loaded, names::budget(tag), show(*bytes))));
             }
             Access::Class { show, .. } => {
                 for (size, class) in &loaded.config.memory.classes {

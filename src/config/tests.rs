@@ -357,13 +357,49 @@ fn the_report_is_toml_with_every_key_both_units_and_each_origin_and_no_credentia
     let mut config = loaded.config.clone();
     config.backend.server_url = "http://***@host:1/".to_owned();
     assert_eq!(again.config, config);
-    let single = KEYS.iter().filter(|key| !key.name.contains("SIZE"));
+    let single = KEYS.iter().filter(|key| !key.name.contains("SIZE") && !key.name.contains("TAG"));
     assert!(
         single
             .clone()
             .all(|key| report.contains(&format!("\n{} ", key.name)) || report.starts_with(key.name))
     );
     assert_eq!(report.lines().count(), single.count() + 1);
+}
+
+#[test]
+fn budgets_are_set_by_tag_in_every_source_and_shown_as_toml() {
+    let loaded = Place::new()
+        .file("config.toml", "[budgets]\ncache = '1MiB'\n'a.b' = 10\nc.d = 11\nlow-prio = 12\n")
+        .environment("MAAS__BUDGETS__A__B", "20")
+        .flag("--set", "budgets.c.d", "30")
+        .loaded();
+    let budgets: Vec<(String, u64)> =
+        loaded.config.pool.budgets.iter().map(|(tag, bytes)| (tag.to_string(), *bytes)).collect();
+    let expected = [("a.b", 20), ("c.d", 30), ("cache", 1 << 20), ("low-prio", 12)];
+    assert_eq!(budgets, expected.map(|(tag, bytes)| (tag.to_owned(), bytes)));
+    let report = loaded.report();
+    assert!(
+        report.contains("\nbudgets.\"a.b\"") && report.contains("environment MAAS__BUDGETS__A__B"),
+        "{report}"
+    );
+    assert_eq!(Place::new().file("config.toml", &report).loaded().config, loaded.config);
+    let problems = Place::new()
+        .file(
+            "config.toml",
+            "[budgets]\nCache = '1MiB'\nqueue = 0\ndeep = { x = true }\n[budget]\ncache = 1\n",
+        )
+        .environment("MAAS__BUDGETS__A B", "1")
+        .problems();
+    for expected in [
+        "budgets.Cache (config.toml): a tag is 1 to 64 of the characters a to z, 0 to 9, _, . and -, did you mean budgets.cache?",
+        "budgets.queue = 0 (config.toml): expected a size from 1 to 64 TiB",
+        "budgets.\"deep.x\" = true (config.toml): expected a size from 1 to 64 TiB",
+        "budget.cache (config.toml): unknown name, did you mean budgets.cache?",
+        "MAAS__BUDGETS__A B (environment MAAS__BUDGETS__A B): a tag is 1 to 64",
+    ] {
+        assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{expected}\n{problems:#?}");
+    }
+    assert_eq!(problems.len(), 5, "{problems:#?}");
 }
 
 #[test]
@@ -390,13 +426,20 @@ fn the_shipped_config_toml_has_every_key_with_its_default_and_its_meaning() {
     let file = Origin::File("config.toml".into());
     let mut config = loaded.config.clone();
     let class = std::mem::take(&mut config.memory.classes);
+    let budgets = std::mem::take(&mut config.pool.budgets);
     assert_eq!(config, Config::default());
     assert_eq!(class.keys().copied().collect::<Vec<_>>(), [4096]);
+    assert_eq!(budgets.into_iter().collect::<Vec<_>>(), [("cache".parse().expect("a tag"), 256 << 20)]);
     let prose: Vec<&str> =
         shipped.lines().filter_map(|line| line.strip_prefix("## ")).flat_map(str::split_whitespace).collect();
     let prose = prose.join(" ");
     for key in KEYS {
-        assert_eq!(loaded.origin(&key.name.replace("SIZE", "4096")), file, "{}", key.name);
+        assert_eq!(
+            loaded.origin(&key.name.replace("SIZE", "4096").replace("TAG", "cache")),
+            file,
+            "{}",
+            key.name
+        );
         assert!(prose.contains(key.meaning), "config.toml does not say of {}: {}", key.name, key.meaning);
     }
 }

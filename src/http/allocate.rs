@@ -1,19 +1,22 @@
-//! Allocations: make, look at, list, free.
+//! Allocations, one at a time: make, look at, renew, list, free.
 
-use super::api::Api;
-use super::error::{Code, Problem, ProblemBody, refused};
+use super::allocation::{AllocationBody, created, json};
+use super::api::{Api, has_media_type};
+use super::error::{Asked, Code, Problem, ProblemBody};
 use super::fields::Fields;
-use super::query::{self, Query};
+use super::idempotent::Attempt;
+use super::one_shot;
+use super::options::{self, Options};
+use super::query::{self, Query, shown};
 use crate::clock::Now;
-use crate::pool::{AllocateRequest, Allocation, AllocationId, Cursor};
+use crate::pool::{AllocateRequest, AllocationId, Cursor};
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
-use serde::{Serialize, Serializer};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde::Serialize;
 use std::sync::Arc;
-use std::time::Duration;
 use utoipa::ToSchema;
 
 /// Allocations on a page of a listing, unless `limit` says otherwise.
@@ -29,68 +32,47 @@ pub(super) struct AllocateBody {
     /// Bytes wanted. The block is at least that large.
     #[schema(minimum = 1, example = 102_400)]
     size_bytes: u64,
+    /// Seconds after which the allocation is freed by itself; without it, it lives until it is freed.
+    #[schema(minimum = 1)]
+    lease_seconds: Option<u64>,
+    /// A component's name, for accounting and budgets.
+    #[schema(pattern = "^[a-z0-9_.-]{1,64}$")]
+    tag: Option<String>,
+    /// Milliseconds that the request waits for room; 0 if not given.
+    #[schema(maximum = 30_000)]
+    wait_ms: Option<u64>,
+    /// How much the request matters. It decides nothing yet.
+    priority: Option<Priority>,
 }
 
-/// An allocation as clients see it.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Allocation)]
-pub(super) struct AllocationBody {
-    /// Names the allocation. A freed id never works again.
-    #[serde(serialize_with = "serialize_id")]
-    #[schema(value_type = String, format = "uuid")]
-    id: AllocationId,
-    /// Bytes asked for.
-    size_bytes: u64,
-    /// Bytes of the block.
-    actual_size_bytes: u64,
-    /// `actual_size_bytes` / 1048576.
-    size_mb: f64,
-    /// Whole seconds since the allocation was made, rounded down.
-    age_seconds: u64,
-    /// Whole seconds until the lease ends, rounded up. Only where there is a lease.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_in_seconds: Option<u64>,
+/// How much a request matters. It decides nothing yet.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it describes a field")]
+pub(super) enum Priority {
+    Low,
+    Normal,
+    High,
 }
 
-fn serialize_id<S: Serializer>(id: &AllocationId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(id.encode(&mut [0; 36]))
+/// How long a lease is to be.
+#[derive(ToSchema)]
+#[schema(as = RenewRequest)]
+#[expect(dead_code, reason = "it describes the body; Fields parses it, for errors that name the field")]
+pub(super) struct RenewBody {
+    /// Seconds from now.
+    #[schema(minimum = 1)]
+    lease_seconds: u64,
 }
 
 /// A page of a listing.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct AllocationList {
+pub(super) struct AllocationList<'a> {
     /// In creation order.
-    allocations: Vec<AllocationBody>,
+    allocations: Vec<AllocationBody<'a>>,
     /// Pass it as `cursor` to get the next page; null after the last. A page may be short and still have one.
     #[schema(required)]
     next_cursor: Option<String>,
-}
-
-impl AllocationBody {
-    fn new(allocation: &Allocation, now: Now) -> AllocationBody {
-        #[expect(clippy::cast_precision_loss, reason = "the member is a float by contract")]
-        let size_mb = allocation.actual_size_bytes as f64 / 1_048_576.0;
-        let left = |deadline: Now| deadline.since(now).as_nanos().div_ceil(1_000_000_000);
-        AllocationBody {
-            id: allocation.id,
-            size_bytes: allocation.size_bytes,
-            actual_size_bytes: allocation.actual_size_bytes,
-            size_mb,
-            age_seconds: now.since(allocation.created).as_secs(),
-            expires_in_seconds: allocation
-                .deadline
-                .map(|deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX)),
-        }
-    }
-}
-
-/// A JSON answer, written in one go.
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(body).expect("text and numbers always serialise");
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// The id at the end of `/allocate/{id}`. Ids have no character that needs escaping.
@@ -98,44 +80,72 @@ fn id_of(uri: &Uri) -> Result<AllocationId, Problem> {
     Ok(uri.path().strip_prefix("/allocate/").unwrap_or_default().parse()?)
 }
 
+/// The fields of a JSON body.
+const FIELDS: &[&str] = &["size_bytes", "lease_seconds", "tag", "wait_ms", "priority"];
+
 /// Allocate a block
 ///
-/// The block is zeros, and the caller's until freed. What does not fit is refused at once, with the reason.
+/// With a JSON body the block is zeros. With `application/octet-stream` the body itself is stored, all or nothing: the
+/// block has its length, and the options are parameters of the query. What does not fit is refused with the reason, at
+/// once or after `wait_ms`.
 #[utoipa::path(
-    post, path = "/allocate", tag = "allocations", request_body = AllocateBody,
+    post, path = "/allocate", tag = "allocations",
+    params(
+        ("lease_seconds" = Option<u64>, Query, description = "With an octet-stream only: seconds until it is freed by itself", minimum = 1),
+        ("tag" = Option<String>, Query, description = "With an octet-stream only: a component's name", pattern = "^[a-z0-9_.-]{1,64}$"),
+        ("wait_ms" = Option<u64>, Query, description = "With an octet-stream only: milliseconds to wait for room", maximum = 30_000),
+        ("priority" = Option<Priority>, Query, description = "With an octet-stream only"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat with the same key, route, query and body allocates nothing again", max_length = 255),
+    ),
+    request_body(content((AllocateBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses(
-        (status = 201, description = "The block", body = AllocationBody, headers(("Location" = String, description = "Path of the allocation"))),
-        (status = 400, response = ProblemBody), (status = 408, response = ProblemBody),
-        (status = 413, response = ProblemBody), (status = 415, response = ProblemBody),
-        (status = 422, response = ProblemBody), (status = 503, response = ProblemBody),
-        (status = 507, response = ProblemBody),
+        (status = 201, description = "The block", body = AllocationBody, headers(
+            ("Location" = String, description = "Path of the allocation"),
+            ("ETag" = String, description = "With an octet-stream: the version of the content"),
+            ("Idempotent-Replayed" = String, description = "`true` where the allocation was made before"),
+        )),
+        (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
+        (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),
+        (status = 411, response = ProblemBody), (status = 413, response = ProblemBody),
+        (status = 415, response = ProblemBody), (status = 422, response = ProblemBody),
+        (status = 503, response = ProblemBody), (status = 507, response = ProblemBody),
     )
 )]
 pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    if api.is_stopping() {
-        return Err(Problem::stopping().with_refusal(api.refusal(None, None, "stopping")));
+    api.refuse_while_stopping()?;
+    if has_media_type(&head.headers, "application/octet-stream") {
+        return one_shot::store(&api, &head, body).await;
     }
     query::none(&head.uri)?;
-    let body = api.read_json(&head.headers, body).await?;
-    let size_bytes = Fields::parse(&body, &["size_bytes"])?.size("size_bytes")?;
-    let request = AllocateRequest { size_bytes, lease: None, tag: None };
-    // Read here, not at arrival: the body may have taken its time, and a lease counts from when it is granted.
+    let (request, options, attempt) = asked_for(&api, &head, body).await?;
+    if let Some(repeats) = attempt.repeats()? {
+        return Ok(repeats.one(&api).await?.0);
+    }
+    // Read here, not at arrival: the body may have taken its time.
+    let made = api.pool.allocate(&request, options.wait, Now::read()).await;
+    let made =
+        made.map_err(|error| api.refused(&error, Asked { bytes: request.size_bytes, blocks: None }))?;
     let now = Now::read();
-    let made = api.pool.allocate(&request, Duration::ZERO, now).await;
-    let made = made
-        .map_err(|error| refused(&error, size_bytes, |pool, by| api.refusal(Some(size_bytes), pool, by)))?;
-    let mut response = json(StatusCode::CREATED, &AllocationBody::new(&made, now));
-    response.headers_mut().insert(LOCATION, location_of(made.id));
-    Ok(response)
+    attempt.finish(&[made.id], now);
+    Ok(created(&made, now))
 }
 
-fn location_of(id: AllocationId) -> HeaderValue {
-    const PREFIX: &[u8] = b"/allocate/";
-    let mut path = [0; PREFIX.len() + 36];
-    path[..PREFIX.len()].copy_from_slice(PREFIX);
-    path[PREFIX.len()..].copy_from_slice(id.encode(&mut [0; 36]).as_bytes());
-    HeaderValue::from_bytes(&path).expect("an id is a header value")
+/// What a JSON body asks for. The body itself is gone before the request may have to wait.
+async fn asked_for<'a>(
+    api: &'a Api,
+    head: &Parts,
+    body: Body,
+) -> Result<(AllocateRequest, Options, Attempt<'a>), Problem> {
+    const OR: &str = "; or \"Content-Type: application/octet-stream\", to store the body itself";
+    let body = api.read_json(&head.headers, body, OR).await?;
+    let fields = Fields::parse(&body, FIELDS)?;
+    let size_bytes = fields.size("size_bytes")?;
+    let options = Options::of_fields(&fields)?;
+    let mut attempt = Attempt::begin(api, head, "application/json")?;
+    attempt.digest(&body);
+    let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag.clone() };
+    Ok((request, options, attempt))
 }
 
 /// Look at an allocation
@@ -171,19 +181,46 @@ pub(super) async fn free(State(api): State<Arc<Api>>, uri: Uri) -> Result<Status
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Renew a lease
+///
+/// It counts from now. An allocation without a lease gets one.
+#[utoipa::path(
+    post, path = "/allocate/{id}/renew", tag = "allocations",
+    params(("id" = String, Path, description = "The allocation's id")),
+    request_body = RenewBody,
+    responses(
+        (status = 200, description = "The allocation", body = AllocationBody),
+        (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
+        (status = 408, response = ProblemBody), (status = 413, response = ProblemBody),
+        (status = 415, response = ProblemBody),
+    )
+)]
+pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    query::none(&head.uri)?;
+    let id = head.uri.path().strip_prefix("/allocate/").and_then(|rest| rest.strip_suffix("/renew"));
+    let id: AllocationId = id.unwrap_or_default().parse()?;
+    let body = api.read_json_always(&head.headers, body).await?;
+    let lease = options::lease_of(&Fields::parse(body.bytes(), &["lease_seconds"])?)?;
+    let now = Now::read();
+    let renewed = api.pool.renew(id, lease, now).await?;
+    Ok(json(StatusCode::OK, &AllocationBody::new(&renewed, now)))
+}
+
 /// List allocations
 ///
 /// In creation order, page by page. What lives through the whole listing appears exactly once.
 #[utoipa::path(
     get, path = "/allocate", tag = "allocations",
     params(
+        ("tag" = Option<String>, Query, description = "Only allocations with this tag"),
         ("limit" = Option<u64>, Query, description = "Allocations on a page, 1 to 1000; 100 if not given", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses((status = 200, description = "A page", body = AllocationList), (status = 400, response = ProblemBody))
 )]
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
-    let query = Query::parse(&uri, &["limit", "cursor"])?;
+    let query = Query::parse(&uri, &["tag", "limit", "cursor"])?;
     let limit = query.get("limit").map_or(Ok(LIST_LIMIT), |text| {
         let limit = text.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
         let detail =
@@ -194,16 +231,12 @@ pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
         let detail = || format!("cursor is {:?}, which is no next_cursor of a page", shown(text));
         Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
     });
+    let tag = options::tag_of(&query)?;
     let now = Now::read();
-    let page = api.pool.list(cursor.transpose()?, limit, None, now).await;
+    let page = api.pool.list(cursor.transpose()?, limit, tag.as_ref(), now).await;
     let body = AllocationList {
         allocations: page.allocations.iter().map(|found| AllocationBody::new(found, now)).collect(),
         next_cursor: page.next.map(Cursor::encode),
     };
-    Ok(json(StatusCode::OK, &body).into_response())
-}
-
-/// As much of a client's text as an error needs.
-fn shown(text: &str) -> String {
-    text.chars().take(64).collect()
+    Ok(json(StatusCode::OK, &body))
 }

@@ -75,27 +75,48 @@ pub async fn collect<E: From<BodyError>>(
     if body.size_hint().lower() > limit_bytes {
         return Err(too_large().into());
     }
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+    let mut collected = Collected::default();
     while let Some(frame) = body.frame().await {
         let Ok(piece) = frame.map_err(BodyError::from)?.into_data() else { continue }; // trailers say nothing to us
-        let length = (first.len() + all.len() + piece.len()) as u64;
+        let length = collected.bytes() + piece.len() as u64;
         if length > limit_bytes {
             return Err(too_large().into());
         }
         keep(length)?;
-        if first.is_empty() && all.is_empty() {
-            first = piece;
-        } else {
-            // Grows by doubling: a client pays with bytes for the memory it makes us take, not with a promise.
-            all.extend_from_slice(&std::mem::take(&mut first));
-            all.extend_from_slice(&piece);
-        }
+        collected.add(piece);
         if body.is_end_stream() {
             break;
         }
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(collected.finish())
+}
+
+/// What has come of a body. One that comes in one piece is not copied.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    first: Bytes,
+    /// Holds everything once a second piece came.
+    all: BytesMut,
+}
+
+impl Collected {
+    pub(super) fn bytes(&self) -> u64 {
+        (self.first.len() + self.all.len()) as u64
+    }
+
+    pub(super) fn add(&mut self, piece: Bytes) {
+        if self.bytes() == 0 {
+            self.first = piece;
+        } else {
+            // Grows by doubling: a client pays with bytes for the memory it makes us take, not with a promise.
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+            self.all.extend_from_slice(&piece);
+        }
+    }
+
+    pub(super) fn finish(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
 }
 
 /// The body of a request, from the protocol to the handler.

@@ -66,7 +66,7 @@ impl http_body::Body for Outgoing {
     }
 }
 
-fn etag(version: u64) -> HeaderValue {
+pub(super) fn etag(version: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{version}\"")).expect("digits in quotes are a header value")
 }
 
@@ -219,7 +219,7 @@ pub(super) async fn patch(State(api): State<Arc<Api>>, request: Request) -> Resu
     Ok(applied(&written, true))
 }
 
-fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Ok(());
@@ -271,7 +271,7 @@ async fn write(
 }
 
 /// The pieces of a short body as they came: they are copied once, to where they belong.
-async fn collect_pieces(mut body: Body) -> Result<Vec<Bytes>, BodyError> {
+pub(super) async fn collect_pieces(mut body: Body) -> Result<Vec<Bytes>, BodyError> {
     let mut pieces = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {

@@ -10,6 +10,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::fmt;
 use utoipa::{ToResponse, ToSchema};
 
 /// Every code a client can meet, with its status and title. The contract fixes their spelling.
@@ -47,8 +48,11 @@ codes! {
     InvalidId "invalid-id" BAD_REQUEST "The id is not well-formed";
     InvalidQuery "invalid-query" BAD_REQUEST "A query parameter is not valid";
     NotFound "not-found" NOT_FOUND "There is no such allocation";
+    ReplayedAndGone "replayed-and-gone" NOT_FOUND "The request was served before, and what it made has ended";
     NoSuchRoute "no-such-route" NOT_FOUND "There is no such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not take this method";
+    KeyInUse "key-in-use" CONFLICT "A request with this key is running";
+    LengthRequired "length-required" LENGTH_REQUIRED "The length of the body must be announced";
     PreconditionFailed "precondition-failed" PRECONDITION_FAILED "The content is not the version that was named";
     BodyTimeout "body-timeout" REQUEST_TIMEOUT "The body came too slowly";
     BodyTooLarge "body-too-large" PAYLOAD_TOO_LARGE "The body is too large";
@@ -56,16 +60,17 @@ codes! {
     RangeNotSatisfiable "range-not-satisfiable" RANGE_NOT_SATISFIABLE "The range is outside the content";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE "The body's media type is not supported";
     SizeTooLarge "size-too-large" UNPROCESSABLE_ENTITY "The size can never be allocated here";
+    KeyReused "key-reused" UNPROCESSABLE_ENTITY "The key was used for another request";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside";
-    InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are being received";
+    InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are on their way";
+    WaitTimeout "wait-timeout" SERVICE_UNAVAILABLE "No room came in time";
     WriteWaited "write-waited" SERVICE_UNAVAILABLE "Readers left no room for the write in time";
-    WaitTimeout "wait-timeout" SERVICE_UNAVAILABLE "There was no room in time";
     Stopping "stopping" SERVICE_UNAVAILABLE "The service is stopping";
     PoolExhausted "pool-exhausted" INSUFFICIENT_STORAGE "The pool is full";
     SystemMemory "system-memory" INSUFFICIENT_STORAGE "The system grants no memory";
     NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
+    TableFull "table-full" INSUFFICIENT_STORAGE "A table is full";
     BudgetExhausted "budget-exhausted" INSUFFICIENT_STORAGE "The tag's budget is used up";
-    TableFull "table-full" INSUFFICIENT_STORAGE "There are too many allocations";
 }
 
 impl Code {
@@ -276,12 +281,30 @@ impl From<BodyError> for Problem {
     }
 }
 
-/// A refusal to allocate, as the client that asked for `requested_bytes` is told. `refusal` makes the numbers, from
-/// what was in use and the limit where the refusal knows them, and from who refused.
+/// What a request that allocates asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Bytes, of all blocks together.
+    pub(crate) bytes: u64,
+    /// None where the request is not a batch.
+    pub(crate) blocks: Option<usize>,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.blocks {
+            None => write!(out, "{} bytes were asked for", self.bytes),
+            Some(blocks) => write!(out, "{} bytes in {blocks} blocks were asked for", self.bytes),
+        }
+    }
+}
+
+/// A refusal to allocate, as the client that asked is told. `refusal` makes the numbers, from what was in use and the
+/// limit where the refusal knows them, and from who refused.
 pub(crate) fn refused(
     error: &AllocateError,
-    requested_bytes: u64,
-    refusal: impl Fn(Option<(u64, u64)>, &'static str) -> Refusal,
+    asked: Asked,
+    refusal: &dyn Fn(Option<(u64, u64)>, &'static str) -> Refusal,
 ) -> Problem {
     match error {
         AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max } => {
@@ -294,41 +317,57 @@ pub(crate) fn refused(
             );
             Problem::new(Code::SizeTooLarge, detail)
         }
+        AllocateError::TooLargeTogether { limit_bytes, .. } => {
+            let detail = format!("{asked}, which take more than the {limit_bytes} that the pool has in all");
+            Problem::new(Code::SizeTooLarge, detail)
+        }
         AllocateError::Memory(memory::AllocateError::Exhausted {
             requested_bytes: actual,
             in_use_bytes,
             limit_bytes,
         }) => {
             let free = limit_bytes.saturating_sub(*in_use_bytes);
+            let take = if asked.blocks.is_some() { "take" } else { "take a block of" };
             let detail = format!(
-                "{requested_bytes} bytes were asked for, which take a block of {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
+                "{asked}, which {take} {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
             );
             Problem::new(Code::PoolExhausted, detail)
                 .with_refusal(refusal(Some((*in_use_bytes, *limit_bytes)), "pool"))
         }
         AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
             let detail = format!(
-                "the pool has room for {requested_bytes} bytes, but the system grants no memory ({error})"
+                "the pool has room for {} bytes, but the system grants no memory ({error})",
+                asked.bytes
             );
             Problem::new(Code::SystemMemory, detail).with_refusal(refusal(None, "system"))
         }
         AllocateError::TableFull { allocations_max } => {
             let detail = format!(
-                "{allocations_max} allocations are live, as many as memory.max_allocations lets there be"
+                "{asked}, but memory.max_allocations lets no more than {allocations_max} allocations live"
             );
             Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "table"))
         }
-        AllocateError::TooLargeTogether { .. } => Problem::new(Code::SizeTooLarge, error.to_string()),
-        AllocateError::TagsFull { .. } => {
-            Problem::new(Code::TableFull, error.to_string()).with_refusal(refusal(None, "tags"))
+        AllocateError::TagsFull { tags_max } => {
+            let detail =
+                format!("{tags_max} tags are in use, as many as can be; free all of one, or use one");
+            Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "tags"))
         }
-        AllocateError::Budget { in_use_bytes, budget_bytes, .. } => {
-            Problem::new(Code::BudgetExhausted, error.to_string())
+        AllocateError::Budget { tag, requested_bytes: actual, in_use_bytes, budget_bytes } => {
+            let free = budget_bytes.saturating_sub(*in_use_bytes);
+            let detail = format!(
+                "{asked}, of which the tag {tag} would take {actual}, but {in_use_bytes} of its budget of {budget_bytes} are in use and {free} are free"
+            );
+            Problem::new(Code::BudgetExhausted, detail)
                 .with_refusal(refusal(Some((*in_use_bytes, *budget_bytes)), "budget"))
         }
-        AllocateError::Waited { last, .. } => {
-            let problem = refused(last, requested_bytes, refusal);
-            Problem { code: Code::WaitTimeout, detail: error.to_string(), ..problem }
+        AllocateError::Waited { waited_ms, last } => {
+            let last = refused(last, asked, refusal);
+            let detail = format!("no room came in {waited_ms} ms: {}", last.detail);
+            let problem = Problem::new(Code::WaitTimeout, detail);
+            match last.refusal {
+                Some(refusal) => problem.with_refusal(*refusal),
+                None => problem,
+            }
         }
         AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
     }
@@ -348,7 +387,7 @@ mod tests {
         let refusal = |pool: Option<(u64, u64)>, by| {
             Refusal::new(Some(100), pool.expect("the pool knows"), |free| (free >= 240).then_some(128), by)
         };
-        let problem = refused(&error.into(), 100, refusal);
+        let problem = refused(&error.into(), Asked { bytes: 100, blocks: None }, &refusal);
         let response = problem.render("abc");
         assert_eq!(response.status(), 507);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");

@@ -1,12 +1,13 @@
-//! JSON request bodies: one flat object whose fields are known by name.
+//! JSON request bodies: flat objects whose fields are known by name.
 //!
 //! Parsed in one pass that keeps nothing but the values of known fields, so that a hostile body costs no more memory
 //! than it has bytes. Every error names the field. Syntax comes first: a body that is no JSON is told so, whatever
-//! fields it has.
+//! fields it has. A field that is a list is read by whoever knows what is in it ([`Nested`]), in the same pass.
 
 use super::error::{Code, Problem};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The value of a field, as far as any field of ours needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,29 @@ pub(super) enum Value {
     Object,
 }
 
-/// The fields of a body, by name.
+/// What is inside a value, read while the value is. Whoever wants nothing of it is [`Skipped`].
+pub(super) trait Nested {
+    fn text(&mut self, text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    fn list<'de, A: SeqAccess<'de>>(&mut self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn object<'de, A: MapAccess<'de>>(&mut self, mut object: A) -> Result<(), A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Nothing inside a value is wanted.
+pub(super) struct Skipped;
+
+impl Nested for Skipped {}
+
+/// The fields of a body, or of one entry of a list in it, by name.
 #[derive(Debug)]
 pub(super) struct Fields {
     known: &'static [&'static str],
@@ -30,74 +53,158 @@ pub(super) struct Fields {
     values: Vec<Option<Value>>,
     unknown: Option<String>,
     duplicate: Option<&'static str>,
+    /// The list and the place in it, where these are the fields of an entry.
+    entry: Option<(&'static str, usize)>,
+}
+
+/// How a body is told that it is no JSON object.
+pub(super) fn not_json(body: &[u8], error: &serde_json::Error) -> Problem {
+    let detail = if body.is_empty() {
+        "the body is empty; a JSON object was expected".to_owned()
+    } else {
+        format!("the body is not a JSON object as expected: {error}")
+    };
+    Problem::new(Code::InvalidJson, detail)
 }
 
 impl Fields {
+    /// No fields yet, of which those named `known` may come.
+    pub(super) fn new(known: &'static [&'static str]) -> Fields {
+        Fields { known, values: vec![None; known.len()], unknown: None, duplicate: None, entry: None }
+    }
+
+    /// No fields again, of the entry `at` of `list`.
+    pub(super) fn begin_entry(&mut self, list: &'static str, at: usize) {
+        self.values.fill(None);
+        (self.unknown, self.duplicate, self.entry) = (None, None, Some((list, at)));
+    }
+
     /// Parses a body that may have the fields `known` and no others, each at most once.
     pub(super) fn parse(body: &[u8], known: &'static [&'static str]) -> Result<Fields, Problem> {
-        let mut fields = Fields { known, values: vec![None; known.len()], unknown: None, duplicate: None };
+        Fields::parse_with(body, known, "", &mut Skipped)
+    }
+
+    /// The same, where `inner` reads what is inside the field `list`.
+    pub(super) fn parse_with(
+        body: &[u8],
+        known: &'static [&'static str],
+        list: &'static str,
+        inner: &mut impl Nested,
+    ) -> Result<Fields, Problem> {
+        let mut fields = Fields::new(known);
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let parsed = FieldsSeed(&mut fields).deserialize(&mut deserializer).and_then(|()| deserializer.end());
-        if let Err(error) = parsed {
-            let detail = if body.is_empty() {
-                "the body is empty; a JSON object was expected".to_owned()
-            } else {
-                format!("the body is not a JSON object as expected: {error}")
+        let parsed = deserializer.deserialize_map(Members { fields: &mut fields, list, inner });
+        let parsed = parsed.and_then(|()| deserializer.end());
+        parsed.map_err(|error| not_json(body, &error))?;
+        fields.check()?;
+        Ok(fields)
+    }
+
+    /// Reads the members of an object, whatever they are.
+    pub(super) fn read<'de, A: MapAccess<'de>>(&mut self, object: A) -> Result<(), A::Error> {
+        Members { fields: self, list: "", inner: &mut Skipped }.visit_map(object)
+    }
+
+    /// Refuses fields that are not known, or stand twice.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if let Some(unknown) = &self.unknown {
+            let (of, what) = match self.entry {
+                Some((list, at)) => (format!(" of {list}[{at}]"), "an entry"),
+                None => (String::new(), "this request"),
             };
-            return Err(Problem::new(Code::InvalidJson, detail));
-        }
-        if let Some(unknown) = &fields.unknown {
             let detail =
-                format!("the field {unknown:?} is not known; this request takes: {}", known.join(", "));
+                format!("the field {unknown:?}{of} is not known; {what} takes: {}", self.known.join(", "));
             return Err(Problem::new(Code::UnknownField, detail));
         }
-        if let Some(duplicate) = fields.duplicate {
-            return Err(Problem::new(
-                Code::InvalidField,
-                format!("the field {duplicate:?} stands more than once"),
-            ));
+        if let Some(duplicate) = self.duplicate {
+            let detail = match self.entry {
+                Some(_) => format!("{} stands more than once", self.spelt(duplicate)),
+                None => format!("the field {duplicate:?} stands more than once"),
+            };
+            return Err(Problem::new(Code::InvalidField, detail));
         }
-        Ok(fields)
+        Ok(())
     }
 
     /// A size in bytes that must be there: a whole number from 1 to 2^64 − 1.
     pub(super) fn size(&self, name: &'static str) -> Result<u64, Problem> {
-        let rule = "it is a whole number of bytes, at least 1";
-        let refuse = |what: String| Err(Problem::new(Code::InvalidSize, format!("{name} {what}; {rule}")));
         match self.value(name) {
-            Some(Value::Unsigned(0)) => refuse("is 0".to_owned()),
-            Some(Value::Unsigned(size)) => Ok(*size),
-            Some(Value::Negative(number)) => refuse(format!("is {number}, which is negative")),
-            Some(Value::Float(number)) if number.fract() == 0.0 && number.abs() >= 1e15 => {
-                refuse(format!("is {number:e}, which is beyond 64 bits or has an exponent"))
-            }
-            Some(Value::Float(number)) => refuse(format!("is {number:?}, which is not a whole number")),
-            Some(Value::Text(_)) => refuse("is a string".to_owned()),
-            Some(Value::Null) => refuse("is null".to_owned()),
-            Some(Value::Bool(_)) => refuse("is true or false".to_owned()),
-            Some(Value::Array) => refuse("is an array".to_owned()),
-            Some(Value::Object) => refuse("is an object".to_owned()),
-            None => refuse("is missing".to_owned()),
+            Some(Value::Unsigned(size)) if *size > 0 => Ok(*size),
+            _ => Err(self.refuse(Code::InvalidSize, name, "it is a whole number of bytes, at least 1")),
         }
     }
 
-    fn value(&self, name: &'static str) -> Option<&Value> {
+    /// A whole number within `range`, where the field is there. `rule` says what it is, for the error.
+    pub(super) fn whole(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+        rule: &str,
+    ) -> Result<Option<u64>, Problem> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Unsigned(number)) if range.contains(number) => Ok(Some(*number)),
+            Some(_) => Err(self.refuse(Code::InvalidField, name, rule)),
+        }
+    }
+
+    /// Text, where the field is there.
+    pub(super) fn text(&self, name: &'static str, rule: &str) -> Result<Option<&str>, Problem> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(_) => Err(self.refuse(Code::InvalidField, name, rule)),
+        }
+    }
+
+    /// The problem that a field has the value that it has, or none.
+    pub(super) fn refuse(&self, code: Code, name: &'static str, rule: &str) -> Problem {
+        let what = self.value(name).map_or_else(|| "is missing".to_owned(), Value::what);
+        Problem::new(code, format!("{} {what}; {rule}", self.spelt(name)))
+    }
+
+    /// The field's name as an error says it.
+    pub(super) fn spelt(&self, name: &str) -> String {
+        match self.entry {
+            Some((list, at)) => format!("{list}[{at}].{name}"),
+            None => name.to_owned(),
+        }
+    }
+
+    pub(super) fn value(&self, name: &'static str) -> Option<&Value> {
         let at = self.known.iter().position(|known| *known == name).expect("only known fields are asked for");
         self.values[at].as_ref()
     }
 }
 
-struct FieldsSeed<'a>(&'a mut Fields);
-
-impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+impl Value {
+    /// What an error says of a value that is not what it should be.
+    pub(super) fn what(&self) -> String {
+        match self {
+            Value::Unsigned(number) => format!("is {number}"),
+            Value::Negative(number) => format!("is {number}, which is negative"),
+            Value::Float(number) if number.fract() == 0.0 && number.abs() >= 1e15 => {
+                format!("is {number:e}, which is beyond 64 bits or has an exponent")
+            }
+            Value::Float(number) => format!("is {number:?}, which is not a whole number"),
+            Value::Text(_) => "is a string".to_owned(),
+            Value::Null => "is null".to_owned(),
+            Value::Bool(_) => "is true or false".to_owned(),
+            Value::Array => "is an array".to_owned(),
+            Value::Object => "is an object".to_owned(),
+        }
     }
 }
 
-impl<'de> Visitor<'de> for FieldsSeed<'_> {
+/// The members of an object on their way into fields.
+struct Members<'a, N> {
+    fields: &'a mut Fields,
+    /// The field that `inner` reads.
+    list: &'static str,
+    inner: &'a mut N,
+}
+
+impl<'de, N: Nested> Visitor<'de> for Members<'_, N> {
     type Value = ();
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,14 +212,18 @@ impl<'de> Visitor<'de> for FieldsSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let fields = self.0;
+        let fields = self.fields;
         while let Some(key) = map.next_key_seed(KeySeed(fields.known))? {
             match key {
-                Key::Known(at) => {
-                    if fields.values[at].replace(map.next_value_seed(ValueSeed)?).is_some() {
-                        fields.duplicate.get_or_insert(fields.known[at]);
-                    }
+                // Of a field that stands twice, the second is not looked into: the body is refused for it.
+                Key::Known(at) if fields.values[at].is_some() => {
+                    map.next_value::<IgnoredAny>()?;
+                    fields.duplicate.get_or_insert(fields.known[at]);
                 }
+                Key::Known(at) if fields.known[at] == self.list => {
+                    fields.values[at] = Some(map.next_value_seed(ValueSeed(&mut *self.inner))?);
+                }
+                Key::Known(at) => fields.values[at] = Some(map.next_value_seed(ValueSeed(&mut Skipped))?),
                 Key::Unknown(name) => {
                     map.next_value::<IgnoredAny>()?;
                     fields.unknown.get_or_insert(name);
@@ -155,9 +266,10 @@ impl Visitor<'_> for KeySeed {
     }
 }
 
-struct ValueSeed;
+/// Reads a value, and what is inside it as the other wants.
+pub(super) struct ValueSeed<'a, N>(pub(super) &'a mut N);
 
-impl<'de> DeserializeSeed<'de> for ValueSeed {
+impl<'de, N: Nested> DeserializeSeed<'de> for ValueSeed<'_, N> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -165,7 +277,7 @@ impl<'de> DeserializeSeed<'de> for ValueSeed {
     }
 }
 
-impl<'de> Visitor<'de> for ValueSeed {
+impl<'de, N: Nested> Visitor<'de> for ValueSeed<'_, N> {
     type Value = Value;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,14 +299,14 @@ impl<'de> Visitor<'de> for ValueSeed {
         Ok(Value::Float(value))
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
+        Ok(self.0.text(value))
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
-        while sequence.next_element::<IgnoredAny>()?.is_some() {}
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Value, A::Error> {
+        self.0.list(list)?;
         Ok(Value::Array)
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Value, A::Error> {
+        self.0.object(object)?;
         Ok(Value::Object)
     }
 }

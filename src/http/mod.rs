@@ -4,15 +4,19 @@
 //!   sockets      server.rs ▶ listener.rs, signal.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
-//!   routes       routes.rs ▶ allocate.rs, content.rs, service.rs ▶ api.rs, what they share; fields.rs and query.rs parse what
-//!                clients send; description.rs is the OpenAPI document
+//!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, service.rs ▶ api.rs, what they share
+//!   words        fields.rs, batch_body.rs, query.rs and options.rs parse what clients send; allocation.rs is what they
+//!                get; idempotent.rs knows those who come twice; description.rs is the OpenAPI document
 //! ```
 //!
 //! Reading order: `answer.rs`, `routes.rs`, `allocate.rs`, `error.rs`; then `server.rs` and `driver.rs`.
 
 mod allocate;
+mod allocation;
 pub mod answer;
 pub mod api;
+mod batch;
+mod batch_body;
 pub mod body;
 mod conditions;
 pub mod config;
@@ -24,7 +28,10 @@ mod driver;
 mod error;
 mod exchange;
 mod fields;
+mod idempotent;
 pub mod listener;
+mod one_shot;
+mod options;
 mod protocol;
 mod query;
 mod request_id;

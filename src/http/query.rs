@@ -3,6 +3,7 @@
 use super::error::{Code, Problem};
 use axum::http::Uri;
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 /// The parameters of a request, one place for each known name.
 #[derive(Debug)]
@@ -45,6 +46,32 @@ impl<'a> Query<'a> {
             self.known.iter().position(|known| *known == name).expect("only known parameters are asked for");
         self.values[at].as_deref()
     }
+
+    /// A whole number within `range`, where the parameter is there. `rule` says what it is, for the error.
+    pub(super) fn whole(
+        &self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+        rule: &str,
+    ) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        // `parse` alone would also take a plus sign.
+        let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        match number.filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(refuse(name, text, rule)),
+        }
+    }
+}
+
+/// The problem that a parameter has this value.
+pub(super) fn refuse(name: &str, text: &str, rule: &str) -> Problem {
+    Problem::new(Code::InvalidQuery, format!("{name} is {:?}; {rule}", shown(text)))
+}
+
+/// As much of a client's text as an error needs.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 #[cfg(all(test, not(feature = "loom")))]

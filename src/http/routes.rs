@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, content, service};
+use super::{allocate, batch, content, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use utoipa_axum::routes;
     ),
     components(schemas(Refusal), responses(ProblemBody)),
     tags(
-        (name = "allocations", description = "Blocks of memory: make, look at, list, free."),
+        (name = "allocations", description = "Blocks of memory, one or many: make, look at, renew, list, free."),
         (name = "content", description = "The bytes of a block: read, replace, patch."),
         (name = "service", description = "The service itself: health, statistics, metrics, description."),
     )
@@ -31,7 +31,10 @@ struct Preamble;
 pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
     let (router, document) = OpenApiRouter::with_openapi(Preamble::openapi())
         .routes(routes!(allocate::allocate, allocate::list))
+        .routes(routes!(batch::allocate))
         .routes(routes!(allocate::get, allocate::free))
+        .routes(routes!(allocate::renew))
+        .routes(routes!(batch::deallocate))
         .routes(routes!(content::read, content::replace, content::patch))
         .routes(routes!(service::health))
         .routes(routes!(service::livez))

@@ -1,14 +1,14 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
 use super::VERSION;
-use super::allocate::json;
+use super::allocation::json;
 use super::api::Api;
 use super::error::{Problem, ProblemBody};
 use super::query::{self, Query};
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
-use crate::pool::PoolStats;
+use crate::pool::{PoolStats, TagStats};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
@@ -73,17 +73,20 @@ pub(super) struct Stats {
     peak_in_use_bytes: u64,
     /// Bytes of freed blocks that a reader still holds.
     draining_bytes: u64,
-    /// Bytes of request bodies being received.
+    /// Bytes of request bodies being received, and of answers to batches.
     inflight_bytes: u64,
+    /// Bytes set aside for a request that waited long enough.
+    reserved_bytes: u64,
+    /// Requests that wait for room.
+    waiting_requests: u64,
     /// Bytes of slab pages that may be resident.
     committed_bytes: u64,
     /// Bytes of records about allocations and slabs, outside the pool.
     metadata_bytes: u64,
     /// Each size class, smallest first.
     slab_sizes: Vec<SlabStats>,
-    /// Null until tags exist.
-    #[schema(value_type = Option<Object>, required)]
-    tags: Option<()>,
+    /// Each tag that has a budget or an allocation, by name.
+    tags: Vec<TagBlock>,
     /// Null until arenas exist.
     #[schema(value_type = Option<Object>, required)]
     arenas: Option<()>,
@@ -99,6 +102,19 @@ pub(super) struct Stats {
     /// Null until health scores exist.
     #[schema(value_type = Option<Object>, required)]
     health: Option<()>,
+}
+
+/// One tag.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TagBlock {
+    tag: String,
+    /// Live allocations with it.
+    allocations: u64,
+    /// Actual bytes of them.
+    allocated_bytes: u64,
+    /// What they may have together; null where there is no bound but the pool's.
+    #[schema(required)]
+    budget_bytes: Option<u64>,
 }
 
 /// One size class.
@@ -150,6 +166,17 @@ impl LinkBlock {
             attempts: status.attempts,
             last_error: status.last_error.clone(),
             next_retry_seconds: status.next_retry.map(until),
+        }
+    }
+}
+
+impl TagBlock {
+    fn new(stats: &TagStats) -> TagBlock {
+        TagBlock {
+            tag: stats.tag.to_string(),
+            allocations: stats.allocations,
+            allocated_bytes: stats.allocated_bytes,
+            budget_bytes: stats.budget_bytes,
         }
     }
 }
@@ -259,10 +286,12 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         peak_in_use_bytes: stats.heap.peak_in_use_bytes,
         draining_bytes: stats.heap.draining_bytes,
         inflight_bytes: stats.inflight_bytes,
+        reserved_bytes: stats.reserved_bytes,
+        waiting_requests: stats.waiting_requests,
         committed_bytes: stats.heap.committed_bytes,
         metadata_bytes: stats.metadata_bytes,
         slab_sizes: stats.heap.classes.iter().map(SlabStats::new).collect(),
-        tags: None,
+        tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: None,
         large_objects: None,
         reclaim: None,

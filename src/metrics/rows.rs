@@ -68,10 +68,24 @@ pub(super) const COMMITTED: Row = gauge("maas_committed_bytes", "Bytes of slab p
 pub(super) const METADATA: Row =
     gauge("maas_metadata_bytes", "Bytes of records about allocations and slabs, outside the pool.");
 pub(super) const ALLOCATIONS_MAX: Row = gauge("maas_allocations_limit", "Live allocations at most.");
-pub(super) const INFLIGHT: Row = gauge("maas_inflight_bytes", "Bytes of request bodies being received.");
+pub(super) const INFLIGHT: Row =
+    gauge("maas_inflight_bytes", "Bytes of request bodies being received, and of answers to batches.");
 pub(super) const INFLIGHT_LIMIT: Row =
-    gauge("maas_inflight_limit_bytes", "Bytes of request bodies that may be received at once.");
+    gauge("maas_inflight_limit_bytes", "The limit of maas_inflight_bytes.");
 pub(super) const WAITING: Row = gauge("maas_waiting_requests", "Requests that wait for room.");
+pub(super) const RESERVED: Row =
+    gauge("maas_reserved_bytes", "Bytes set aside for a request that waited long enough.");
+pub(super) const TAG_BYTES: Row = gauge(
+    "maas_tag_bytes",
+    "Actual bytes of live allocations by tag: the 64 tags with most, and all others as other.",
+);
+pub(super) const LEASE_EXPIRED: Row =
+    counter("maas_lease_expired_total", "Allocations that ended with their lease.");
+pub(super) const LEASE_EXPIRY_LAG: Row = Row {
+    name: "maas_lease_expiry_lag_seconds",
+    kind: MetricType::HISTOGRAM,
+    help: "Time from the end of a lease to the instant its memory was taken back.",
+};
 pub(super) const SLABS: Row =
     gauge("maas_slabs", "Slabs held, by size and state: used, free, or being zeroed (scrubbing).");
 pub(super) const SLAB_CREATED: Row =
@@ -89,7 +103,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 34] = [
+pub(super) const ALL: [&Row; 38] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -116,6 +130,10 @@ pub(super) const ALL: [&Row; 34] = [
     &INFLIGHT,
     &INFLIGHT_LIMIT,
     &WAITING,
+    &RESERVED,
+    &TAG_BYTES,
+    &LEASE_EXPIRED,
+    &LEASE_EXPIRY_LAG,
     &SLABS,
     &SLAB_CREATED,
     &SLAB_REUSE_RATIO,

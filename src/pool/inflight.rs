@@ -2,29 +2,31 @@
 //! can neither grow the process without bound nor eat what others lease.
 
 use crate::memory::Budget;
+use std::sync::Arc;
 
-/// How many bytes of request bodies are in memory, and how many may be.
+/// How many bytes of requests and answers are in memory, and how many may be.
 #[derive(Debug)]
 pub struct Inflight {
-    budget: Budget,
+    budget: Arc<Budget>,
 }
 
-/// A part of the in-flight budget, given back when dropped.
+/// A part of the in-flight budget, given back when dropped. It may live longer than its request, as long as what it
+/// is for: an answer goes on being sent when the handler is done.
 #[derive(Debug)]
-pub struct InflightCharge<'a> {
-    inflight: &'a Inflight,
+pub struct InflightCharge {
+    budget: Arc<Budget>,
     bytes: u64,
 }
 
 impl Inflight {
     pub(super) fn new(bytes_max: u64) -> Inflight {
-        Inflight { budget: Budget::new(bytes_max) }
+        Inflight { budget: Arc::new(Budget::new(bytes_max)) }
     }
 
     /// Takes `bytes` from the budget; none where they do not fit.
-    pub fn charge(&self, bytes: u64) -> Option<InflightCharge<'_>> {
+    pub fn charge(&self, bytes: u64) -> Option<InflightCharge> {
         // Lazily: a charge that was never granted must not be given back.
-        self.budget.take(bytes).then(|| InflightCharge { inflight: self, bytes })
+        self.budget.take(bytes).then(|| InflightCharge { budget: self.budget.clone(), bytes })
     }
 
     /// Bytes charged now.
@@ -38,8 +40,8 @@ impl Inflight {
     }
 }
 
-impl Drop for InflightCharge<'_> {
+impl Drop for InflightCharge {
     fn drop(&mut self) {
-        self.inflight.budget.give_back(self.bytes);
+        self.budget.give_back(self.bytes);
     }
 }

@@ -21,6 +21,7 @@
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
 //!   lock.rs      the lock of one entry          (lock-free, loom-tested)
+//!   idempotency.rs  which request was already served
 //!   inflight.rs  the second budget: bytes of requests on their way
 //! ```
 
@@ -31,6 +32,7 @@ mod drain;
 mod entries;
 mod expiry;
 mod id;
+mod idempotency;
 mod inflight;
 mod lease;
 mod listing;
@@ -51,6 +53,9 @@ pub use deposit::Deposit;
 pub use drain::{ReaderWatch, Sweep};
 pub use expiry::Expired;
 pub use id::{AllocationId, ParseIdError};
+pub use idempotency::{
+    Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
+};
 pub use inflight::{Inflight, InflightCharge};
 pub use lease::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
@@ -221,6 +226,7 @@ enum Engine {
 pub struct Pool {
     engine: Engine,
     inflight: Inflight,
+    idempotency: Idempotency,
     write_wait: Duration,
 }
 
@@ -229,7 +235,8 @@ impl Pool {
     pub fn new(heap: Heap, config: &Config) -> Pool {
         let engine = Engine::Local(Local::new(Arc::new(heap), config));
         let write_wait = Duration::from_millis(config.write_wait_ms);
-        Pool { engine, inflight: Inflight::new(config.max_inflight_bytes), write_wait }
+        let inflight = Inflight::new(config.max_inflight_bytes);
+        Pool { engine, inflight, idempotency: Idempotency::default(), write_wait }
     }
 
     /// Makes an allocation, waiting for room up to `wait` where there is none.
@@ -402,6 +409,15 @@ impl Pool {
         }
     }
 
+    /// Bytes of the block that a request for so many bytes takes, however full the pool is.
+    ///
+    /// # Errors
+    /// [`AllocateError::TooLarge`] where there can never be one.
+    pub fn actual_size(&self, size_bytes: u64) -> Result<u64, AllocateError> {
+        let Engine::Local(local) = &self.engine;
+        local.class_for(size_bytes).map(|(_, actual)| actual)
+    }
+
     /// All numbers.
     pub async fn stats(&self) -> PoolStats {
         let Engine::Local(local) = &self.engine;
@@ -439,6 +455,11 @@ impl Pool {
     /// The second budget: bytes of requests that are being received.
     pub fn inflight(&self) -> &Inflight {
         &self.inflight
+    }
+
+    /// Requests that were served, by the keys that their clients gave them.
+    pub fn idempotency(&self) -> &Idempotency {
+        &self.idempotency
     }
 
     /// From now on every new allocation is refused with [`Unavailable`]. Everything else goes on.

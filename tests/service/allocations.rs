@@ -1,12 +1,7 @@
 //! Allocations that go well, word for word.
 
-use crate::support::{Server, wait_until};
+use crate::support::{Server, path_of, wait_until};
 use serde_json::{Value, json};
-
-/// The path of an allocation.
-fn path_of(allocation: &Value) -> String {
-    format!("/allocate/{}", allocation["id"].as_str().expect("an id is text"))
-}
 
 fn members(body: &Value) -> Vec<&str> {
     let mut names: Vec<&str> = body.as_object().expect("an object").keys().map(String::as_str).collect();

@@ -1,7 +1,8 @@
 //! `/openapi.json` against the service: every answer it promises is one that can be met.
 
-use crate::support::{Client, JSON, Server, description, padded};
+use crate::support::{Client, JSON, OCTETS, Server, description, padded, path_of, request, wait_until};
 use rustix::process::Signal;
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Answers that no client can provoke, on routes that begin so.
@@ -63,6 +64,59 @@ fn provoke_content(server: &Server) {
     }
 }
 
+/// Provokes what the routes that take a body or a key can answer, on a server of ten slabs that is empty.
+fn provoke_allocating(server: &Server) {
+    let gone = "/allocate/00000000-0000-8000-8000-000000000000/renew";
+    let made = server.store("", "x");
+    assert_eq!(made.status, 201);
+    let path = path_of(&made.json());
+    let renew = format!("{path}/renew");
+    assert_eq!(server.post_to(&renew, "{\"lease_seconds\":60}").status, 200);
+    server.post_to(gone, "{\"lease_seconds\":60}").is_problem(404, "not-found");
+    let chunked = [OCTETS, ("Transfer-Encoding", "chunked")];
+    server.call("POST", "/allocate", &chunked, "").is_problem(411, "length-required");
+    assert_eq!(server.delete(&path).status, 204);
+    // Keys, of one block and of a batch.
+    let routes = [
+        ("/allocate", "{\"size_bytes\":1,\"wait_ms\":30000}"),
+        ("/allocate/batch", "{\"size_bytes\":1,\"count\":1,\"wait_ms\":30000}"),
+    ];
+    for (target, body) in routes {
+        let headers = [JSON, ("Idempotency-Key", target)];
+        assert_eq!(server.call("POST", target, &headers, body).status, 201);
+        let again = server.call("POST", target, &headers, body).json();
+        let made = again.pointer("/allocations/0").unwrap_or(&again);
+        assert_eq!(server.delete(&path_of(made)).status, 204);
+        server.call("POST", target, &headers, body).is_problem(404, "replayed-and-gone");
+    }
+    let filled = server.post_to("/allocate/batch", "{\"size_bytes\":1,\"count\":10}").json();
+    for (target, body) in routes {
+        let headers = [JSON, ("Idempotency-Key", "running")];
+        let mut waiting = server.connect();
+        waiting.send(request("POST", target, &headers, body));
+        wait_until("it waits", || server.stat("/waiting_requests") == 1);
+        server.call("POST", target, &headers, body).is_problem(409, "key-in-use");
+        drop(waiting);
+        wait_until("it has left", || server.stat("/waiting_requests") == 0);
+    }
+    let batch = "/allocate/batch";
+    server.post_to(batch, "{\"size_bytes\":1,\"count\":1}").is_problem(507, "pool-exhausted");
+    server.post_to(batch, "{\"size_bytes\":1,\"count\":11}").is_problem(422, "size-too-large");
+    for target in [batch, "/deallocate/batch", &renew] {
+        server.call("POST", target, &[], "{}").is_problem(415, "unsupported-media-type");
+        server.post_to(target, &padded(2000)).is_problem(413, "body-too-large");
+        let mut half = server.connect();
+        half.send(format!(
+            "POST {target} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{{"
+        ));
+        half.answer("POST", target).is_problem(408, "body-timeout");
+    }
+    let ids: Vec<_> =
+        filled["allocations"].as_array().expect("a list").iter().map(|one| &one["id"]).collect();
+    let freed = server.post_to("/deallocate/batch", &json!({ "ids": ids }).to_string());
+    assert_eq!((freed.status, &freed.json()["freed"]), (200, &json!(10)));
+}
+
 fn provoke_everything(server: &mut Server) {
     const ID: &str = "5a8c1b2e-0000-8000-8000-0123456789ab";
     // 200, 201, 204
@@ -82,6 +136,7 @@ fn provoke_everything(server: &mut Server) {
         assert_eq!(server.get(target).status, 200, "{target}");
     }
     assert_eq!(server.delete(&path).status, 204);
+    provoke_allocating(server);
     // 404, 400
     for method in ["GET", "DELETE"] {
         server.call(method, &path, &[], "").is_problem(404, "not-found");
@@ -117,6 +172,7 @@ fn provoke_everything(server: &mut Server) {
         server.get(target).is_problem(503, "stopping");
     }
     server.post("{\"size_bytes\":1}").is_problem(503, "stopping");
+    server.post_to("/allocate/batch", "{\"size_bytes\":1,\"count\":1}").is_problem(503, "stopping");
     holder.answer("POST", "/allocate").is_problem(408, "body-timeout");
     assert_eq!(server.exit_code(), 0);
 }
@@ -174,6 +230,9 @@ fn the_routes_are_those_of_the_contract() {
         "GET /stats",
         "PATCH /allocate/{id}/data",
         "POST /allocate",
+        "POST /allocate/batch",
+        "POST /allocate/{id}/renew",
+        "POST /deallocate/batch",
         "PUT /allocate/{id}/data",
     ];
     assert_eq!(rows, expected);

@@ -7,6 +7,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 /// The header that a JSON body needs.
 pub(crate) const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+/// The header that raw bytes need.
+pub(crate) const OCTETS: (&str, &str) = ("Content-Type", "application/octet-stream");
+
 /// One connection.
 pub(crate) struct Client {
     stream: TcpStream,

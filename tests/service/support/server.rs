@@ -1,6 +1,6 @@
 //! The program under test: started on a free port, listened to, and ended whatever the test does.
 
-use super::{Answer, Client, JSON, PATIENCE, Samples, description, wait_until};
+use super::{Answer, Client, JSON, OCTETS, PATIENCE, Samples, description, wait_until};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -135,6 +135,22 @@ impl Server {
 
     pub(crate) fn post(&self, body: &str) -> Answer {
         self.call("POST", "/allocate", &[JSON], body)
+    }
+
+    /// Posts JSON to a route.
+    pub(crate) fn post_to(&self, target: &str, body: &str) -> Answer {
+        self.call("POST", target, &[JSON], body)
+    }
+
+    /// Posts raw bytes to `/allocate`, with this query, `?` included.
+    pub(crate) fn store(&self, query: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.call("POST", &format!("/allocate{query}"), &[OCTETS], body)
+    }
+
+    /// One of the numbers in `/stats`, by its path of members.
+    pub(crate) fn stat(&self, pointer: &str) -> Value {
+        let stats = self.get("/stats").json();
+        stats.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {stats}")).clone()
     }
 
     /// Allocates so many bytes, which must be granted: the allocation body.
