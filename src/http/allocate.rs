@@ -33,15 +33,16 @@ pub(super) struct AllocateBody {
     #[schema(minimum = 1, example = 102_400)]
     size_bytes: u64,
     /// Seconds after which the allocation is freed by itself; without it, it lives until it is freed.
-    #[schema(minimum = 1)]
+    #[schema(nullable = false, minimum = 1)]
     lease_seconds: Option<u64>,
     /// A component's name, for accounting and budgets.
-    #[schema(pattern = "^[a-z0-9_.-]{1,64}$")]
+    #[schema(nullable = false, pattern = "^[a-z0-9_.-]{1,64}$")]
     tag: Option<String>,
     /// Milliseconds that the request waits for room; 0 if not given.
-    #[schema(maximum = 30_000)]
+    #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
     /// How much the request matters. It decides nothing yet.
+    #[schema(nullable = false)]
     priority: Option<Priority>,
 }
 
@@ -122,11 +123,12 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     if let Some(repeats) = attempt.repeats()? {
         return Ok(repeats.one(&api).await?.0);
     }
-    // Read here, not at arrival: the body may have taken its time.
-    let made = api.pool.allocate(&request, options.wait, Now::read()).await;
+    // Read here, not at arrival: the body may have taken its time, and so may the wait.
+    let asked = Now::read();
+    let made = api.pool.allocate(&request, options.wait, asked).await;
     let made =
         made.map_err(|error| api.refused(&error, Asked { bytes: request.size_bytes, blocks: None }))?;
-    let now = Now::read();
+    let now = if options.wait.is_zero() { asked } else { Now::read() };
     attempt.finish(&[made.id], now);
     Ok(created(&made, now))
 }

@@ -30,9 +30,11 @@ pub(super) struct AllocationBody<'a> {
     age_seconds: u64,
     /// Whole seconds until the lease ends, rounded up. Only where there is a lease.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     expires_in_seconds: Option<u64>,
     /// Only where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     tag: Option<&'a str>,
 }
 

@@ -27,24 +27,25 @@ use utoipa::ToSchema;
 )]
 pub(super) struct AllocateBatchBody {
     /// Bytes wanted of each of `count` blocks.
-    #[schema(minimum = 1, example = 4096)]
+    #[schema(nullable = false, minimum = 1, example = 4096)]
     size_bytes: Option<u64>,
     /// Blocks of `size_bytes`.
-    #[schema(minimum = 1, maximum = 10_000, example = 3)]
+    #[schema(nullable = false, minimum = 1, maximum = 10_000, example = 3)]
     count: Option<u64>,
     /// Blocks that differ; instead of `size_bytes` and `count`.
-    #[schema(min_items = 1, max_items = 10_000)]
+    #[schema(nullable = false, min_items = 1, max_items = 10_000)]
     allocations: Option<Vec<BatchEntry>>,
     /// Seconds after which each allocation is freed by itself, unless its entry says otherwise.
-    #[schema(minimum = 1)]
+    #[schema(nullable = false, minimum = 1)]
     lease_seconds: Option<u64>,
     /// The tag of each allocation, unless its entry says otherwise.
-    #[schema(pattern = "^[a-z0-9_.-]{1,64}$")]
+    #[schema(nullable = false, pattern = "^[a-z0-9_.-]{1,64}$")]
     tag: Option<String>,
     /// Milliseconds that the batch waits for room, as one unit; 0 if not given.
-    #[schema(maximum = 30_000)]
+    #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
     /// How much the batch matters. It decides nothing yet.
+    #[schema(nullable = false)]
     priority: Option<Priority>,
 }
 
@@ -59,12 +60,13 @@ pub(super) struct BatchEntry {
     #[schema(minimum = 1)]
     size_bytes: u64,
     /// Seconds after which it is freed by itself.
-    #[schema(minimum = 1)]
+    #[schema(nullable = false, minimum = 1)]
     lease_seconds: Option<u64>,
     /// Its tag.
-    #[schema(pattern = "^[a-z0-9_.-]{1,64}$")]
+    #[schema(nullable = false, pattern = "^[a-z0-9_.-]{1,64}$")]
     tag: Option<String>,
     /// How much it matters. It decides nothing yet.
+    #[schema(nullable = false)]
     priority: Option<Priority>,
 }
 
