@@ -570,6 +570,9 @@ check_content() {
         call 204 PUT "$data" -T "$work/first" --http2-prior-knowledge
         content_is "$work/first" --http2-prior-knowledge
         call 204 PUT "$data" -T "$work/second" --http2-prior-knowledge
+        # It still sends when it is refused, and must see why.
+        refused 411 length-required POST /allocate -H 'Content-Type: application/octet-stream' \
+            --http2-prior-knowledge -T - <"$work/second"
     else
         call 204 PUT "$data" -T "$work/first"
         call 204 PUT "$data" -T "$work/second"

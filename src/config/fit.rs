@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, Draft, PoolSize};
+use super::{Config, Draft, PoolSize, names};
 use crate::limits::Limits;
+use crate::pool::TAGS_MAX;
 use crate::units::ByteCount;
 
 /// What became of a configuration on its machine.
@@ -86,6 +87,11 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
         let what = format!("expected at least server.body_limit, which is {}", ByteCount(body));
         draft.blame("memory.max_inflight_bytes", Some(inflight.to_string()), what);
     }
+    let budgets = draft.config.pool.budgets.len();
+    if budgets > TAGS_MAX {
+        let what = format!("{budgets} tags have a budget: expected at most {TAGS_MAX}");
+        draft.blame("budgets", None, what);
+    }
     if !draft.are_right(&["memory.slab_sizes"]) {
         return;
     }
@@ -110,14 +116,28 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
 }
 
 /// What is allowed, but hardly meant.
-pub(super) fn doubts(config: &Config) -> Option<String> {
-    let largest = config.memory.slab_sizes.iter().copied().max()?;
-    let asked = config.pool.max_allocation_size.filter(|asked| *asked > largest)?;
-    Some(format!(
-        "memory.max_allocation_size is {}, but the largest size class is {}: no larger request can be granted",
-        ByteCount(asked),
-        ByteCount(largest)
-    ))
+pub(super) fn doubts(config: &Config) -> Vec<String> {
+    let sizes = &config.memory.slab_sizes;
+    let largest = sizes.iter().copied().max().unwrap_or(0);
+    let smallest = sizes.iter().copied().min().unwrap_or(0);
+    let asked = config.pool.max_allocation_size.filter(|asked| *asked > largest);
+    let too_large = asked.map(|asked| {
+        format!(
+            "memory.max_allocation_size is {}, but the largest size class is {}: no larger request can be granted",
+            ByteCount(asked),
+            ByteCount(largest)
+        )
+    });
+    let too_small = config.pool.budgets.iter().filter(|(_, bytes)| **bytes < smallest);
+    let too_small = too_small.map(|(tag, bytes)| {
+        format!(
+            "{} is {}, but the smallest size class is {}: nothing with this tag can be granted",
+            names::budget(tag),
+            ByteCount(*bytes),
+            ByteCount(smallest)
+        )
+    });
+    too_large.into_iter().chain(too_small).collect()
 }
 
 impl Draft {

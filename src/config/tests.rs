@@ -403,6 +403,15 @@ fn budgets_are_set_by_tag_in_every_source_and_shown_as_toml() {
 }
 
 #[test]
+fn budgets_that_are_too_many_are_wrong_and_one_that_is_too_small_is_a_warning() {
+    let many: String = (0..4097).map(|number| format!("t{number} = 4096\n")).collect();
+    let problems = Place::new().file("config.toml", &format!("[budgets]\n{many}")).problems();
+    assert_eq!(problems, ["budgets (default): 4097 tags have a budget: expected at most 4096"]);
+    let warnings = Place::new().flag("--set", "budgets.a.b", "1023").loaded().warnings;
+    assert!(warnings[0].starts_with("budgets.\"a.b\" is 1023, but the smallest"), "{warnings:?}");
+}
+
+#[test]
 fn one_file_is_checked_on_its_own() {
     let place = Place::new().file("one.toml", "server.port = 1").file(".env", "SERVER_PORT=wrong");
     let path = place.directory.path().join("one.toml");

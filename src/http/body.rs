@@ -253,13 +253,13 @@ impl http_body::Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let (Some(incoming), Some(hold)) = (self.incoming.take(), self.hold.take()) else { return };
-        // A client that waits for `100 Continue` sends nothing unless we ask. HTTP/2 refuses a single stream's rest
-        // by itself (RST_STREAM with NO_ERROR after the answer).
+        // A client that waits for `100 Continue` sends nothing unless we ask. HTTP/2 could refuse a single stream's rest
+        // by itself (RST_STREAM with NO_ERROR after the answer), but some clients, curl 7.88 among them, take that for a
+        // broken stream and lose the answer.
         let client_waits = self.expects_continue && !self.was_polled;
         if self.is_over
             || client_waits
             || incoming.is_end_stream()
-            || hold.connection().is_multiplexed()
             || tokio::runtime::Handle::try_current().is_err()
         {
             return;

@@ -2,12 +2,21 @@
 
 use super::connection::Connection;
 use bytes::{Buf, Bytes};
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// Up to this many bytes are copied together and written in one piece: the system takes longer over a list of pieces.
+const GATHERED_BYTES_MAX: usize = 4096;
+
+thread_local! {
+    /// Where they are copied to.
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A TCP stream, the bytes already read from it to tell the protocols apart, and the connection it belongs to.
 #[derive(Debug)]
@@ -90,7 +99,16 @@ impl AsyncWrite for Socket {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let socket = self.get_mut();
-        let written = Pin::new(&mut socket.stream).poll_write_vectored(context, pieces);
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let written = if length <= GATHERED_BYTES_MAX {
+            GATHERED.with_borrow_mut(|gathered| {
+                gathered.clear();
+                pieces.iter().for_each(|piece| gathered.extend_from_slice(piece));
+                Pin::new(&mut socket.stream).poll_write(context, gathered)
+            })
+        } else {
+            Pin::new(&mut socket.stream).poll_write_vectored(context, pieces)
+        };
         socket.wrote(&written);
         written
     }

@@ -410,11 +410,8 @@ impl Heap {
     /// # Panics
     /// If nobody holds the slab.
     pub fn free(&self, location: SlabLocation) {
-        let (slabs, index) = self.slabs(location);
-        let bytes = slabs.slab_bytes();
-        if slabs.record(index).holders() > 1 {
-            self.draining_bytes.fetch_add(bytes, Ordering::Relaxed);
-            slabs.record(index).set_draining();
+        if self.has_readers(location) {
+            self.begin_draining(location);
         }
         self.release(location);
     }

@@ -127,9 +127,9 @@ impl SegmentRecord {
         closed.is_ok().then_some(Exclusive(self))
     }
 
-    /// Notes that the client freed the slab while readers hold it. For the holder that frees.
-    pub(super) fn set_draining(&self) {
-        self.state.fetch_or(DRAINING, Ordering::Relaxed); // travels with the count: same word
+    /// Notes that the client freed the slab while readers hold it. For the holder that frees. Whether that is new.
+    pub(super) fn set_draining(&self) -> bool {
+        self.state.fetch_or(DRAINING, Ordering::Relaxed) & DRAINING == 0 // travels with the count: same word
     }
 
     /// Whether the slab was freed and readers still hold it.
@@ -245,7 +245,7 @@ mod tests {
             Some(AccessError::Shared),
             "bytes never change under a reader"
         );
-        record.set_draining();
+        assert!(record.set_draining() && !record.set_draining());
         assert!(record.release().is_none());
         assert_eq!(record.writes(), 1, "draining is no write");
         let last = record.release().expect("the last holder scrubs");
@@ -267,7 +267,7 @@ mod tests {
         record.begin_write().expect("the only holder").end((1 << 46) - 1);
         record.hold().expect("held");
         assert!(!record.mark_overdue() && !record.is_draining(), "it is live");
-        record.set_draining();
+        assert!(record.set_draining());
         assert!(record.release().is_none());
         assert!(record.is_draining() && !record.is_overdue());
         assert!(record.mark_overdue() && record.mark_overdue(), "marking twice is marking once");
@@ -376,7 +376,7 @@ mod loom_tests {
         loom::model(|| {
             let slab = Slab::held();
             slab.record.hold().expect("held");
-            slab.record.set_draining();
+            assert!(slab.record.set_draining());
             assert!(slab.record.release().is_none());
             let sweep = {
                 let slab = Arc::clone(&slab);

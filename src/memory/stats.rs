@@ -1,6 +1,6 @@
 //! What the heap has to say about itself: its numbers, and whether they agree.
 
-use super::class::{Class, ClassStats};
+use super::class::ClassStats;
 use super::{Heap, segment};
 use std::sync::atomic::Ordering;
 
@@ -52,7 +52,7 @@ impl Heap {
     /// Asserts what must be true whenever no call is under way.
     #[cfg(any(test, debug_assertions))]
     pub fn check(&self) {
-        let accounts: Vec<_> = self.classes.iter().map(Class::lock).collect();
+        let accounts: Vec<_> = self.classes.iter().map(|class| class.lock()).collect();
         let (mut held, mut used) = (0, 0);
         for account in &accounts {
             account.check();

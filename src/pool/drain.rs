@@ -12,6 +12,7 @@
 //! be ended from outside: that is what "lingering" says. All of it is the rare case: a segment that nobody reads is
 //! freed past this file, at the cost of one look at its record.
 
+use super::local::Local;
 use crate::clock::Now;
 use crate::memory::{Heap, Pin, SlabLocation};
 use parking_lot::Mutex;
@@ -73,13 +74,23 @@ impl Drains {
 
     #[cold]
     fn free_while_read(&self, heap: &Heap, location: SlabLocation, now: Now) {
-        // Under the lock, so that no sweep finds the segment draining and takes it for what stands in the list from
-        // an earlier time.
-        let mut segments = self.segments.lock();
-        heap.free(location);
-        if !heap.is_draining(location) {
-            return; // the last reader has just left
+        {
+            // It drains from the moment on that it stands here, under one lock, so that no sweep takes it for what stands
+            // here of an earlier time. It is freed without the lock: whoever waits for memory is served by that.
+            let mut segments = self.segments.lock();
+            heap.begin_draining(location);
+            self.enter(&mut segments, heap, location, now);
         }
+        heap.free(location);
+    }
+
+    fn enter(
+        &self,
+        segments: &mut HashMap<SlabLocation, Draining>,
+        heap: &Heap,
+        location: SlabLocation,
+        now: Now,
+    ) {
         if segments.len() == segments.capacity() {
             segments.retain(|location, _| heap.is_draining(*location));
         }
@@ -127,6 +138,17 @@ impl Drains {
     }
 }
 
+impl Local {
+    /// See [`super::Pool::sweep_readers`].
+    pub(super) fn sweep_readers(&self, now: Now) -> Sweep {
+        // Whoever was refused said so; whoever waits does not say it again.
+        if self.queue().waits_for_memory(self.heap().free_bytes()) {
+            self.drains().memory_is_needed(self.heap());
+        }
+        self.drains().sweep(self.heap(), now)
+    }
+}
+
 /// Sees whether a read is still under way, anywhere, without taking part in it.
 #[derive(Clone, Debug)]
 pub struct ReaderWatch(pub(super) Weak<Pin>);
@@ -152,6 +174,8 @@ impl ReaderWatch {
 mod tests {
     use super::*;
     use crate::memory::{Config, Edit};
+    use crate::pool::{self, AllocateRequest, Placement, Pool, Precondition};
+    use bytes::Bytes;
     use std::future::Future;
     use std::pin::pin;
     use std::sync::Arc;
@@ -304,6 +328,33 @@ mod tests {
         assert!(!watch(&pin).is_overdue());
         drains.sweep(&heap, seconds(70));
         assert!(watch(&pin).is_overdue());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_needs_what_drains_also_if_it_was_freed_later() {
+        let memory = Config { slab_sizes: vec![1024], max_pool_size: 1024, ..Config::default() };
+        let pool = Arc::new(Pool::new(Heap::new(&memory).expect("right"), &pool::Config::default()));
+        let request = AllocateRequest { size_bytes: 1, lease: None, tag: None };
+        let id = pool.allocate(&request, Duration::ZERO, seconds(1)).await.expect("there is room").id;
+        let (whole, any) = (Placement::Replace, Precondition::default());
+        pool.write(id, whole, &[Bytes::from_static(b"x")], &any, seconds(1)).await.expect("live");
+        let content = pool.read(id, seconds(1)).await.expect("live");
+        let watch = content.watch().expect("it was written");
+        let waiting = pool.clone();
+        let waiter =
+            tokio::spawn(
+                async move { waiting.allocate(&request, Duration::from_secs(60), seconds(2)).await },
+            );
+        tokio::time::sleep(Duration::from_millis(1)).await; // it waits by now, and nothing drains
+        assert_eq!(pool.stats().await.waiting_requests, 1);
+        pool.free(id, seconds(10)).await.expect("live");
+        assert_eq!(pool.sweep_readers(milliseconds(10_999)), DRAINING);
+        assert!(!watch.is_overdue());
+        assert_eq!(pool.sweep_readers(seconds(11)), DRAINING);
+        assert!(watch.is_overdue());
+        drop(content);
+        waiter.await.expect("it does not panic").expect("there is room");
+        assert_eq!(pool.sweep_readers(seconds(11)), NOTHING);
     }
 
     #[test]

@@ -440,10 +440,7 @@ impl Pool {
     /// called a few times a second from [`Pool::draining_begins`] on until nothing drains.
     pub fn sweep_readers(&self, now: Now) -> Sweep {
         let Engine::Local(local) = &self.engine;
-        if local.queue().bell.waiting() > 0 {
-            local.drains().memory_is_needed(local.heap());
-        }
-        local.drains().sweep(local.heap(), now)
+        local.sweep_readers(now)
     }
 
     /// Returns when something drains that nobody sweeps yet.

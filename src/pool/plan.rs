@@ -184,7 +184,9 @@ impl<'a> Plan<'a> {
                 Ok(()) => break,
                 Err(error) => {
                     if self.local.reap_due(now) == 0 {
-                        self.local.drains().memory_is_needed(self.local.heap());
+                        if matches!(error, ClaimError::Memory(_)) {
+                            self.local.drains().memory_is_needed(self.local.heap());
+                        }
                         return Err(self.local.refused(error));
                     }
                 }

@@ -140,6 +140,14 @@ impl Queue {
         self.state.lock().set_aside.as_ref().map_or(0, |aside| aside.bytes)
     }
 
+    /// Whether anybody waits for more memory than there is.
+    pub(super) fn waits_for_memory(&self, free_bytes: u64) -> bool {
+        let needs = |waiter: &Waiter| {
+            matches!(waiter.stage, Stage::Waits | Stage::MayLook) && waiter.need.bytes > free_bytes
+        };
+        self.bell.waiting() != 0 && self.state.lock().waiters.values().any(needs)
+    }
+
     /// Offers what there is to those who wait.
     #[cold]
     pub(super) fn offer(&self, local: &Local) {
