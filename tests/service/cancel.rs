@@ -174,18 +174,11 @@ impl Hunter<'_> {
         }
     }
 
-    /// Knows the fate of all its requests, where nothing that was sent is still on its way; frees what it has but one
-    /// before, and whenever there is no room.
-    fn resolve(&mut self) {
-        let begun = Instant::now();
-        self.free_all_but_one();
-        while !self.unknown.is_empty() {
-            assert!(begun.elapsed() < PATIENCE * 3, "{} keys stay unknown", self.unknown.len());
-            let before = self.unknown.len();
-            self.ask_again();
-            if self.unknown.len() == before {
-                self.free_all_but_one();
-            }
+    /// Asks for some of what is unknown once more, and frees what it has but one: room for the next, and for others.
+    fn resolve_some(&mut self, times: usize) {
+        for _ in 0..times {
+            self.free_all_but_one();
+            self.ask_again_if_any();
         }
         self.free_all_but_one();
     }
@@ -234,8 +227,7 @@ impl Hunter<'_> {
             }
             // Keys are remembered for ten minutes: most are asked for again long before.
             if round % 20 == 0 {
-                self.free_all_but_one();
-                (0..20).for_each(|_| self.ask_again_if_any());
+                self.resolve_some(20);
             }
         }
     }
@@ -296,7 +288,17 @@ fn whoever_goes_away_wherever_leaves_what_was_acknowledged_and_nothing_else() {
     // Whatever was sent has been served or dropped when nobody is connected any more; only now a refusal is final.
     server.wait_until_quiet();
     hunters.iter_mut().for_each(Hunter::free_all_but_one);
-    hunters.iter_mut().for_each(Hunter::resolve);
+    // In turn: what one of them made and does not know of stands in the way of all others.
+    let begun = Instant::now();
+    while hunters.iter().any(|hunter| !hunter.unknown.is_empty()) {
+        let unknown: usize = hunters.iter().map(|hunter| hunter.unknown.len()).sum();
+        assert!(
+            begun.elapsed() < PATIENCE * 3,
+            "{unknown} keys stay unknown: {}",
+            server.get("/stats").text()
+        );
+        hunters.iter_mut().for_each(|hunter| hunter.resolve_some(hunter.unknown.len()));
+    }
     server.wait_until_quiet();
     let acknowledged: BTreeSet<String> = hunters.iter().flat_map(|hunter| hunter.mine.clone()).collect();
     assert_eq!(
