@@ -6,7 +6,9 @@
 //! with the median of the second: resident memory beyond the pool's committed bytes may have grown by
 //! [`GROWTH_BYTES`] at most, descriptors and threads by [`GROWTH_COUNT`].
 
-use crate::support::{Client, JSON, OCTETS, Samples, Server, chunked, is_uniform, path_of, request, seed};
+use crate::support::{
+    Client, JSON, OCTETS, Samples, Server, chunked, is_uniform, path_of, request, seed, wait_until,
+};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -319,6 +321,10 @@ fn a_mixed_load_leaves_nothing_behind() {
         }
         assert_eq!(server.post_to("/deallocate/batch", &json!({ "ids": ids }).to_string()).status, 200);
     }
+    // A lease that ended this instant is listed no more, and counted until its sweep comes.
+    let begun = Instant::now();
+    wait_until("leases that are over are swept", || server.stat("/memory/active_allocations") == 0);
+    println!("soak: all was swept after {:?}", begun.elapsed());
     server.is_empty_and_consistent();
     let samples = server.samples();
     let after = Figures::of(&samples);
