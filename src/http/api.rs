@@ -111,6 +111,7 @@ impl Api {
     /// before are served to their end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.pool.stop_waiting();
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -317,6 +317,7 @@ pub(crate) fn refused(
             );
             Problem::new(Code::SizeTooLarge, detail)
         }
+        AllocateError::TooMany { .. } => Problem::new(Code::SizeTooLarge, error.to_string()),
         AllocateError::TooLargeTogether { limit_bytes, .. } => {
             let detail = format!("{asked}, which take more than the {limit_bytes} that the pool has in all");
             Problem::new(Code::SizeTooLarge, detail)

@@ -2,7 +2,7 @@
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// Bytes held, and the limit they stay under.
+/// Bytes (or whatever else is counted) held, and the limit they stay under.
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// Written by compare-and-swap alone, so that `held <= limit` is true of every value it ever has.
@@ -49,12 +49,12 @@ impl Budget {
         }
     }
 
-    /// Takes as much of `bytes` as fits, and returns how much that was.
-    pub(crate) fn take_some(&self, bytes: u64) -> u64 {
+    /// Takes as much of `bytes` as fits, and returns how much that was, and what is held with it.
+    pub(crate) fn take_some(&self, bytes: u64) -> (u64, u64) {
         loop {
             let some = bytes.min(self.limit - self.held());
-            if self.take(some) {
-                return some;
+            if let Ok(held) = self.try_take(some) {
+                return (some, held);
             }
         }
     }

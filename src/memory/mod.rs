@@ -318,10 +318,7 @@ impl Heap {
     pub fn grant(&self, bytes: u64) -> Result<(), AllocateError> {
         match self.in_use.try_take(bytes) {
             Ok(in_use) => {
-                // Almost always false: the shared line of the peak is then only read.
-                if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
-                    self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
-                }
+                self.note_peak(in_use);
                 Ok(())
             }
             Err(in_use_bytes) => Err(AllocateError::Exhausted {
@@ -332,9 +329,24 @@ impl Heap {
         }
     }
 
+    #[inline]
+    fn note_peak(&self, in_use: u64) {
+        // Almost always false: the shared line of the peak is then only read.
+        if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
+            self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
+        }
+    }
+
     /// Takes what it can of `bytes`, for somebody who gathers room, and returns how much that was.
     pub fn grant_some(&self, bytes: u64) -> u64 {
-        self.in_use.take_some(bytes)
+        let (some, in_use) = self.in_use.take_some(bytes);
+        self.note_peak(in_use);
+        some
+    }
+
+    /// Takes a grant back that was of no use because something else was refused. Tells nobody.
+    pub(crate) fn ungrant(&self, bytes: u64) {
+        self.in_use.give_back(bytes);
     }
 
     /// Gives back granted bytes that did not become slabs.

@@ -27,6 +27,9 @@ use std::sync::Arc;
 /// Bodies up to this long are collected and written in one step.
 pub const SMALL_WRITE_BYTES: u64 = 64 << 10;
 
+/// Times that an upload fills its edges beside other writers, before it does so under the entry's lock.
+const UNLOCKED_FILLS_MAX: u32 = 2;
+
 /// The content of an allocation as of one instant.
 #[derive(Debug)]
 pub struct Content {
@@ -381,8 +384,17 @@ impl<'a> Upload<'a> {
         let offset = self.placement.offset();
         let range = offset..offset + self.received_bytes;
         let whole = self.placement == Placement::Replace && self.received_bytes == self.size_bytes;
+        // Small writes may go on without end while edges are filled: the last fill keeps them out.
+        let (mut fills, mut kept_pins) = (0, Vec::new());
+        let mut kept = None;
         loop {
-            let (_, entry, record) = self.local.look_up(self.id, now)?;
+            let (entry, record) = match kept.take() {
+                Some(locked) => locked,
+                None => {
+                    let (_, entry, record) = self.local.look_up(self.id, now)?;
+                    (entry, record)
+                }
+            };
             let version = self.heap().writes(record.location);
             precondition.check(version)?;
             if range.is_empty() && self.placement != Placement::Replace {
@@ -420,7 +432,12 @@ impl<'a> Upload<'a> {
                 return Ok(Written { version: version + 1, whole });
             }
             let pin = (version > 0).then(|| Pin::new(self.local.heap(), base.location));
-            drop(entry);
+            fills += 1;
+            if fills > UNLOCKED_FILLS_MAX {
+                kept = Some((entry, record));
+            } else {
+                drop(entry);
+            }
             self.fill(&Edit { zero_outside: Some(range.clone()), ..Edit::default() });
             // With more readers than can be counted there is no holding it: look again.
             if let Some(Ok(pin)) = pin {
@@ -430,6 +447,9 @@ impl<'a> Upload<'a> {
                     self.fill(&Edit { offset, pieces: &[bytes], ..Edit::default() });
                 }
                 self.edges_from = Some(base);
+                if kept.is_some() {
+                    kept_pins.push(pin); // the last holder scrubs: not under an entry's lock
+                }
             } else {
                 self.edges_from = (version == 0).then_some(base);
             }

@@ -29,7 +29,7 @@ impl Local {
         let mut plan = Plan::new(self, std::slice::from_ref(request))?;
         plan.claim(now)?;
         let deposit = Deposit::new(self, plan, request.size_bytes)?;
-        self.queue().bell.newcomer();
+        self.passed_waiters();
         Ok(deposit)
     }
 }
@@ -68,7 +68,7 @@ impl<'a> Deposit<'a> {
     /// counts from now.
     ///
     /// # Errors
-    /// [`AllocateError::TableFull`], or [`AllocateError::Unavailable`]; nothing is left then.
+    /// [`AllocateError::Unavailable`]; nothing is left then.
     pub fn commit(mut self, now: Now) -> Result<Allocation, AllocateError> {
         if self.local.is_closed() {
             return Err(Unavailable.into());
@@ -76,8 +76,8 @@ impl<'a> Deposit<'a> {
         let segment = self.segment();
         let counted = Edit { writes: Some(1), ..Edit::default() };
         self.local.heap().edit(segment, &counted).expect("nobody else knows the segment");
-        self.segment = None; // the plan's from here on, whatever comes
-        let made = self.plan.publish(&[segment], now)?;
+        self.segment = None; // the table's from here on
+        let made = self.plan.publish(&[segment], now);
         Ok(made.into_iter().next().expect("a plan of one block makes one allocation"))
     }
 }

@@ -85,52 +85,37 @@ impl Local {
         record
     }
 
-    /// Takes so many free entries, or none where the table has fewer, even without leases that are over.
-    pub(super) fn take_entries(&self, count: usize, now: Now) -> Option<Vec<u32>> {
-        loop {
-            let mut taken = Vec::with_capacity(count);
-            while taken.len() < count {
-                let wanted = count - taken.len();
-                self.with_slot(|slot| slot.pop_many(self.table(), wanted, &mut taken));
-                if taken.len() < count && !self.find_entries(count - taken.len(), &mut taken) {
-                    break;
-                }
-            }
-            if taken.len() == count {
-                return Some(taken);
-            }
-            self.with_slot(|slot| taken.iter().for_each(|index| slot.push_free(self.table(), *index)));
-            if self.reap_due(now) == 0 {
-                return None;
+    /// Takes so many free entries, which the caller has claimed: they are there.
+    pub(super) fn take_entries(&self, count: usize) -> Vec<u32> {
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let wanted = count - taken.len();
+            self.with_slot(|slot| slot.pop_many(self.table(), wanted, &mut taken));
+            if taken.len() < count {
+                self.find_entries(count - taken.len(), &mut taken);
             }
         }
+        taken
     }
 
-    /// The slot has no free entry: gives it fresh ones of the table, or takes those that other slots have free. False
-    /// where there is none.
+    /// The slot has no free entry: gives it fresh ones of the table, or takes those that other slots have free.
     #[cold]
-    fn find_entries(&self, count: usize, taken: &mut Vec<u32>) -> bool {
+    fn find_entries(&self, count: usize, taken: &mut Vec<u32>) {
         let mine = slot::current();
         {
             let mut slot = self.slots().of(mine).lock();
             // Under the slot's lock, so that entries taken are in a free list before anyone looks for them there.
             if let Some((first, count)) = self.table().take_fresh(FRESH_ENTRIES) {
                 (first..first + count).rev().for_each(|index| slot.push_free(self.table(), index));
-                return true;
+                return;
             }
         }
-        // All slots stand still, so a free entry anywhere is found.
+        // All slots stand still, and no fresh entry is left. Entries that are live, or claimed, are never more than
+        // there are, and one that ends is free before its claim is given back: so the claimed ones are found.
         let mut slots: Vec<_> = self.slots().iter().map(Mutex::lock).collect();
-        let before = taken.len();
+        let end = taken.len() + count;
         for slot in &mut slots {
-            slot.pop_many(self.table(), count - (taken.len() - before), taken);
+            slot.pop_many(self.table(), end - taken.len(), taken);
         }
-        taken.len() > before
-    }
-
-    /// Entries that are not live. Exact only while nobody allocates or frees.
-    pub(super) fn entries_free(&self) -> u64 {
-        let live: u64 = self.slots().iter().map(|slot| slot.lock().live).sum();
-        u64::from(self.table().allocations_max()).saturating_sub(live)
     }
 }

@@ -9,9 +9,14 @@ use super::local::Local;
 use super::table::Record;
 use super::{Allocation, NotFound};
 use crate::clock::Now;
+use parking_lot::Mutex;
 
-/// Leases ended, and entries of a wheel looked at, under one hold of a slot's lock.
-const EXPIRE_SLICE: (usize, u32) = (64, 1024);
+/// Leases ended in one slice.
+const SLICE_LEASES: usize = 64;
+/// Entries and ticks of a wheel looked at in one slice.
+const SLICE_LOOKS: u32 = 1024;
+/// Bytes of slabs in one slice, all of which may have to be zeroed: about 0.2 ms.
+const SLICE_BYTES: u64 = 8 << 20;
 
 /// What one round of expiry did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +39,7 @@ impl Local {
         if record.deadline.is_none_or(|old| deadline < old) {
             self.hang_anew(index, record.key, now);
         }
-        Ok(self.describe(index, &Record { deadline: Some(deadline), ..record }))
+        self.describe_live(index, &Record { deadline: Some(deadline), ..record }).ok_or(NotFound(id))
     }
 
     /// Hangs a live allocation up at the deadline that it has by now.
@@ -57,45 +62,76 @@ impl Local {
         slot.wheel.insert(self.table(), index, deadline, now);
     }
 
-    /// Ends all leases that are over, because their memory is needed, and says how many.
-    #[cold]
-    pub(super) fn reap_due(&self, now: Now) -> usize {
-        let mut ended = 0;
-        loop {
-            let expired = self.expire(now);
-            ended += expired.ended;
-            if !expired.more {
+    /// Does what may be refused for lack of room, and refuses only if it is refused although no lease is left that was
+    /// over at `now`.
+    pub(super) fn unless_due<T, E>(
+        &self,
+        now: Now,
+        mut attempt: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut outcome = attempt();
+        while outcome.is_err() {
+            let ended = self.reap_due(now);
+            // Once more even where nothing was left to end: another thread may just have ended it.
+            outcome = attempt();
+            if ended == 0 {
                 break;
             }
         }
-        for slot in self.slots().iter() {
-            // The closure ends before the allocation is ended, which takes the slot's lock itself.
-            let pop = || slot.lock().wheel.pop_due_in_tick(self.table(), now);
-            while let Some(index) = pop() {
-                ended += usize::from(self.expire_entry(index, now));
-            }
-        }
-        ended
+        outcome
     }
 
-    /// Ends leases that are over by a tick, in a slice of bounded length.
+    /// Ends some leases that are over, and says how many; none only if there is none.
+    #[cold]
+    pub(super) fn reap_due(&self, now: Now) -> usize {
+        for slot in self.slots().iter() {
+            loop {
+                let slice = self.expire_slice(slot, now, true);
+                if slice.ended > 0 {
+                    return slice.ended;
+                }
+                if !slice.more {
+                    break;
+                }
+            }
+        }
+        0
+    }
+
+    /// Ends leases that are over by a tick, a slice of each slot.
     pub(super) fn expire(&self, now: Now) -> Expired {
-        let (count_max, looks_max) = EXPIRE_SLICE;
         let mut expired = Expired::default();
         for slot in self.slots().iter() {
-            let (mut due, mut looks) = (Vec::new(), looks_max);
-            {
-                let mut slot = slot.lock();
-                while due.len() < count_max
-                    && let Some(index) = slot.wheel.pop_due(self.table(), now, &mut looks)
-                {
-                    due.push(index);
-                }
-                expired.leases |= !slot.wheel.is_empty();
-            }
-            expired.more |= looks == 0 || due.len() == count_max;
-            expired.ended += due.into_iter().filter(|index| self.expire_entry(*index, now)).count();
+            let slice = self.expire_slice(slot, now, false);
+            expired.ended += slice.ended;
+            expired.more |= slice.more;
+            expired.leases |= slice.leases;
         }
+        expired
+    }
+
+    /// One slice of one slot; `in_tick` also of what ended in this very tick.
+    fn expire_slice(&self, slot: &Mutex<Slot>, now: Now, in_tick: bool) -> Expired {
+        // Held until what was taken down has ended: whoever finds nothing left to end finds its memory free too.
+        let _reaping = self.reaping.lock();
+        let (mut due, mut bytes, mut looks) = (Vec::new(), 0, SLICE_LOOKS);
+        let mut expired = Expired::default();
+        {
+            let mut slot = slot.lock();
+            while due.len() < SLICE_LEASES
+                && bytes < SLICE_BYTES
+                && let Some(index) = slot.wheel.pop_due(self.table(), now, &mut looks)
+            {
+                bytes += self.heap().slab_bytes(self.table().used(index).location());
+                due.push(index);
+            }
+            expired.more = looks == 0 || due.len() == SLICE_LEASES || bytes >= SLICE_BYTES;
+            if in_tick && !expired.more {
+                slot.wheel.take_due_in_tick(self.table(), now, SLICE_LEASES - due.len(), &mut due);
+            }
+            expired.leases = !slot.wheel.is_empty();
+        }
+        expired.ended = due.into_iter().filter(|index| self.expire_entry(*index, now)).count();
         expired
     }
 

@@ -31,7 +31,8 @@ const BUCKET: u32 = 1 << 31;
 /// Upper bounds of the buckets in which the lag of expiry is counted, in seconds; the last is open.
 pub const LEASE_LAG_BUCKETS: [f64; 8] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
 
-/// How late leases were ended: from their deadline until the memory was free, or being scrubbed.
+/// How late leases were ended: from their deadline until the slice of expiry, or the look-up, that ended them began. A
+/// slice is bounded in entries and bytes, to well below a millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LeaseLag {
     /// Leases by lag; not cumulative. One more than [`LEASE_LAG_BUCKETS`].
@@ -93,6 +94,8 @@ pub(super) struct Wheel {
     dealt: u64,
     /// Entries that hang here.
     count: u64,
+    /// A tick whose bucket was looked through, and before when none of its entries ends.
+    looked: (u64, Now),
 }
 
 fn tick_of(now: Now) -> u64 {
@@ -107,6 +110,7 @@ impl Wheel {
             tick: 0,
             dealt: 0,
             count: 0,
+            looked: (0, Now(0)),
         }
     }
 
@@ -149,6 +153,9 @@ impl Wheel {
             table.used(first).set_lease_links(Links { before: entry, ..links }.word());
         }
         self.buckets[bucket] = entry;
+        if due == self.looked.0 {
+            self.looked.1 = self.looked.1.min(deadline);
+        }
         if bucket < LEVEL_BUCKETS {
             self.near[bucket / 64] |= 1 << (bucket % 64);
         }
@@ -248,21 +255,33 @@ impl Wheel {
         true
     }
 
-    /// Takes down an entry whose lease ended in the very tick of `now`, before `now`; none once there is none. Only
-    /// when all earlier ones are down. For whoever needs their memory now and does not want to wait for the tick.
-    pub(super) fn pop_due_in_tick(&mut self, table: &Table, now: Now) -> Option<u32> {
-        if self.tick != tick_of(now) || !self.deal(table, &mut u32::MAX.clone()) {
-            return None;
+    /// Takes down entries whose lease ended in the very tick of `now`, before `now`, up to `count_max`. Only when all
+    /// earlier ones are down. For whoever needs their memory now and cannot wait for the tick.
+    ///
+    /// Looks through the bucket at most once for each time that something in it ends.
+    pub(super) fn take_due_in_tick(&mut self, table: &Table, now: Now, count_max: usize, due: &mut Vec<u32>) {
+        let tick = tick_of(now);
+        let nothing_ends = self.looked.0 == tick && now < self.looked.1;
+        if self.count == 0 || self.tick != tick || nothing_ends || !self.deal(table, &mut u32::MAX.clone()) {
+            return;
         }
-        let mut entry = self.buckets[bucket_of(self.tick, 0)];
+        let (mut earliest, mut entry) = (Now(u64::MAX), self.buckets[bucket_of(tick, 0)]);
+        let count_max = due.len() + count_max;
         while entry != NONE {
-            if table.used(entry).deadline() <= now {
+            let after = self.links(table, entry).after;
+            let deadline = table.used(entry).deadline();
+            if deadline > now {
+                earliest = earliest.min(deadline);
+            } else if due.len() < count_max {
                 self.remove(table, entry);
-                return Some(entry);
+                due.push(entry);
+            } else {
+                earliest = Now(0); // more of them next time
+                break;
             }
-            entry = self.links(table, entry).after;
+            entry = after;
         }
-        None
+        self.looked = (tick, earliest);
     }
 
     /// Asserts that the links are right: every bucket's entries point at each other, and their number is the count.
@@ -318,8 +337,10 @@ mod tests {
                 None => break,
             }
         }
-        while let Some(entry) = wheel.pop_due_in_tick(table, Now(now)) {
-            popped.push(entry);
+        let mut before = usize::MAX;
+        while before != popped.len() {
+            before = popped.len();
+            wheel.take_due_in_tick(table, Now(now), 3, &mut popped);
         }
         wheel.check(table);
         popped.sort_unstable();

@@ -87,7 +87,7 @@ impl Local {
             if let Some(record) =
                 record.filter(|record| record.deadline.is_none_or(|deadline| deadline > now))
             {
-                allocations.push(self.describe(index, &record));
+                allocations.extend(self.describe_live(index, &record));
             }
         }
         Page { allocations, next: horizon }

@@ -12,7 +12,7 @@ use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
 use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
 use crate::clock::Now;
-use crate::memory::{self, Heap, SizeClass, SlabLocation};
+use crate::memory::{self, Budget, Heap, SizeClass, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,8 @@ use tokio::sync::Notify;
 pub(super) struct Local {
     heap: Arc<Heap>,
     table: Table,
+    /// Entries that are live, claimed, or set aside: never more than the table has.
+    entries: Budget,
     tags: Tags,
     queue: Arc<Queue>,
     slots: PerSlot<Mutex<Slot>>,
@@ -32,6 +34,8 @@ pub(super) struct Local {
     drains: Drains,
     /// Set once, when the service stops.
     closed: AtomicBool,
+    /// Held while leases are taken from a wheel and ended.
+    pub(super) reaping: Mutex<()>,
     /// A slot that had no lease has one.
     pub(super) leases_begun: Notify,
 }
@@ -45,6 +49,7 @@ impl Local {
         let largest = heap.largest_class_bytes();
         let local = Arc::new(Local {
             table: Table::new(allocations_max),
+            entries: Budget::new(u64::from(allocations_max)),
             tags: Tags::new(&config.budgets),
             queue: Arc::new(Queue::default()),
             slots: PerSlot::new(|number| Mutex::new(Slot::new(number))),
@@ -52,6 +57,7 @@ impl Local {
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             closed: AtomicBool::new(false),
+            reaping: Mutex::new(()),
             leases_begun: Notify::new(),
         });
         let (queue, weak) = (Arc::clone(&local.queue), Arc::downgrade(&local));
@@ -75,6 +81,10 @@ impl Local {
 
     pub(super) fn table(&self) -> &Table {
         &self.table
+    }
+
+    pub(super) fn entries(&self) -> &Budget {
+        &self.entries
     }
 
     pub(super) fn tags(&self) -> &Tags {
@@ -119,7 +129,15 @@ impl Local {
             return Ok(made.into_iter().next().expect("as many as were asked for"));
         }
         let (class, _) = self.class_for(request.size_bytes)?;
-        let location = self.take_slab(class, now)?;
+        let location = self.unless_due(now, || {
+            let location = self.heap.allocate(class)?;
+            if self.entries.take(1) {
+                return Ok(location);
+            }
+            self.heap.free(location);
+            Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() })
+        });
+        let location = location.inspect_err(|error| self.note_refusal(error))?;
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
@@ -128,22 +146,30 @@ impl Local {
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
         };
-        let mut entered = self.with_slot(|slot| {
+        let entered = self.with_slot(|slot| {
             let index = slot.pop_free(&self.table)?;
             Some((index, self.enter(slot, index, record, now)))
         });
-        if entered.is_none() {
-            entered = self.take_entries(1, now).map(|taken| {
-                let index = taken[0];
-                (index, self.with_slot(|slot| self.enter(slot, index, record, now)))
-            });
-        }
-        let Some((index, record)) = entered else {
-            self.heap.free(location);
-            return Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() });
-        };
-        self.queue.bell.newcomer();
+        let (index, record) = entered.unwrap_or_else(|| {
+            let index = self.take_entries(1)[0];
+            (index, self.with_slot(|slot| self.enter(slot, index, record, now)))
+        });
+        self.passed_waiters();
         Ok(self.describe(index, &record))
+    }
+
+    /// Readers of what was freed have less time from now on, where memory was refused.
+    fn note_refusal(&self, error: &AllocateError) {
+        if let AllocateError::Memory(memory::AllocateError::Exhausted { .. }) = error {
+            self.drains.memory_is_needed(&self.heap);
+        }
+    }
+
+    /// A request was served at once: those who wait were passed over.
+    pub(super) fn passed_waiters(&self) {
+        if self.queue.bell.newcomer() {
+            self.queue.offer(self); // one of them may have been for the last time
+        }
     }
 
     /// A slab, even if that takes ending leases that are over.
@@ -152,16 +178,8 @@ impl Local {
         class: SizeClass,
         now: Now,
     ) -> Result<SlabLocation, memory::AllocateError> {
-        loop {
-            match self.heap.allocate(class) {
-                Err(memory::AllocateError::Exhausted { .. }) if self.reap_due(now) > 0 => {}
-                Err(error) => {
-                    self.drains.memory_is_needed(&self.heap);
-                    return Err(error);
-                }
-                slab => return slab,
-            }
-        }
+        let slab = self.unless_due(now, || self.heap.allocate(class));
+        slab.inspect_err(|_| self.drains.memory_is_needed(&self.heap))
     }
 
     /// Makes all the allocations or none.
@@ -176,7 +194,7 @@ impl Local {
         let mut plan = Plan::new(self, requests)?;
         plan.claim(now)?;
         let made = plan.fulfil(now)?;
-        self.queue.bell.newcomer();
+        self.passed_waiters();
         Ok(made)
     }
 
@@ -207,14 +225,16 @@ impl Local {
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
-        let (index, _entry, record) = self.look_up(id, now)?;
-        Ok(self.describe(index, &record))
+        let (index, entry, record) = self.look_up(id, now)?;
+        drop(entry);
+        self.describe_live(index, &record).ok_or(NotFound(id))
     }
 
-    pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<(), NotFound> {
+    /// Ends an allocation, and says how many bytes its slab has.
+    pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
         let (index, entry, record) = self.look_up(id, now)?;
         self.end(index, entry, &record, now);
-        Ok(())
+        Ok(self.heap.slab_bytes(record.location))
     }
 
     /// Ends a live allocation: the id first, so that nobody finds what is being taken apart.
@@ -236,6 +256,7 @@ impl Local {
                 slot.lease_lag.count(deadline, now);
             }
         }
+        self.entries.give_back(1); // it is free already: whoever takes the claim finds it
         if let Some(tag) = record.tag {
             self.tags.end_allocation(TagShare { tag, bytes });
         }
@@ -253,6 +274,12 @@ impl Local {
         if self.queue.bell.is_wanted() {
             self.queue.offer(self);
         }
+    }
+
+    /// What a record says that was read a moment ago; none if the allocation has ended since, and its tag with it.
+    pub(super) fn describe_live(&self, index: u32, record: &Record) -> Option<Allocation> {
+        let described = self.describe(index, record);
+        (record.tag.is_none() || self.table.used(index).is_live(record.key)).then_some(described)
     }
 
     pub(super) fn describe(&self, index: u32, record: &Record) -> Allocation {

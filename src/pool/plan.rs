@@ -72,6 +72,8 @@ pub(super) struct Plan<'a> {
 pub(super) enum ClaimError {
     Memory(memory::AllocateError),
     Budget(OverBudget),
+    /// The table has fewer free entries.
+    Table,
 }
 
 impl From<memory::AllocateError> for ClaimError {
@@ -90,31 +92,34 @@ impl Local {
     /// Takes a need from the pool, all of it or nothing.
     pub(super) fn claim(&self, need: &Need) -> Result<(), ClaimError> {
         if need.shares.is_empty() {
-            return Ok(self.heap().grant(need.bytes)?);
+            return self.claim_room(need);
         }
-        self.tags().take(&need.shares, || Ok(self.heap().grant(need.bytes)?))
+        self.tags().take(&need.shares, || self.claim_room(need))
     }
 
-    /// Takes what a need has of tags, where its bytes are granted already.
-    pub(super) fn claim_shares(&self, need: &Need) -> Result<(), ClaimError> {
-        self.tags().take(&need.shares, || Ok(()))
+    fn claim_room(&self, need: &Need) -> Result<(), ClaimError> {
+        self.heap().grant(need.bytes)?;
+        if self.entries().take(need.entries) {
+            return Ok(());
+        }
+        // Without telling: this may be the queue's own doing.
+        self.heap().ungrant(need.bytes);
+        Err(ClaimError::Table)
     }
 
-    /// Gives back what was claimed.
+    /// Gives back what was claimed, or set aside, and offers it to those who wait.
     pub(super) fn give_back_claim(&self, need: &Need) {
         need.shares.iter().for_each(|share| self.tags().give_back(*share));
-        self.heap().give_back(need.bytes);
-    }
-
-    /// Whether the budgets of a need's tags leave room for it now.
-    pub(super) fn budgets_have_room(&self, need: &Need) -> bool {
-        need.shares.iter().all(|share| self.tags().has_room(*share))
+        self.entries().give_back(need.entries);
+        self.heap().ungrant(need.bytes);
+        self.room_freed();
     }
 
     /// The error that a client gets.
     fn refused(&self, error: ClaimError) -> AllocateError {
         match error {
             ClaimError::Memory(error) => error.into(),
+            ClaimError::Table => AllocateError::TableFull { allocations_max: self.table().allocations_max() },
             ClaimError::Budget(OverBudget { tag, requested_bytes, in_use_bytes, budget_bytes }) => {
                 let tag = self.tags().name(tag).expect("a plan's tags are in use");
                 AllocateError::Budget { tag, requested_bytes, in_use_bytes, budget_bytes }
@@ -128,7 +133,11 @@ impl<'a> Plan<'a> {
     pub(super) fn new(local: &'a Local, requests: &[AllocateRequest]) -> Result<Plan<'a>, AllocateError> {
         let mut plan =
             Plan { local, blocks: Vec::with_capacity(requests.len()), need: Need::default(), room: None };
-        plan.need.entries = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        plan.need.entries = requests.len() as u64;
+        let allocations_max = local.table().allocations_max();
+        if plan.need.entries > u64::from(allocations_max) {
+            return Err(AllocateError::TooMany { blocks: requests.len(), allocations_max });
+        }
         for request in requests {
             let (class, actual_bytes) = local.class_for(request.size_bytes)?;
             plan.need.bytes = plan.need.bytes.saturating_add(actual_bytes);
@@ -179,21 +188,21 @@ impl<'a> Plan<'a> {
 
     /// Takes the room, ending leases that are over if that is what it takes.
     pub(super) fn claim(&mut self, now: Now) -> Result<(), AllocateError> {
-        loop {
-            match self.local.claim(&self.need) {
-                Ok(()) => break,
-                Err(error) => {
-                    if self.local.reap_due(now) == 0 {
-                        if matches!(error, ClaimError::Memory(_)) {
-                            self.local.drains().memory_is_needed(self.local.heap());
-                        }
-                        return Err(self.local.refused(error));
-                    }
+        match self.local.unless_due(now, || self.local.claim(&self.need)) {
+            Ok(()) => {
+                self.claimed();
+                Ok(())
+            }
+            Err(error) => {
+                if let ClaimError::Table = error {
+                    self.local.room_freed(); // its memory was taken for a moment: somebody may have missed it
                 }
+                if let ClaimError::Memory(_) = error {
+                    self.local.drains().memory_is_needed(self.local.heap());
+                }
+                Err(self.local.refused(error))
             }
         }
-        self.claimed();
-        Ok(())
     }
 
     /// The need was claimed for this plan.
@@ -201,11 +210,13 @@ impl<'a> Plan<'a> {
         self.room = Some(Room::granted(self.local.heap(), self.need.bytes));
     }
 
-    /// Gives back what was claimed.
+    /// Gives back what was claimed and is not the table's.
     fn unclaim(&mut self) {
-        if self.room.take().is_some() {
-            self.need.shares.iter().for_each(|share| self.local.tags().give_back(*share));
-        }
+        let Some(room) = self.room.take() else { return };
+        self.need.shares.iter().for_each(|share| self.local.tags().give_back(*share));
+        self.local.entries().give_back(self.need.entries);
+        drop(room);
+        self.local.room_freed(); // what others wait for may have been no memory
     }
 
     /// Turns the room into slabs, one for each block.
@@ -226,17 +237,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Enters the slabs into the table: from here on they are allocations.
-    pub(super) fn publish(
-        &mut self,
-        slabs: &[SlabLocation],
-        now: Now,
-    ) -> Result<Vec<Allocation>, AllocateError> {
-        let Some(entries) = self.local.take_entries(slabs.len(), now) else {
-            slabs.iter().for_each(|slab| self.local.heap().free(*slab));
-            self.unclaim();
-            return Err(AllocateError::TableFull { allocations_max: self.local.table().allocations_max() });
-        };
+    pub(super) fn publish(&mut self, slabs: &[SlabLocation], now: Now) -> Vec<Allocation> {
+        let entries = self.local.take_entries(slabs.len());
         let mut made = Vec::with_capacity(slabs.len());
+        let tagged = |block: &Block, slab: SlabLocation| {
+            let bytes = self.local.heap().slab_bytes(slab);
+            block.tag.map(|tag| TagShare { tag, bytes })
+        };
+        for (block, slab) in self.blocks.iter().zip(slabs) {
+            // Before the allocation is there, so that nobody ends it before it began.
+            tagged(block, *slab).into_iter().for_each(|share| self.local.tags().begin_allocation(share));
+        }
         self.local.with_slot(|slot: &mut Slot| {
             for ((block, location), index) in self.blocks.iter().zip(slabs).zip(entries) {
                 let record = Record {
@@ -250,9 +261,11 @@ impl<'a> Plan<'a> {
                 made.push((index, self.local.enter(slot, index, record, now)));
             }
         });
+        // Named while the blocks still keep the tags' numbers.
+        let made = made.iter().map(|(index, record)| self.local.describe(*index, record)).collect();
         // They are the table's from here on.
         (self.room, self.blocks, self.need) = (None, Vec::new(), Need::default());
-        Ok(made.iter().map(|(index, record)| self.local.describe(*index, record)).collect())
+        made
     }
 
     /// Makes the allocations of a claimed plan.
@@ -261,7 +274,7 @@ impl<'a> Plan<'a> {
             return Err(Unavailable.into());
         }
         let slabs = self.back()?;
-        self.publish(&slabs, now)
+        Ok(self.publish(&slabs, now))
     }
 }
 

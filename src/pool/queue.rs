@@ -9,10 +9,12 @@
 //! aside is offered to the others.
 
 use super::local::Local;
-use super::tags::TagShare;
+use super::plan::ClaimError;
+use super::tags::{TagNumber, TagShare};
 use crate::sync::{AtomicU64, Ordering, fence};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
@@ -25,7 +27,7 @@ pub(super) struct Need {
     /// At actual size.
     pub(super) bytes: u64,
     /// Entries of the table.
-    pub(super) entries: u32,
+    pub(super) entries: u64,
     /// Of tags, sorted, one for each.
     pub(super) shares: Vec<TagShare>,
 }
@@ -69,12 +71,14 @@ impl Bell {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// A request was served at once.
+    /// A request was served at once. Whether somebody waits meanwhile.
     #[inline]
-    pub(super) fn newcomer(&self) {
-        if self.waiting.load(Ordering::Relaxed) != 0 {
+    pub(super) fn newcomer(&self) -> bool {
+        let passes_somebody = self.waiting.load(Ordering::Relaxed) != 0;
+        if passes_somebody {
             self.newcomers.fetch_add(1, Ordering::Relaxed);
         }
+        passes_somebody
     }
 }
 
@@ -85,7 +89,11 @@ struct State {
     waiters: BTreeMap<u64, Waiter>,
     /// Those that may be offered room, by what they need: of those that need the same only the first can be next.
     groups: BTreeMap<Need, BTreeSet<u64>>,
+    /// Those that want to look when anything is freed, and are not about to.
+    lookers: BTreeSet<u64>,
     set_aside: Option<SetAside>,
+    /// Nobody waits to allocate any more.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -108,14 +116,17 @@ enum Stage {
     MayLook,
     /// Its need was taken from the pool for it.
     Granted,
-    /// It has that in its hands, or is leaving.
+    /// It has that in its hands.
     Served,
+    /// The queue was closed.
+    Closed,
 }
 
 #[derive(Debug)]
 struct SetAside {
     ticket: u64,
-    bytes: u64,
+    /// What it has by now of what it needs.
+    room: Need,
 }
 
 /// Why a waiter was woken.
@@ -125,6 +136,8 @@ pub(super) enum Turn {
     Granted,
     /// Something was freed that may be what it wants.
     Look,
+    /// The queue was closed: there is nothing to wait for.
+    Closed,
 }
 
 /// A place in the queue.
@@ -137,7 +150,7 @@ pub(super) struct Place<'a> {
 impl Queue {
     /// Bytes set aside for a waiter.
     pub(super) fn reserved_bytes(&self) -> u64 {
-        self.state.lock().set_aside.as_ref().map_or(0, |aside| aside.bytes)
+        self.state.lock().set_aside.as_ref().map_or(0, |aside| aside.room.bytes)
     }
 
     /// Whether anybody waits for more memory than there is.
@@ -146,6 +159,26 @@ impl Queue {
             matches!(waiter.stage, Stage::Waits | Stage::MayLook) && waiter.need.bytes > free_bytes
         };
         self.bell.waiting() != 0 && self.state.lock().waiters.values().any(needs)
+    }
+
+    /// Sends away everybody who waits to allocate, now and later.
+    pub(super) fn close(&self) {
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.closed = true;
+            let tickets: Vec<u64> = state.waiters.keys().copied().collect();
+            for ticket in tickets {
+                let waiter = &state.waiters[&ticket];
+                if !waiter.looks && waiter.stage == Stage::Waits {
+                    state.leave_group(ticket);
+                    let waiter = state.waiters.get_mut(&ticket).expect("it was just looked at");
+                    waiter.stage = Stage::Closed;
+                    wakers.extend(waiter.waker.take());
+                }
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Offers what there is to those who wait.
@@ -158,42 +191,46 @@ impl Queue {
 }
 
 impl State {
+    /// One round: each waiter is looked at once at most, in the order in which they came. Whoever frees something
+    /// meanwhile offers it in a round of its own.
     fn offer(&mut self, local: &Local, bell: &Bell, wakers: &mut Vec<Waker>) {
-        for waiter in self.waiters.values_mut().filter(|waiter| waiter.looks && waiter.stage == Stage::Waits)
-        {
+        for ticket in std::mem::take(&mut self.lookers) {
+            let waiter = self.waiters.get_mut(&ticket).expect("a looker is a waiter");
             waiter.stage = Stage::MayLook;
             wakers.extend(waiter.waker.take());
         }
-        let mut entries = local.entries_free();
-        self.add_to_set_aside(local, entries, wakers);
-        // Groups whose first did not fit in this round.
-        let mut unfit: BTreeSet<u64> = BTreeSet::new();
-        loop {
-            let free = local.heap().free_bytes();
-            let fits = |need: &Need| u64::from(need.entries) <= entries;
-            let next = self
-                .groups
-                .iter()
-                .take_while(|(need, _)| need.bytes <= free)
-                .filter(|(need, _)| fits(need))
-                .filter_map(|(_, tickets)| tickets.first().copied())
-                .filter(|ticket| !unfit.contains(ticket))
-                .min();
-            let Some(ticket) = next else { break };
-            let need = self.waiters[&ticket].need.clone();
-            if local.claim(&need).is_ok() {
-                entries -= u64::from(need.entries);
-                self.grant(ticket, wakers);
-            } else {
-                unfit.insert(ticket);
+        self.add_to_set_aside(local, wakers);
+        let free = local.heap().free_bytes();
+        let fitting = self.groups.iter().take_while(|(need, _)| need.bytes <= free);
+        let mut heads: BinaryHeap<Reverse<u64>> =
+            fitting.filter_map(|(_, tickets)| tickets.first().copied()).map(Reverse).collect();
+        // The least that a tag's budget had no room for in this round.
+        let mut over: BTreeMap<TagNumber, u64> = BTreeMap::new();
+        while let Some(Reverse(ticket)) = heads.pop() {
+            let need = &self.waiters[&ticket].need;
+            let is_over = |share: &TagShare| over.get(&share.tag).is_some_and(|bytes| *bytes <= share.bytes);
+            if need.bytes > local.heap().free_bytes() || need.shares.iter().any(is_over) {
+                continue;
+            }
+            let need = need.clone();
+            match local.claim(&need) {
+                Ok(()) => {
+                    self.grant(ticket, wakers);
+                    heads.extend(self.groups.get(&need).and_then(BTreeSet::first).copied().map(Reverse));
+                }
+                Err(ClaimError::Budget(refused)) => {
+                    over.insert(refused.tag, refused.requested_bytes);
+                }
+                Err(ClaimError::Memory(_) | ClaimError::Table) => {}
             }
         }
-        self.begin_to_set_aside(local, bell, entries, wakers);
+        self.begin_to_set_aside(local, bell, wakers);
     }
 
     /// The need of this waiter was taken for it.
     fn grant(&mut self, ticket: u64, wakers: &mut Vec<Waker>) {
         self.leave_group(ticket);
+        self.lookers.remove(&ticket);
         self.waiters.range_mut(..ticket).for_each(|(_, passed_over)| passed_over.passed += 1);
         let waiter = self.waiters.get_mut(&ticket).expect("it was just looked up");
         waiter.stage = Stage::Granted;
@@ -210,37 +247,40 @@ impl State {
         }
     }
 
-    /// The first in order that was passed over too often gets what is freed from now on, unless it is its tag's budget
-    /// that it waits for.
-    fn begin_to_set_aside(&mut self, local: &Local, bell: &Bell, entries: u64, wakers: &mut Vec<Waker>) {
+    /// The first in order gets what is freed from now on, once it was passed over too often.
+    fn begin_to_set_aside(&mut self, local: &Local, bell: &Bell, wakers: &mut Vec<Waker>) {
         if self.set_aside.is_some() {
             return;
         }
         let newcomers = bell.newcomers.load(Ordering::Relaxed);
-        let passed = |waiter: &Waiter| waiter.passed + (newcomers - waiter.newcomers_before);
-        let chosen = self
-            .waiters
-            .iter()
-            .filter(|(_, waiter)| matches!(waiter.stage, Stage::Waits | Stage::MayLook))
-            // Whoever came later was passed over less often.
-            .take_while(|(_, waiter)| passed(waiter) >= PASSES_MAX)
-            .find(|(_, waiter)| local.budgets_have_room(&waiter.need))
-            .map(|(ticket, _)| *ticket);
-        if let Some(ticket) = chosen {
+        let is_waiting = |waiter: &Waiter| matches!(waiter.stage, Stage::Waits | Stage::MayLook);
+        // Whoever came later was passed over less often.
+        let first = self.waiters.iter().find(|(_, waiter)| is_waiting(waiter));
+        if let Some((ticket, waiter)) = first
+            && waiter.passed + (newcomers - waiter.newcomers_before) >= PASSES_MAX
+        {
+            let ticket = *ticket;
+            let shares = waiter.need.shares.iter().map(|share| TagShare { bytes: 0, ..*share }).collect();
             self.leave_group(ticket);
-            self.set_aside = Some(SetAside { ticket, bytes: 0 });
-            self.add_to_set_aside(local, entries, wakers);
+            self.set_aside = Some(SetAside { ticket, room: Need { shares, ..Need::default() } });
+            self.add_to_set_aside(local, wakers);
         }
     }
 
-    /// What is free goes to whom room is set aside for, until it has enough.
-    fn add_to_set_aside(&mut self, local: &Local, entries: u64, wakers: &mut Vec<Waker>) {
-        let Some(aside) = &mut self.set_aside else { return };
-        let ticket = aside.ticket;
+    /// What is free goes to whom room is set aside for, until it has enough: first of its tags' budgets, so that memory is
+    /// not kept from others for one that could not use it yet.
+    fn add_to_set_aside(&mut self, local: &Local, wakers: &mut Vec<Waker>) {
+        let Some(SetAside { ticket, room }) = &mut self.set_aside else { return };
+        let ticket = *ticket;
         let need = &self.waiters[&ticket].need;
-        aside.bytes += local.heap().grant_some(need.bytes - aside.bytes);
-        let is_enough = aside.bytes == need.bytes && u64::from(need.entries) <= entries;
-        if is_enough && local.claim_shares(need).is_ok() {
+        for (has, needs) in room.shares.iter_mut().zip(&need.shares) {
+            has.bytes += local.tags().take_some(TagShare { bytes: needs.bytes - has.bytes, ..*needs });
+        }
+        if room.shares == need.shares {
+            room.entries += local.entries().take_some(need.entries - room.entries).0;
+            room.bytes += local.heap().grant_some(need.bytes - room.bytes);
+        }
+        if room == need {
             self.set_aside = None;
             self.grant(ticket, wakers);
         }
@@ -256,10 +296,16 @@ impl<'a> Place<'a> {
             let mut state = queue.state.lock();
             let ticket = state.next_ticket;
             state.next_ticket += 1;
-            state.groups.entry(need.clone()).or_default().insert(ticket);
+            let is_sent_away = state.closed && !looks;
+            if !is_sent_away {
+                state.groups.entry(need.clone()).or_default().insert(ticket);
+            }
+            if looks {
+                state.lookers.insert(ticket);
+            }
+            let stage = if is_sent_away { Stage::Closed } else { Stage::Waits };
             let newcomers_before = queue.bell.newcomers.load(Ordering::Relaxed);
-            let waiter =
-                Waiter { need, looks, stage: Stage::Waits, passed: 0, newcomers_before, waker: None };
+            let waiter = Waiter { need, looks, stage, passed: 0, newcomers_before, waker: None };
             state.waiters.insert(ticket, waiter);
             ticket
         };
@@ -272,7 +318,8 @@ impl<'a> Place<'a> {
     pub(super) async fn turn(&mut self) -> Turn {
         poll_fn(|context| {
             let mut state = self.local.queue().state.lock();
-            let waiter = state.waiters.get_mut(&self.ticket).expect("a waiter leaves with its place");
+            let State { waiters, lookers, .. } = &mut *state;
+            let waiter = waiters.get_mut(&self.ticket).expect("a waiter leaves with its place");
             match waiter.stage {
                 Stage::Granted => {
                     waiter.stage = Stage::Served;
@@ -280,8 +327,10 @@ impl<'a> Place<'a> {
                 }
                 Stage::MayLook => {
                     waiter.stage = Stage::Waits;
+                    lookers.insert(self.ticket);
                     Poll::Ready(Turn::Look)
                 }
+                Stage::Closed => Poll::Ready(Turn::Closed),
                 Stage::Waits | Stage::Served => {
                     waiter.waker = Some(context.waker().clone());
                     Poll::Pending
@@ -289,19 +338,6 @@ impl<'a> Place<'a> {
             }
         })
         .await
-    }
-
-    /// Back to the old place, after what was granted was given back.
-    pub(super) fn wait_on(&mut self) {
-        {
-            let mut state = self.local.queue().state.lock();
-            let waiter = state.waiters.get_mut(&self.ticket).expect("a waiter leaves with its place");
-            debug_assert_eq!(waiter.stage, Stage::Served, "only a waiter that was served waits on");
-            waiter.stage = Stage::Waits;
-            let need = waiter.need.clone();
-            state.groups.entry(need).or_default().insert(self.ticket);
-        }
-        self.local.queue().offer(self.local);
     }
 }
 
@@ -311,6 +347,7 @@ impl Drop for Place<'_> {
         let (waiter, aside) = {
             let mut state = queue.state.lock();
             state.leave_group(self.ticket);
+            state.lookers.remove(&self.ticket);
             let aside = state.set_aside.take_if(|aside| aside.ticket == self.ticket);
             (state.waiters.remove(&self.ticket).expect("a waiter leaves with its place"), aside)
         };
@@ -319,7 +356,7 @@ impl Drop for Place<'_> {
             self.local.give_back_claim(&waiter.need);
         }
         if let Some(aside) = aside {
-            self.local.heap().give_back(aside.bytes);
+            self.local.give_back_claim(&aside.room);
         }
     }
 }

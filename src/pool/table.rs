@@ -193,6 +193,11 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Where the bytes lie, or lay a moment ago. For whoever only wants to know how large it is.
+    pub(super) fn location(self) -> SlabLocation {
+        SlabLocation::from_word(self.durable.location.load(Ordering::Relaxed))
+    }
+
     /// The tag. For the owning slot's creation order, under that slot's lock.
     pub(super) fn tag(self) -> Option<TagNumber> {
         TagNumber::from_word(self.durable.tag.load(Ordering::Relaxed))

@@ -101,6 +101,10 @@ struct Account {
     /// Live allocations, and blocks that are being asked for; while there are any, the number stays the name's.
     /// Counted up under the registry's lock, down by anyone.
     blocks: AtomicU64,
+    /// Live allocations, and their actual bytes.
+    live: AtomicU64,
+    live_bytes: AtomicU64,
+    /// What was taken from the budget: by live allocations, by requests that are about to make some, and set aside.
     bytes: AtomicU64,
     budget_bytes: Option<u64>,
     /// Held while bytes are taken under a budget.
@@ -122,7 +126,15 @@ struct Registry {
 
 impl Account {
     fn new(budget_bytes: Option<u64>) -> Account {
-        Account { blocks: AtomicU64::new(0), bytes: AtomicU64::new(0), budget_bytes, takers: Mutex::new(()) }
+        let zero = || AtomicU64::new(0);
+        Account {
+            blocks: zero(),
+            live: zero(),
+            live_bytes: zero(),
+            bytes: zero(),
+            budget_bytes,
+            takers: Mutex::new(()),
+        }
     }
 }
 
@@ -201,27 +213,39 @@ impl Tags {
         Ok(value)
     }
 
+    /// Takes what its budget leaves of a share, for somebody who gathers room, and returns how much that was.
+    pub(super) fn take_some(&self, share: TagShare) -> u64 {
+        let account = self.registry.read().account(share.tag).clone();
+        let _alone = account.takers.lock();
+        let in_use_bytes = account.bytes.load(Ordering::Relaxed);
+        let left =
+            account.budget_bytes.map_or(u64::MAX, |budget_bytes| budget_bytes.saturating_sub(in_use_bytes));
+        let some = share.bytes.min(left);
+        account.bytes.fetch_add(some, Ordering::Relaxed);
+        some
+    }
+
     /// Gives bytes of a tag back.
     pub(super) fn give_back(&self, share: TagShare) {
         self.registry.read().account(share.tag).bytes.fetch_sub(share.bytes, Ordering::Relaxed);
+    }
+
+    /// An allocation of the tag begins, whose bytes were taken before.
+    pub(super) fn begin_allocation(&self, share: TagShare) {
+        let registry = self.registry.read();
+        let account = registry.account(share.tag);
+        account.live.fetch_add(1, Ordering::Relaxed);
+        account.live_bytes.fetch_add(share.bytes, Ordering::Relaxed);
     }
 
     /// An allocation of the tag ends, and with it its bytes.
     pub(super) fn end_allocation(&self, share: TagShare) {
         let registry = self.registry.read();
         let account = registry.account(share.tag);
+        account.live.fetch_sub(1, Ordering::Relaxed);
+        account.live_bytes.fetch_sub(share.bytes, Ordering::Relaxed);
         account.bytes.fetch_sub(share.bytes, Ordering::Relaxed);
         account.blocks.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whether a tag's budget leaves room for a share now.
-    pub(super) fn has_room(&self, share: TagShare) -> bool {
-        let registry = self.registry.read();
-        let account = registry.account(share.tag);
-        let in_use_bytes = account.bytes.load(Ordering::Relaxed);
-        account
-            .budget_bytes
-            .is_none_or(|budget_bytes| in_use_bytes.saturating_add(share.bytes) <= budget_bytes)
     }
 
     /// The budget of a tag, if it has one.
@@ -247,11 +271,11 @@ impl Tags {
             .iter()
             .filter_map(|(tag, account)| {
                 let tag = tag.clone()?;
-                let allocations = account.blocks.load(Ordering::Relaxed);
+                let allocations = account.live.load(Ordering::Relaxed);
                 (allocations > 0 || account.budget_bytes.is_some()).then(|| TagStats {
                     tag,
                     allocations,
-                    allocated_bytes: account.bytes.load(Ordering::Relaxed),
+                    allocated_bytes: account.live_bytes.load(Ordering::Relaxed),
                     budget_bytes: account.budget_bytes,
                 })
             })

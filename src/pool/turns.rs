@@ -5,7 +5,7 @@ use super::deposit::Deposit;
 use super::local::Local;
 use super::plan::{Plan, Room};
 use super::queue::{Need, Place, Turn};
-use super::{AllocateError, AllocateRequest, Allocation};
+use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
 use crate::memory;
 use std::time::Duration;
@@ -56,8 +56,8 @@ impl Local {
         now: Now,
         refused: AllocateError,
     ) -> Result<Vec<Allocation>, AllocateError> {
-        let finish = |plan: &mut Plan<'_>, now: Now| plan.fulfil(now);
-        self.in_turn(requests, wait, now, refused, finish).await.map(|(_, made)| made)
+        let (mut plan, now) = self.in_turn(requests, wait, now, refused).await?;
+        plan.fulfil(now)
     }
 
     /// Begins a deposit when there is room. `refused` is why there is none now.
@@ -68,38 +68,38 @@ impl Local {
         now: Now,
         refused: AllocateError,
     ) -> Result<Deposit<'_>, AllocateError> {
-        let claimed = |_: &mut Plan<'_>, _: Now| Ok(());
-        let (plan, ()) = self.in_turn(std::slice::from_ref(request), wait, now, refused, claimed).await?;
+        let (plan, _) = self.in_turn(std::slice::from_ref(request), wait, now, refused).await?;
         Deposit::new(self, plan, request.size_bytes)
     }
 
-    /// Waits until the plan of these requests is claimed, and finishes it; where the table refuses it then, waits on.
-    async fn in_turn<T>(
+    /// Waits until the plan of these requests is claimed. Also returns the time by then.
+    async fn in_turn(
         &self,
         requests: &[AllocateRequest],
         wait: Duration,
         now: Now,
-        mut refused: AllocateError,
-        finish: impl Fn(&mut Plan<'_>, Now) -> Result<T, AllocateError>,
-    ) -> Result<(Plan<'_>, T), AllocateError> {
+        refused: AllocateError,
+    ) -> Result<(Plan<'_>, Now), AllocateError> {
         let mut plan = Plan::new(self, requests)?;
         if !plan.fits_budgets() {
             return Err(refused);
         }
         let wait = Wait::begin(wait, now);
         let mut place = Place::new(self, plan.need().clone(), false);
-        while timeout_at(wait.until, place.turn()).await.is_ok() {
-            plan.claimed();
-            match finish(&mut plan, wait.now()) {
-                Ok(done) => return Ok((plan, done)),
-                Err(AllocateError::TableFull { allocations_max }) => {
-                    refused = AllocateError::TableFull { allocations_max };
-                    place.wait_on();
-                }
-                Err(error) => return Err(error),
+        let turn = timeout_at(wait.until, place.turn()).await;
+        match turn {
+            Ok(Turn::Granted) => plan.claimed(),
+            Ok(Turn::Closed) => return Err(Unavailable.into()),
+            // The last attempt is its own, and says what stands in the way now.
+            Ok(Turn::Look) | Err(_) => {
+                drop(place);
+                plan.claim(wait.now()).map_err(|last| AllocateError::Waited {
+                    waited_ms: wait.waited_ms(),
+                    last: Box::new(last),
+                })?;
             }
         }
-        Err(AllocateError::Waited { waited_ms: wait.waited_ms(), last: Box::new(refused) })
+        Ok((plan, wait.now()))
     }
 
     /// Whether so many bytes would be free without readers of what is gone, and without what is set aside.

@@ -1,6 +1,7 @@
 //! Requests that wait for room: their order, what is set aside, and how they leave.
 
 use super::*;
+use crate::pool::queue::PASSES_MAX;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -233,5 +234,122 @@ async fn a_small_write_waits_only_for_the_reader_of_its_own_block() {
     drop(content);
     assert_eq!(poll(&mut second).expect("the reader is gone").expect("it is live").version, 2);
     drop(second);
+    check_quiet(&pool);
+}
+
+/// Found by a reviewer: the budget was given back after the bell was rung.
+#[tokio::test(start_paused = true)]
+async fn a_deposit_that_breaks_off_wakes_a_waiter_for_its_budget() {
+    let budgets = [("cache".parse().expect("a tag"), 1024)].into();
+    let pool = pool(8192, &[1024], &Config { budgets, ..Config::default() });
+    let cached = [request(1, Some("cache"))];
+    let deposit = at_once(pool.deposit(&cached[0], Duration::ZERO, Now(1))).expect("in budget");
+    let mut waiter = waiter(&pool, &cached, SECOND);
+    drop(deposit);
+    assert!(granted(&mut waiter));
+    drop(waiter);
+    check_quiet(&pool);
+}
+
+/// Found by a reviewer: neither a budget nor entries were ever set aside, so both were passed over without end.
+#[tokio::test(start_paused = true)]
+async fn budgets_and_entries_are_set_aside_as_memory_is() {
+    let budgets = [("cache".parse().expect("a tag"), 4096)].into();
+    let config = Config { budgets, max_allocations: Some(8), ..Config::default() };
+    for tag in [Some("cache"), None] {
+        let pool = pool(64 * 1024, &[1024], &config);
+        let full = if tag.is_some() { 4 } else { 8 };
+        let small = request(1, tag);
+        let allocate = || at_once(pool.allocate(&small, Duration::ZERO, Now(1)));
+        let mut made: Vec<Allocation> = (0..full).map(|_| allocate().expect("there is room")).collect();
+        let large = [small.clone(), small.clone()];
+        let mut patient = waiter(&pool, &large, SECOND);
+        for _ in 0..PASSES_MAX {
+            free(&pool, &made.remove(0));
+            made.push(allocate().expect("it was freed"));
+        }
+        for at in 0..2 {
+            assert!(poll(&mut patient).is_none());
+            assert!(tag.is_none() || waiting(&pool) == (1, 0), "memory is not set aside before it is of use");
+            free(&pool, &made.remove(0));
+            assert!(allocate().is_err(), "what was freed is set aside: {at}");
+        }
+        assert!(granted(&mut patient));
+        drop(patient);
+        check_quiet(&pool);
+    }
+}
+
+/// Found by a user: without a free in between, newcomers went past without end.
+#[tokio::test(start_paused = true)]
+async fn room_is_set_aside_even_if_nothing_is_freed() {
+    let pool = pool(300 * 1024, &[1024], &Config::default());
+    let batch = vec![request(1, None); 250];
+    let held: Vec<Allocation> =
+        (0..100).map(|_| allocate(&pool, 1, Now(1)).expect("there is room")).collect();
+    let waiter = waiter(&pool, &batch, SECOND);
+    let passed = (0..200).take_while(|_| allocate(&pool, 1, Now(1)).is_ok()).count();
+    assert_eq!(passed as u64, PASSES_MAX);
+    assert_eq!(waiting(&pool), (1, (200 - PASSES_MAX) * 1024));
+    assert_eq!(at_once(pool.stats()).heap.peak_in_use_bytes, 300 * 1024, "what is set aside is in use");
+    drop(waiter);
+    free(&pool, &held[0]);
+    check_quiet(&pool);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waited_in_vain_is_told_what_stands_in_the_way_now() {
+    let (pool, made) = full(8192, &Config::default());
+    let batch = [request(4096, None), request(4096, None)];
+    let wait = pool.allocate_batch(&batch, SECOND, Now(1));
+    let mut wait: Waiter<'_> = Box::pin(wait);
+    assert!(poll(&mut wait).is_none());
+    free(&pool, &made[0]);
+    let Err(AllocateError::Waited { last, .. }) = wait.await else { panic!("there was no room") };
+    let exhausted =
+        memory::AllocateError::Exhausted { requested_bytes: 8192, in_use_bytes: 7168, limit_bytes: 8192 };
+    assert_eq!(*last, AllocateError::Memory(exhausted));
+    check_quiet(&pool);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_sent_away_when_nobody_waits_any_more() {
+    let (pool, made) = full(4096, &Config::default());
+    let one = [request(1, None)];
+    let mut early = waiter(&pool, &one, 1000 * SECOND);
+    pool.stop_waiting();
+    let sent_away = Some(Err(AllocateError::Unavailable(Unavailable)));
+    assert_eq!(poll(&mut early), sent_away);
+    let mut late: Waiter<'_> = Box::pin(pool.allocate_batch(&one, SECOND, Now(1)));
+    assert_eq!(poll(&mut late), sent_away);
+    free(&pool, &made[0]);
+    allocate(&pool, 1, Now(1)).expect("who fits at once is served");
+    drop((early, late));
+    check_quiet(&pool);
+}
+
+#[test]
+fn a_batch_of_more_blocks_than_there_can_be_allocations_is_refused_for_good() {
+    let pool = pool(64 * 1024, &[1024], &Config { max_allocations: Some(10), ..Config::default() });
+    let refused = at_once(pool.allocate_batch(&vec![request(1, None); 11], SECOND, Now(1)));
+    assert_eq!(refused, Err(AllocateError::TooMany { blocks: 11, allocations_max: 10 }));
+}
+
+/// Found by a reviewer: one free looked at all groups of waiters once for each of them.
+#[tokio::test(start_paused = true)]
+async fn a_free_beside_many_waiters_for_a_full_budget_is_quick() {
+    let budgets = [("cache".parse().expect("a tag"), 1 << 20)].into();
+    let pool = pool(64 << 20, &[1024], &Config { budgets, ..Config::default() });
+    let cached = request(1, Some("cache"));
+    let fill = vec![cached.clone(); 1024];
+    let held = at_once(pool.allocate_batch(&fill, Duration::ZERO, Now(1))).expect("in budget");
+    let batches: Vec<_> = (1..=800).map(|count| vec![cached.clone(); count]).collect();
+    let waiters: Vec<_> = batches.iter().map(|batch| waiter(&pool, batch, SECOND)).collect();
+    let plain = allocate(&pool, 1, Now(1)).expect("there is room");
+    let began = std::time::Instant::now();
+    free(&pool, &plain);
+    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    drop(waiters);
+    assert_eq!(held.len(), 1024);
     check_quiet(&pool);
 }
