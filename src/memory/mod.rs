@@ -4,7 +4,8 @@
 //! It knows no clients, no ids and no time.
 //!
 //! ```text
-//!   mod.rs     Heap: who is granted room, which class, the fast path
+//!   mod.rs     Heap: which class, the fast path, how a slab comes back
+//!   grant.rs   who is granted room: the one place that refuses
 //!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
@@ -24,6 +25,7 @@ mod class;
 pub mod config;
 mod dirty;
 mod drain;
+mod grant;
 mod index_set;
 mod os;
 mod scarce;
@@ -41,6 +43,7 @@ pub(crate) use budget::Budget;
 
 use bytes::Slabs;
 use class::{Account, Class};
+use grant::RoomFreed;
 use scarce::Scarce;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -138,15 +141,6 @@ pub struct Edit<'a> {
     pub pieces: &'a [&'a [u8]],
     /// Writes counted on the slab from now on; none: as before.
     pub writes: Option<u64>,
-}
-
-/// Whom to tell that room was freed.
-struct RoomFreed(Box<dyn Fn() + Send + Sync>);
-
-impl std::fmt::Debug for RoomFreed {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("RoomFreed")
-    }
 }
 
 /// All slabs of all classes under one limit.
@@ -309,52 +303,6 @@ impl Heap {
         self.back(class).inspect_err(|_| self.give_back(bytes))
     }
 
-    /// Promises `bytes` to the caller, who turns them into slabs with [`Heap::back`], or gives them back. They are in
-    /// use from here on. This is the one place where a memory refusal is made.
-    ///
-    /// # Errors
-    /// [`AllocateError::Exhausted`] if, and only if, at one instant the bytes in use and these exceeded the limit.
-    #[inline]
-    pub fn grant(&self, bytes: u64) -> Result<(), AllocateError> {
-        match self.in_use.try_take(bytes) {
-            Ok(in_use) => {
-                self.note_peak(in_use);
-                Ok(())
-            }
-            Err(in_use_bytes) => Err(AllocateError::Exhausted {
-                requested_bytes: bytes,
-                in_use_bytes,
-                limit_bytes: self.limit_bytes(),
-            }),
-        }
-    }
-
-    #[inline]
-    fn note_peak(&self, in_use: u64) {
-        // Almost always false: the shared line of the peak is then only read.
-        if in_use > self.peak_in_use_bytes.load(Ordering::Relaxed) {
-            self.peak_in_use_bytes.fetch_max(in_use, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes what it can of `bytes`, for somebody who gathers room, and returns how much that was.
-    pub fn grant_some(&self, bytes: u64) -> u64 {
-        let (some, in_use) = self.in_use.take_some(bytes);
-        self.note_peak(in_use);
-        some
-    }
-
-    /// Takes a grant back that was of no use because something else was refused. Tells nobody.
-    pub(crate) fn ungrant(&self, bytes: u64) {
-        self.in_use.give_back(bytes);
-    }
-
-    /// Gives back granted bytes that did not become slabs.
-    pub fn give_back(&self, bytes: u64) {
-        self.in_use.give_back(bytes);
-        self.tell_room_freed();
-    }
-
     /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
     ///
     /// # Errors
@@ -399,20 +347,6 @@ impl Heap {
                 self.budget.give_back(room.slab_bytes());
                 Err(error)
             }
-        }
-    }
-
-    /// Has `told` called whenever bytes in use became fewer, or a reader let go of a slab. It is called without any
-    /// lock of the heap, by whichever thread that happens on; it must be quick. Only the first such call counts.
-    pub fn when_room_is_freed(&self, told: impl Fn() + Send + Sync + 'static) {
-        // A second one would be a second pool on the same heap, which is not done.
-        let _ = self.room_freed.set(RoomFreed(Box::new(told)));
-    }
-
-    #[inline]
-    fn tell_room_freed(&self) {
-        if let Some(RoomFreed(told)) = self.room_freed.get() {
-            told();
         }
     }
 

@@ -1,6 +1,7 @@
 //! Entries of the table: which are free, and how one becomes an allocation. Each slot has its own.
 
-use super::lease::{LeaseLag, Wheel};
+use super::lag::LeaseLag;
+use super::lease::Wheel;
 use super::local::Local;
 use super::order::Order;
 use super::table::{Record, Table};

@@ -4,7 +4,7 @@ use super::drain::Drains;
 use super::entries::Slot;
 use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
-use super::lease::LeaseLag;
+use super::lag::LeaseLag;
 use super::order::Order;
 use super::plan::Plan;
 use super::queue::Queue;

@@ -11,11 +11,14 @@
 //!   turns.rs     requests that wait for their turn
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
+//!   upload.rs    writes of any length
 //!   drain.rs     until when readers of what was freed may go on
 //!   deposit.rs   a block that is allocated and written in one go
 //!   entries.rs   which entries are free, and how one becomes an allocation
+//!   error.rs     why the pool says no
 //!   expiry.rs    allocations end with their lease
 //!   lease.rs     which lease ends next
+//!   lag.rs       how late leases are ended
 //!   listing.rs   allocations in the order in which they were made
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
@@ -30,10 +33,12 @@ mod content;
 mod deposit;
 mod drain;
 mod entries;
+mod error;
 mod expiry;
 mod id;
 mod idempotency;
 mod inflight;
+mod lag;
 mod lease;
 mod listing;
 mod local;
@@ -44,22 +49,23 @@ mod queue;
 mod table;
 mod tags;
 mod turns;
+mod upload;
 
 pub use config::Config;
-pub use content::{
-    Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Upload, Versions, WriteError,
-};
+pub use content::{Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Versions, WriteError};
 pub use deposit::Deposit;
 pub use drain::{ReaderWatch, Sweep};
+pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use id::{AllocationId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
 pub use inflight::{Inflight, InflightCharge};
-pub use lease::{LEASE_LAG_BUCKETS, LeaseLag};
+pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
+pub use upload::Upload;
 
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
@@ -104,95 +110,6 @@ pub struct Written {
     /// Whether the body was all of the content, so that nothing was added to it.
     pub whole: bool,
 }
-
-/// Why an allocation cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AllocateError {
-    /// It could never be made here, however empty the pool is.
-    #[error(
-        "{size_bytes} bytes requested, {actual_size_bytes:?} in the class that holds them, {size_bytes_max} can be had at most"
-    )]
-    TooLarge {
-        /// Bytes asked for.
-        size_bytes: u64,
-        /// Size of the class that holds them, if one does.
-        actual_size_bytes: Option<u64>,
-        /// The largest size a request may ask for.
-        size_bytes_max: u64,
-    },
-    /// Several blocks that could never be had together.
-    #[error(
-        "{blocks} blocks of {size_bytes} bytes in all take more than the {limit_bytes} bytes of the pool"
-    )]
-    TooLargeTogether {
-        /// How many.
-        blocks: usize,
-        /// Bytes asked for in all.
-        size_bytes: u64,
-        /// The pool's limit.
-        limit_bytes: u64,
-    },
-    /// More blocks than there can ever be allocations.
-    #[error(
-        "{blocks} blocks were asked for, and {allocations_max} allocations is the most that there can be"
-    )]
-    TooMany {
-        /// How many.
-        blocks: usize,
-        /// The table's bound.
-        allocations_max: u32,
-    },
-    /// The pool is full, or the system grants no memory.
-    #[error(transparent)]
-    Memory(#[from] memory::AllocateError),
-    /// As many allocations are live as the table holds.
-    #[error("{allocations_max} allocations are live, as many as can be")]
-    TableFull {
-        /// The table's bound.
-        allocations_max: u32,
-    },
-    /// As many tags have allocations or budgets as can be.
-    #[error("{tags_max} tags are in use, as many as can be")]
-    TagsFull {
-        /// The bound.
-        tags_max: usize,
-    },
-    /// The tag's budget leaves no room.
-    #[error(
-        "{requested_bytes} bytes requested, {in_use_bytes} of the {budget_bytes} bytes of tag {tag} in use"
-    )]
-    Budget {
-        /// Whose budget it is.
-        tag: Tag,
-        /// Actual bytes asked for.
-        requested_bytes: u64,
-        /// Actual bytes that the tag's allocations have.
-        in_use_bytes: u64,
-        /// What they may have.
-        budget_bytes: u64,
-    },
-    /// The request waited for room, in vain.
-    #[error("waited {waited_ms} ms: {last}")]
-    Waited {
-        /// How long.
-        waited_ms: u64,
-        /// Why it was not served before.
-        last: Box<AllocateError>,
-    },
-    /// The engine takes no new allocations.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-}
-
-/// The engine cannot serve the call now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool takes no new allocations: the service is stopping")]
-pub struct Unavailable;
-
-/// No live allocation has this id: it was never given out, was freed, or its lease ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no live allocation has the id {0}")]
-pub struct NotFound(pub AllocationId);
 
 /// Numbers of the pool.
 #[derive(Clone, Debug, PartialEq)]

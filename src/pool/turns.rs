@@ -11,18 +11,6 @@ use crate::memory;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-impl AllocateError {
-    /// Whether what refused may go away while a request waits.
-    pub(super) fn may_pass(&self) -> bool {
-        match self {
-            AllocateError::Memory(memory::AllocateError::Exhausted { .. })
-            | AllocateError::TableFull { .. } => true,
-            AllocateError::Budget { requested_bytes, budget_bytes, .. } => requested_bytes <= budget_bytes,
-            _ => false,
-        }
-    }
-}
-
 /// How long a request has waited, and may.
 #[derive(Clone, Copy, Debug)]
 struct Wait {

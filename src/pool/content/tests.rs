@@ -1,6 +1,7 @@
 //! Content under a naive twin, and hunted for what must never happen: torn reads, lost updates, stale bytes, leaks.
 
 use super::*;
+use crate::memory::Heap;
 use crate::pool::{AllocateRequest, Config, Pool};
 use proptest::prelude::*;
 use std::future::Future;

@@ -1,0 +1,256 @@
+//! Uploads: bodies of any length on their way into an allocation, piece by piece. See `content.rs` for the three ways
+//! in which content is written.
+
+use super::content::{Placement, Precondition, WriteError, check_end};
+use super::id::{AllocationId, Key};
+use super::local::Local;
+use super::plan::Room;
+use super::{NotFound, Written};
+use crate::clock::Now;
+use crate::memory::{Edit, Heap, Pin, SlabLocation};
+
+/// Times that an upload fills its edges beside other writers, before it does so under the entry's lock.
+const UNLOCKED_FILLS_MAX: u32 = 2;
+
+/// What a write has to find as it left it, to be the next version of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Base {
+    location: SlabLocation,
+    version: u64,
+}
+
+impl Local {
+    /// Begins an upload: into the allocation's own segment if it was never written and nobody else does, else into a
+    /// private one.
+    pub(super) fn upload(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        precondition: &Precondition,
+        room: Option<Room<'_>>,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
+        {
+            let (index, entry, record) = self.look_up(id, now)?;
+            check_end(placement, 0, record.size_bytes)?;
+            precondition.check_early(self.heap().writes(record.location))?;
+            if self.heap().writes(record.location) == 0 && !entry.is_lent() {
+                entry.set_lent(true);
+                return Ok(Upload::new(
+                    self,
+                    id,
+                    (index, record.key),
+                    record.location,
+                    true,
+                    placement,
+                    record.size_bytes,
+                ));
+            }
+        }
+        self.upload_private(id, placement, room, now)
+    }
+
+    /// Begins an upload into a segment of its own: from `room`, where that was granted already.
+    pub(super) fn upload_private(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        room: Option<Room<'_>>,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
+        let (index, key, size_bytes, class) = {
+            let (index, _entry, record) = self.look_up(id, now)?;
+            (index, record.key, record.size_bytes, record.location.class())
+        };
+        let location = match room {
+            Some(mut room) => room.back(class),
+            None => self.take_slab(class, now),
+        };
+        let location = location.map_err(WriteError::NoRoom)?;
+        Ok(Upload::new(self, id, (index, key), location, false, placement, size_bytes))
+    }
+}
+
+/// A body on its way into an allocation. Nobody sees anything of it before [`Upload::commit`]; dropped before that, it
+/// leaves no trace.
+#[derive(Debug)]
+pub struct Upload<'a> {
+    local: &'a Local,
+    id: AllocationId,
+    /// The entry and the key it must still have.
+    target: (u32, Key),
+    /// The segment that is filled. Ours, or lent.
+    location: SlabLocation,
+    lent: bool,
+    placement: Placement,
+    size_bytes: u64,
+    received_bytes: u64,
+    /// The version that the edges were filled from; none: they are zeros.
+    edges_from: Option<Base>,
+    /// Nothing is left to clean up.
+    committed: bool,
+}
+
+impl<'a> Upload<'a> {
+    fn new(
+        local: &'a Local,
+        id: AllocationId,
+        target: (u32, Key),
+        location: SlabLocation,
+        lent: bool,
+        placement: Placement,
+        size_bytes: u64,
+    ) -> Upload<'a> {
+        Upload {
+            local,
+            id,
+            target,
+            location,
+            lent,
+            placement,
+            size_bytes,
+            received_bytes: 0,
+            edges_from: None,
+            committed: false,
+        }
+    }
+
+    fn heap(&self) -> &'a Heap {
+        self.local.heap()
+    }
+
+    /// Size of the allocation, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Takes the next piece of the body.
+    ///
+    /// # Errors
+    /// [`WriteError`] where the allocation has ended, or the body is longer than fits.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), WriteError> {
+        let (index, key) = self.target;
+        if !self.local.table().used(index).is_live(key) {
+            return Err(NotFound(self.id).into());
+        }
+        let received = self.received_bytes + piece.len() as u64;
+        check_end(self.placement, received, self.size_bytes)?;
+        let offset = self.placement.offset() + self.received_bytes;
+        self.fill(&Edit { offset, pieces: &[piece], ..Edit::default() });
+        self.received_bytes = received;
+        Ok(())
+    }
+
+    /// Changes the segment that is filled. Nobody else holds it: it is ours, or it is lent and reads as version 0.
+    fn fill(&self, edit: &Edit<'_>) {
+        self.heap().edit(self.location, edit).expect("nobody else holds a segment that is being filled");
+    }
+
+    /// Makes what was pushed the content.
+    ///
+    /// # Errors
+    /// [`WriteError`] where the allocation has ended, or the precondition does not hold at that instant.
+    pub fn commit(mut self, precondition: &Precondition, now: Now) -> Result<Written, WriteError> {
+        let offset = self.placement.offset();
+        let range = offset..offset + self.received_bytes;
+        let whole = self.placement == Placement::Replace && self.received_bytes == self.size_bytes;
+        // Small writes may go on without end while edges are filled: the last fill keeps them out.
+        let (mut fills, mut kept_pins) = (0, Vec::new());
+        let mut kept = None;
+        loop {
+            let (entry, record) = match kept.take() {
+                Some(locked) => locked,
+                None => {
+                    let (_, entry, record) = self.local.look_up(self.id, now)?;
+                    (entry, record)
+                }
+            };
+            let version = self.heap().writes(record.location);
+            precondition.check(version)?;
+            if range.is_empty() && self.placement != Placement::Replace {
+                return Ok(Written { version, whole });
+            }
+            let next = Edit { writes: Some(version + 1), ..Edit::default() };
+            if self.lent && entry.is_lent() && record.location == self.location {
+                // Still the only version, and its own segment: it becomes visible as it is.
+                self.fill(&next);
+                entry.set_lent(false);
+                self.committed = true;
+                drop(entry);
+                self.local.room_freed(); // a write may wait for just this upload
+                return Ok(Written { version: 1, whole });
+            }
+            let base = Base { location: record.location, version };
+            let edges_are_right = match self.placement {
+                Placement::Replace => true,
+                // Version 0 is zeros, as are edges that were never filled.
+                Placement::Patch { .. } => {
+                    self.edges_from == Some(base) || version == 0 && self.edges_from.is_none()
+                }
+            };
+            if edges_are_right {
+                self.fill(&next);
+                entry.set_location(self.location);
+                // A segment that is lent to another upload is that one's to free from now on.
+                let old_is_lent = entry.is_lent();
+                entry.set_lent(false);
+                self.committed = true;
+                drop(entry);
+                if !old_is_lent {
+                    self.local.drains().free(self.heap(), base.location, now);
+                }
+                return Ok(Written { version: version + 1, whole });
+            }
+            let pin = (version > 0).then(|| Pin::new(self.local.heap(), base.location));
+            fills += 1;
+            if fills > UNLOCKED_FILLS_MAX {
+                kept = Some((entry, record));
+            } else {
+                drop(entry);
+            }
+            self.fill(&Edit { zero_outside: Some(range.clone()), ..Edit::default() });
+            // With more readers than can be counted there is no holding it: look again.
+            if let Some(Ok(pin)) = pin {
+                for (offset, bytes) in
+                    pin.written(0..range.start).chain(pin.written(range.end..self.size_bytes))
+                {
+                    self.fill(&Edit { offset, pieces: &[bytes], ..Edit::default() });
+                }
+                self.edges_from = Some(base);
+                if kept.is_some() {
+                    kept_pins.push(pin); // the last holder scrubs: not under an entry's lock
+                }
+            } else {
+                self.edges_from = (version == 0).then_some(base);
+            }
+        }
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        if self.lent {
+            let (index, key) = self.target;
+            let entry = self.local.table().used(index);
+            let is_ours = || {
+                let locked = entry.lock();
+                let live =
+                    locked.read().is_some_and(|record| record.key == key && record.location == self.location);
+                (live && locked.is_lent()).then_some(locked)
+            };
+            if is_ours().is_some() {
+                // Still lent: nobody sees what is zeroed here, and nobody else writes there.
+                self.fill(&Edit { zero_outside: Some(0..0), ..Edit::default() });
+                if let Some(locked) = is_ours() {
+                    locked.set_lent(false);
+                    drop(locked);
+                    return self.local.room_freed(); // a write may wait for just this upload
+                }
+            }
+        }
+        self.heap().free(self.location);
+    }
+}
