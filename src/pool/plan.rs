@@ -134,10 +134,6 @@ impl<'a> Plan<'a> {
         let mut plan =
             Plan { local, blocks: Vec::with_capacity(requests.len()), need: Need::default(), room: None };
         plan.need.entries = requests.len() as u64;
-        let allocations_max = local.table().allocations_max();
-        if plan.need.entries > u64::from(allocations_max) {
-            return Err(AllocateError::TooMany { blocks: requests.len(), allocations_max });
-        }
         for request in requests {
             let (class, actual_bytes) = local.class_for(request.size_bytes)?;
             plan.need.bytes = plan.need.bytes.saturating_add(actual_bytes);
@@ -162,6 +158,10 @@ impl<'a> Plan<'a> {
             if let Some(tag) = tag {
                 plan.add_share(TagShare { tag, bytes: actual_bytes });
             }
+        }
+        let allocations_max = local.table().allocations_max();
+        if plan.need.entries > u64::from(allocations_max) {
+            return Err(AllocateError::TooMany { blocks: requests.len(), allocations_max });
         }
         Ok(plan)
     }
