@@ -204,12 +204,9 @@ pub(super) async fn patch(State(api): State<Arc<Api>>, request: Request) -> Resu
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["offset"])?;
     let id = id_of(&head.uri)?;
-    let offset = query.get("offset").and_then(|text| text.parse().ok()).ok_or_else(|| {
-        Problem::new(
-            Code::InvalidQuery,
-            "offset is missing or no whole number of bytes; write PATCH …/data?offset=0",
-        )
-    })?;
+    let offset = query
+        .whole("offset", 0..=u64::MAX, "it is a whole number of bytes")?
+        .ok_or_else(|| Problem::new(Code::InvalidQuery, "offset is missing; write PATCH …/data?offset=0"))?;
     if !has_media_type(&head.headers, "application/octet-stream") {
         let detail = "a PATCH is raw bytes; send the header \"Content-Type: application/octet-stream\"";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
