@@ -141,12 +141,12 @@ async fn asked_for<'a>(
     body: Body,
 ) -> Result<(AllocateRequest, Options, Attempt<'a>), Problem> {
     const OR: &str = "; or \"Content-Type: application/octet-stream\", to store the body itself";
-    let body = api.read_json(&head.headers, body, OR).await?;
-    let fields = Fields::parse(&body, FIELDS)?;
+    let body = api.read_json(head, body, OR).await?;
+    let fields = Fields::parse(body.bytes(), FIELDS)?;
     let size_bytes = fields.size("size_bytes")?;
     let options = Options::of_fields(&fields)?;
     let mut attempt = Attempt::begin(api, head, "application/json")?;
-    attempt.digest(&body);
+    attempt.digest(body.bytes());
     let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag.clone() };
     Ok((request, options, attempt))
 }
@@ -203,7 +203,7 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
     query::none(&head.uri)?;
     let id = head.uri.path().strip_prefix("/allocate/").and_then(|rest| rest.strip_suffix("/renew"));
     let id: AllocationId = id.unwrap_or_default().parse()?;
-    let body = api.read_json_always(&head.headers, body).await?;
+    let body = api.read_json_always(&head, body).await?;
     let lease = options::lease_of(&Fields::parse(body.bytes(), &["lease_seconds"])?)?;
     let now = Now::read();
     let renewed = api.pool.renew(id, lease, now).await?;

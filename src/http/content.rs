@@ -253,10 +253,10 @@ async fn write(
     if end_bytes > size_bytes {
         return Err(problem(WriteError::PastEnd { end_bytes, size_bytes }));
     }
-    if let Some(length) = announced.filter(|length| *length <= SMALL_WRITE_BYTES) {
-        let _charge = api.charge_body(length)?;
-        let pieces = collect_pieces(body).await?;
-        return api.pool.write(id, placement, &pieces, &precondition, Now::read()).await.map_err(problem);
+    if announced.is_some_and(|length| length <= SMALL_WRITE_BYTES) {
+        let received = api.read_octets(head, body).await?;
+        let pieces = std::slice::from_ref(received.bytes());
+        return api.pool.write(id, placement, pieces, &precondition, Now::read()).await.map_err(problem);
     }
     let mut upload = api.pool.upload(id, placement, &precondition, Now::read()).await.map_err(problem)?;
     while let Some(frame) = body.frame().await {
@@ -265,17 +265,6 @@ async fn write(
         }
     }
     upload.commit(&precondition, Now::read()).map_err(problem)
-}
-
-/// The pieces of a short body as they came: they are copied once, to where they belong.
-pub(super) async fn collect_pieces(mut body: Body) -> Result<Vec<Bytes>, BodyError> {
-    let mut pieces = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(piece) = frame?.into_data() {
-            pieces.push(piece);
-        }
-    }
-    Ok(pieces)
 }
 
 impl From<ReadError> for Problem {

@@ -14,6 +14,7 @@ mod description;
 mod framing;
 mod full_pool;
 mod idempotency;
+mod inflight;
 mod leases;
 mod logs;
 mod metrics;
