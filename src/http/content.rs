@@ -83,9 +83,18 @@ pub(super) fn etag(version: u64) -> HeaderValue {
         ("If-None-Match" = Option<String>, Header, description = "Answer only if the ETag is none of these"),
     ),
     responses(
-        (status = 200, description = "All bytes", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "The range", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "It is the version that the client has"),
+        (status = 200, description = "All bytes", body = Vec<u8>, content_type = "application/octet-stream", headers(
+            ("ETag" = String, description = "The version"),
+            ("Accept-Ranges" = String, description = "`bytes`"),
+        )),
+        (status = 206, description = "The range", body = Vec<u8>, content_type = "application/octet-stream", headers(
+            ("ETag" = String, description = "The version"),
+            ("Accept-Ranges" = String, description = "`bytes`"),
+            ("Content-Range" = String, description = "The range, and the length of all"),
+        )),
+        (status = 304, description = "It is the version that the client has", headers(
+            ("ETag" = String, description = "The version"),
+        )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 412, response = ProblemBody), (status = 416, response = ProblemBody),
         (status = 503, response = ProblemBody),
@@ -160,7 +169,9 @@ fn answer(content: Content, range: Range<u64>, status: StatusCode) -> Response {
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 204, description = "Applied"),
+        (status = 204, description = "Applied", headers(
+            ("ETag" = String, description = "The new version, where the body filled the block"),
+        )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 412, response = ProblemBody),
         (status = 413, response = ProblemBody), (status = 415, response = ProblemBody),
