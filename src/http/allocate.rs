@@ -22,7 +22,8 @@ use utoipa::ToSchema;
 /// Allocations on a page of a listing, unless `limit` says otherwise.
 const LIST_LIMIT: usize = 100;
 /// `limit` at most.
-const LIST_LIMIT_MAX: usize = 1000;
+const LIST_LIMIT_MAX: u64 = 1000;
+const LIST_LIMIT_RULE: &str = "it is a whole number from 1 to 1000";
 
 /// What to allocate.
 #[derive(ToSchema)]
@@ -140,12 +141,12 @@ async fn asked_for<'a>(
     body: Body,
 ) -> Result<(AllocateRequest, Options, Attempt<'a>), Problem> {
     const OR: &str = "; or \"Content-Type: application/octet-stream\", to store the body itself";
-    let body = api.read_json(&head.headers, body, OR).await?;
-    let fields = Fields::parse(&body, FIELDS)?;
+    let body = api.read_json(head, body, OR).await?;
+    let fields = Fields::parse(body.bytes(), FIELDS)?;
     let size_bytes = fields.size("size_bytes")?;
     let options = Options::of_fields(&fields)?;
     let mut attempt = Attempt::begin(api, head, "application/json")?;
-    attempt.digest(&body);
+    attempt.digest(body.bytes());
     let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag.clone() };
     Ok((request, options, attempt))
 }
@@ -202,7 +203,7 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
     query::none(&head.uri)?;
     let id = head.uri.path().strip_prefix("/allocate/").and_then(|rest| rest.strip_suffix("/renew"));
     let id: AllocationId = id.unwrap_or_default().parse()?;
-    let body = api.read_json_always(&head.headers, body).await?;
+    let body = api.read_json_always(&head, body).await?;
     let lease = options::lease_of(&Fields::parse(body.bytes(), &["lease_seconds"])?)?;
     let now = Now::read();
     let renewed = api.pool.renew(id, lease, now).await?;
@@ -223,12 +224,9 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
 )]
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let query = Query::parse(&uri, &["tag", "limit", "cursor"])?;
-    let limit = query.get("limit").map_or(Ok(LIST_LIMIT), |text| {
-        let limit = text.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit));
-        let detail =
-            || format!("limit is {:?}; it is a whole number from 1 to {LIST_LIMIT_MAX}", shown(text));
-        limit.ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
-    })?;
+    let limit = query
+        .whole("limit", 1..=LIST_LIMIT_MAX, LIST_LIMIT_RULE)?
+        .map_or(LIST_LIMIT, |limit| usize::try_from(limit).expect("at most a thousand"));
     let cursor = query.get("cursor").map(|text| {
         let detail = || format!("cursor is {:?}, which is no next_cursor of a page", shown(text));
         Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))

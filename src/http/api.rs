@@ -1,6 +1,6 @@
 //! What all handlers share: the pool, what is known of the peers, the counters, and the bounds.
 
-use super::body::{self, BodyError, Collected};
+use super::body::Collector;
 use super::counters::Counters;
 use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, refused};
@@ -9,23 +9,20 @@ use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
 use crate::metrics::{Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
-use crate::pool::{AllocateError, InflightCharge, LEASE_LAG_BUCKETS, Pool};
+use crate::pool::{AllocateError, InflightCharge, LEASE_LAG_BUCKETS, Pool, SMALL_WRITE_BYTES};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A JSON body up to this long that came in one piece is not charged to the in-flight budget: it lies in its
+/// A body up to this long that came in one piece on HTTP/1 is not charged to the in-flight budget: it lies in its
 /// connection's read buffer, which the number of connections bounds already.
 const UNCHARGED_BODY_BYTES: u64 = 8 << 10;
-
-/// The in-flight budget is charged in steps of this many bytes.
-const CHARGE_STEP_BYTES: u64 = 16 << 10;
 
 /// Bodies that are read beyond the in-flight budget at once, each up to `server.body_limit`.
 const LANES: usize = 16;
@@ -66,17 +63,26 @@ pub struct Api {
     stopping: AtomicBool,
 }
 
-/// A body that was read whatever else was on its way; what it was charged ends with it.
-pub(super) struct AlwaysRead<'a> {
-    body: Bytes,
-    _charges: Vec<InflightCharge>,
+/// A body that was read whole; what it was charged ends with it.
+pub(super) struct Received<'a> {
+    bytes: Bytes,
+    _charge: Option<InflightCharge>,
     _lane: Option<SemaphorePermit<'a>>,
 }
 
-impl AlwaysRead<'_> {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.body
+impl Received<'_> {
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
+}
+
+/// What becomes of a body that does not fit into the in-flight budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BeyondBudget {
+    /// It is refused.
+    Refused,
+    /// It is read all the same, in one of a few lanes.
+    Laned,
 }
 
 impl Api {
@@ -124,73 +130,58 @@ impl Api {
     /// `or` is what the client may send instead, for the answer to one that sends neither.
     pub(super) async fn read_json(
         &self,
-        headers: &HeaderMap,
+        head: &Parts,
         body: Body,
         or: &str,
-    ) -> Result<Bytes, Problem> {
-        require_json(headers, or)?;
-        // Charged as it comes: a client pays with bytes for the room it takes from others, not with a promise.
-        let mut charges = Vec::new();
-        let mut charged_bytes = 0;
-        let keep = |length: u64| {
-            if length > charged_bytes.max(UNCHARGED_BODY_BYTES) {
-                let bytes =
-                    length.next_multiple_of(CHARGE_STEP_BYTES).min(self.body_limit_bytes) - charged_bytes;
-                charges
-                    .push(self.pool.inflight().charge(bytes).ok_or_else(|| self.inflight_exhausted(length))?);
-                charged_bytes += bytes;
-            }
-            Ok::<(), Problem>(())
-        };
-        body::collect(body, self.body_limit_bytes, keep).await
+    ) -> Result<Received<'_>, Problem> {
+        require_json(&head.headers, or)?;
+        self.receive(head, body, self.body_limit_bytes, BeyondBudget::Refused).await
     }
 
-    /// Takes room for a body of so many bytes from the in-flight budget, unless it is too short to matter.
-    pub(super) fn charge_body(&self, bytes: u64) -> Result<Option<InflightCharge>, Problem> {
-        if bytes <= UNCHARGED_BODY_BYTES {
-            return Ok(None);
-        }
-        self.pool.inflight().charge(bytes).map(Some).ok_or_else(|| self.inflight_exhausted(bytes))
+    /// Reads a short body of raw bytes, under the in-flight budget.
+    pub(super) async fn read_octets(&self, head: &Parts, body: Body) -> Result<Received<'_>, Problem> {
+        self.receive(head, body, SMALL_WRITE_BYTES, BeyondBudget::Refused).await
     }
 
     /// Reads a JSON body that must never be refused for lack of memory, because it gives memory back or keeps what
     /// there is: where the in-flight budget is exhausted, it is read beyond it, in one of a few lanes.
-    pub(super) async fn read_json_always(
+    pub(super) async fn read_json_always(&self, head: &Parts, body: Body) -> Result<Received<'_>, Problem> {
+        require_json(&head.headers, "")?;
+        self.receive(head, body, self.body_limit_bytes, BeyondBudget::Laned).await
+    }
+
+    /// Reads a whole body. What it holds is charged as it comes, by the memory it takes: a client pays with bytes for
+    /// the room it takes from others, not with a promise.
+    async fn receive(
         &self,
-        headers: &HeaderMap,
-        mut body: Body,
-    ) -> Result<AlwaysRead<'_>, Problem> {
-        require_json(headers, "")?;
-        let too_large = || BodyError::TooLarge { limit_bytes: self.body_limit_bytes };
-        if body.size_hint().lower() > self.body_limit_bytes {
-            return Err(too_large().into());
-        }
-        let mut collected = Collected::default();
-        let (mut charges, mut charged_bytes, mut lane) = (Vec::new(), UNCHARGED_BODY_BYTES, None);
-        while let Some(frame) = body.frame().await {
-            let Ok(piece) = frame.map_err(BodyError::from)?.into_data() else { continue };
-            let length = collected.bytes() + piece.len() as u64;
-            if length > self.body_limit_bytes {
-                return Err(too_large().into());
-            }
-            if length > charged_bytes && lane.is_none() {
-                let more = length.next_multiple_of(CHARGE_STEP_BYTES) - charged_bytes;
-                match self.pool.inflight().charge(more) {
-                    Some(charge) => charges.push(charge),
-                    // Whoever has a lane charges nothing, so it comes free however many wait here with charges.
-                    None => lane = Some(self.lanes.acquire().await.expect("the lanes are never closed")),
+        head: &Parts,
+        body: Body,
+        limit_bytes: u64,
+        beyond: BeyondBudget,
+    ) -> Result<Received<'_>, Problem> {
+        let announced = body.size_hint().exact();
+        let mut collector = Collector::new(body, limit_bytes, head.version)?;
+        let (mut charge, mut lane, mut received_bytes) = (None, None, 0);
+        while let Some(piece) = collector.next().await? {
+            received_bytes += piece.len() as u64;
+            let bytes = collector.bytes_with(&piece);
+            let is_free = bytes <= UNCHARGED_BODY_BYTES && collector.is_whole(&piece);
+            if !is_free && lane.is_none() && !self.pool.inflight().raise(&mut charge, bytes) {
+                if beyond == BeyondBudget::Refused {
+                    return Err(self.no_room_for_body(announced, received_bytes));
                 }
-                charged_bytes += more;
+                // Whoever has a lane charges nothing, so it comes free however many wait here with charges.
+                lane = Some(self.lanes.acquire().await.expect("the lanes are never closed"));
             }
-            collected.add(piece);
+            collector.add(piece);
         }
-        Ok(AlwaysRead { body: collected.finish(), _charges: charges, _lane: lane })
+        Ok(Received { bytes: collector.finish(), _charge: charge, _lane: lane })
     }
 
     /// Takes room for an answer of up to so many bytes from the in-flight budget.
     pub(super) fn charge_answer(&self, bytes: u64) -> Result<InflightCharge, Problem> {
         let charge = self.pool.inflight().charge(bytes);
-        charge.ok_or_else(|| self.no_room_in_flight(&format!("an answer of up to {bytes} bytes")))
+        charge.ok_or_else(|| self.no_room_in_flight(&format!("an answer of up to {bytes} bytes"), bytes))
     }
 
     /// Refuses new work while the service is stopping.
@@ -208,15 +199,33 @@ impl Api {
     }
 
     #[cold]
-    fn inflight_exhausted(&self, bytes: u64) -> Problem {
-        self.no_room_in_flight(&format!("a body that has come to {bytes} bytes"))
+    fn no_room_for_body(&self, announced_bytes: Option<u64>, received_bytes: u64) -> Problem {
+        match announced_bytes {
+            Some(bytes) => self.no_room_in_flight(&format!("a body of {bytes} bytes"), bytes),
+            None => {
+                let what = format!("a body that has come to {received_bytes} bytes");
+                self.no_room_in_flight(&what, received_bytes)
+            }
+        }
     }
 
-    fn no_room_in_flight(&self, what: &str) -> Problem {
+    /// `what` takes `bytes`, as far as is known.
+    #[cold]
+    fn no_room_in_flight(&self, what: &str, bytes: u64) -> Problem {
         let inflight = self.pool.inflight();
         let (held, max) = (inflight.bytes(), inflight.bytes_max());
-        let detail = format!("{what} does not fit beside {held} of {max} bytes on their way");
-        Problem::new(Code::InflightExhausted, detail).with_refusal(self.refusal(None, None, "inflight"))
+        let detail = if bytes > max {
+            format!(
+                "{what} can never be taken: memory.max_inflight_bytes lets no more than {max} be on their way"
+            )
+        } else {
+            format!("{what} does not fit beside {held} of {max} bytes on their way")
+        };
+        Problem::new(Code::InflightExhausted, detail).with_refusal(self.refusal(
+            Some(bytes),
+            None,
+            "inflight",
+        ))
     }
 
     /// The numbers behind a refusal: of the pool now, unless the refusal knows those of its instant, or of what else

@@ -111,10 +111,10 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
 
 /// What the body asks for. The body itself is gone before the request may have to wait.
 async fn asked_for<'a>(api: &'a Api, head: &Parts, body: Body) -> Result<(Batch, Attempt<'a>), Problem> {
-    let body = api.read_json(&head.headers, body, "").await?;
-    let batch = Batch::parse(&body)?;
+    let body = api.read_json(head, body, "").await?;
+    let batch = Batch::parse(body.bytes())?;
     let mut attempt = Attempt::begin(api, head, "application/json")?;
-    attempt.digest(&body);
+    attempt.digest(body.bytes());
     Ok((batch, attempt))
 }
 
@@ -185,7 +185,7 @@ impl Serialize for ListedId {
 pub(super) async fn deallocate(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     query::none(&head.uri)?;
-    let body = api.read_json_always(&head.headers, body).await?;
+    let body = api.read_json_always(&head, body).await?;
     let ids = parse_ids(body.bytes())?;
     let not_found = api.pool.free_batch(&ids, Now::read()).await;
     let freed = ids.len() - not_found.len();

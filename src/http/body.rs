@@ -9,7 +9,8 @@ use super::traffic::TimeOut;
 use crate::clock::Now;
 use axum::BoxError;
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use axum::http::Version;
+use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -60,62 +61,107 @@ impl From<axum::Error> for BodyError {
     }
 }
 
-/// Reads a whole body of at most `limit_bytes`. One that came in one piece is not copied.
+/// Bytes of memory that the body takes at least once it has to be copied.
+const COPY_BYTES_MIN: usize = 4 << 10;
+
+/// A short body that is read whole: piece by piece, so that the caller can pay for the memory of each before it is
+/// taken.
 ///
-/// `keep` is told the length with each piece before that is kept, and may refuse it.
-///
-/// # Errors
-/// [`BodyError::TooLarge`] before anything is read where the client announced its length; what `keep` refuses with.
-pub async fn collect<E: From<BodyError>>(
-    mut body: Body,
+/// A piece is a slice of the buffer that it was read into, and keeps all of it: a body that trickles in byte by byte
+/// would hold thousands of times its length. So only a body that came in one piece, into the buffer of a connection
+/// that carries nothing else meanwhile, is kept as it came. All else is copied together, into memory of known size.
+#[derive(Debug)]
+pub struct Collector {
+    body: Body,
+    /// HTTP/2: the buffer is that of many requests.
+    shares_buffer: bool,
+    is_over: bool,
     limit_bytes: u64,
-    mut keep: impl FnMut(u64) -> Result<(), E>,
-) -> Result<Bytes, E> {
-    let too_large = || BodyError::TooLarge { limit_bytes };
-    if body.size_hint().lower() > limit_bytes {
-        return Err(too_large().into());
-    }
-    let mut collected = Collected::default();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(BodyError::from)?.into_data() else { continue }; // trailers say nothing to us
-        let length = collected.bytes() + piece.len() as u64;
-        if length > limit_bytes {
-            return Err(too_large().into());
-        }
-        keep(length)?;
-        collected.add(piece);
-        if body.is_end_stream() {
-            break;
-        }
-    }
-    Ok(collected.finish())
+    /// What can come at most: the limit, or less where the client announced so.
+    expected_bytes_max: usize,
+    /// The body as it came; empty where it is copied.
+    uncopied: Bytes,
+    /// Grows by doubling: a client pays with bytes for the memory it makes us take, not with a promise.
+    copied: Vec<u8>,
 }
 
-/// What has come of a body. One that comes in one piece is not copied.
-#[derive(Debug, Default)]
-pub(super) struct Collected {
-    first: Bytes,
-    /// Holds everything once a second piece came.
-    all: BytesMut,
-}
-
-impl Collected {
-    pub(super) fn bytes(&self) -> u64 {
-        (self.first.len() + self.all.len()) as u64
+impl Collector {
+    /// Begins to read a body of at most `limit_bytes`.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] before anything is read where the client announced its length.
+    pub fn new(body: Body, limit_bytes: u64, version: Version) -> Result<Collector, BodyError> {
+        let announced = body.size_hint();
+        if announced.lower() > limit_bytes {
+            return Err(BodyError::TooLarge { limit_bytes });
+        }
+        let most = announced.upper().map_or(limit_bytes, |upper| upper.min(limit_bytes));
+        Ok(Collector {
+            body,
+            shares_buffer: version >= Version::HTTP_2,
+            is_over: false,
+            limit_bytes,
+            expected_bytes_max: usize::try_from(most).unwrap_or(usize::MAX),
+            uncopied: Bytes::new(),
+            copied: Vec::new(),
+        })
     }
 
-    pub(super) fn add(&mut self, piece: Bytes) {
-        if self.bytes() == 0 {
-            self.first = piece;
+    /// The next piece, which is the caller's until it is added; none at the end.
+    ///
+    /// # Errors
+    /// [`BodyError`]; the body cannot be read any further.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        while !self.is_over {
+            let Some(frame) = self.body.frame().await else { break };
+            let Ok(piece) = frame?.into_data() else { continue }; // trailers say nothing to us
+            self.is_over = self.body.is_end_stream();
+            if (self.copied.len() + piece.len()) as u64 > self.limit_bytes {
+                return Err(BodyError::TooLarge { limit_bytes: self.limit_bytes });
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        self.is_over = true;
+        Ok(None)
+    }
+
+    /// Whether `piece` is the whole body and lies in its connection's own buffer: no copy is needed.
+    pub fn is_whole(&self, piece: &Bytes) -> bool {
+        self.is_over && !self.shares_buffer && self.copied.is_empty() && !piece.is_empty()
+    }
+
+    /// Bytes of memory that the body takes once `piece` is added.
+    pub fn bytes_with(&self, piece: &Bytes) -> u64 {
+        if self.is_whole(piece) { piece.len() as u64 } else { self.capacity_with(piece.len()) as u64 }
+    }
+
+    fn capacity_with(&self, more: usize) -> usize {
+        let length = self.copied.len() + more;
+        if length <= self.copied.capacity() {
+            self.copied.capacity()
+        } else if self.is_over {
+            length
         } else {
-            // Grows by doubling: a client pays with bytes for the memory it makes us take, not with a promise.
-            self.all.extend_from_slice(&std::mem::take(&mut self.first));
-            self.all.extend_from_slice(&piece);
+            length.next_power_of_two().max(COPY_BYTES_MIN).min(self.expected_bytes_max).max(length)
         }
     }
 
-    pub(super) fn finish(self) -> Bytes {
-        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    /// Keeps a piece.
+    pub fn add(&mut self, piece: Bytes) {
+        if self.is_whole(&piece) {
+            self.uncopied = piece;
+        } else {
+            let capacity = self.capacity_with(piece.len());
+            self.copied.reserve_exact(capacity - self.copied.len());
+            self.copied.extend_from_slice(&piece);
+        }
+    }
+
+    /// All that came.
+    pub fn finish(self) -> Bytes {
+        if self.copied.is_empty() { self.uncopied } else { self.copied.into() }
     }
 }
 

@@ -252,7 +252,13 @@ impl Connection {
     /// Cuts the connection if a reader has had its time and did not end by itself: it stands still, or what it has yet
     /// to take is the protocol's already. Whether it was cut.
     pub(super) fn end_overdue_readers(&self) -> bool {
-        let overdue = self.readers.lock().iter().filter(|reader| reader.is_overdue()).count();
+        let (held, overdue) = {
+            let readers = self.readers.lock();
+            let held: Vec<_> = readers.iter().filter_map(ReaderWatch::hold).collect();
+            let overdue = held.iter().filter(|read| read.is_overdue()).count();
+            (held, overdue)
+        };
+        drop(held); // without the lock: where a read ended meanwhile, this scrubs what it read
         if overdue == 0 {
             return false;
         }

@@ -83,9 +83,18 @@ pub(super) fn etag(version: u64) -> HeaderValue {
         ("If-None-Match" = Option<String>, Header, description = "Answer only if the ETag is none of these"),
     ),
     responses(
-        (status = 200, description = "All bytes", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "The range", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "It is the version that the client has"),
+        (status = 200, description = "All bytes", body = Vec<u8>, content_type = "application/octet-stream", headers(
+            ("ETag" = String, description = "The version"),
+            ("Accept-Ranges" = String, description = "`bytes`"),
+        )),
+        (status = 206, description = "The range", body = Vec<u8>, content_type = "application/octet-stream", headers(
+            ("ETag" = String, description = "The version"),
+            ("Accept-Ranges" = String, description = "`bytes`"),
+            ("Content-Range" = String, description = "The range, and the length of all"),
+        )),
+        (status = 304, description = "It is the version that the client has", headers(
+            ("ETag" = String, description = "The version"),
+        )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 412, response = ProblemBody), (status = 416, response = ProblemBody),
         (status = 503, response = ProblemBody),
@@ -160,7 +169,9 @@ fn answer(content: Content, range: Range<u64>, status: StatusCode) -> Response {
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 204, description = "Applied"),
+        (status = 204, description = "Applied", headers(
+            ("ETag" = String, description = "The new version, where the body filled the block"),
+        )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 412, response = ProblemBody),
         (status = 413, response = ProblemBody), (status = 415, response = ProblemBody),
@@ -204,12 +215,9 @@ pub(super) async fn patch(State(api): State<Arc<Api>>, request: Request) -> Resu
     let (head, body) = request.into_parts();
     let query = Query::parse(&head.uri, &["offset"])?;
     let id = id_of(&head.uri)?;
-    let offset = query.get("offset").and_then(|text| text.parse().ok()).ok_or_else(|| {
-        Problem::new(
-            Code::InvalidQuery,
-            "offset is missing or no whole number of bytes; write PATCH …/data?offset=0",
-        )
-    })?;
+    let offset = query
+        .whole("offset", 0..=u64::MAX, "it is a whole number of bytes")?
+        .ok_or_else(|| Problem::new(Code::InvalidQuery, "offset is missing; write PATCH …/data?offset=0"))?;
     if !has_media_type(&head.headers, "application/octet-stream") {
         let detail = "a PATCH is raw bytes; send the header \"Content-Type: application/octet-stream\"";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
@@ -256,10 +264,10 @@ async fn write(
     if end_bytes > size_bytes {
         return Err(problem(WriteError::PastEnd { end_bytes, size_bytes }));
     }
-    if let Some(length) = announced.filter(|length| *length <= SMALL_WRITE_BYTES) {
-        let _charge = api.charge_body(length)?;
-        let pieces = collect_pieces(body).await?;
-        return api.pool.write(id, placement, &pieces, &precondition, Now::read()).await.map_err(problem);
+    if announced.is_some_and(|length| length <= SMALL_WRITE_BYTES) {
+        let received = api.read_octets(head, body).await?;
+        let pieces = std::slice::from_ref(received.bytes());
+        return api.pool.write(id, placement, pieces, &precondition, Now::read()).await.map_err(problem);
     }
     let mut upload = api.pool.upload(id, placement, &precondition, Now::read()).await.map_err(problem)?;
     while let Some(frame) = body.frame().await {
@@ -268,17 +276,6 @@ async fn write(
         }
     }
     upload.commit(&precondition, Now::read()).map_err(problem)
-}
-
-/// The pieces of a short body as they came: they are copied once, to where they belong.
-pub(super) async fn collect_pieces(mut body: Body) -> Result<Vec<Bytes>, BodyError> {
-    let mut pieces = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(piece) = frame?.into_data() {
-            pieces.push(piece);
-        }
-    }
-    Ok(pieces)
 }
 
 impl From<ReadError> for Problem {

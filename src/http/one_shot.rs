@@ -7,7 +7,7 @@
 use super::allocation::created;
 use super::api::Api;
 use super::body::BodyError;
-use super::content::{collect_pieces, etag, refuse_encoding};
+use super::content::{etag, refuse_encoding};
 use super::error::{Asked, Code, Problem};
 use super::idempotent::Attempt;
 use super::options::{self, Options};
@@ -36,17 +36,16 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
     if let Attempt::Repeat(..) = attempt {
         return repeat(api, attempt, body).await;
     }
-    let (mut pieces, mut _charge) = (Vec::new(), None);
+    let mut received = None;
     if size_bytes <= SMALL_WRITE_BYTES {
-        _charge = api.charge_body(size_bytes)?;
-        pieces = collect_pieces(std::mem::take(&mut body)).await?;
+        received = Some(api.read_octets(head, std::mem::take(&mut body)).await?);
     }
     let deposit = api.pool.deposit(&request, options.wait, Now::read()).await;
     let mut deposit = deposit.map_err(|error| api.refused(&error, asked))?;
-    for piece in &pieces {
-        push(&mut deposit, &mut attempt, piece)?;
+    if let Some(received) = &received {
+        push(&mut deposit, &mut attempt, received.bytes())?;
     }
-    // Where it was collected, nothing is left of it.
+    // Where it was received whole, nothing is left of it.
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame.map_err(BodyError::from)?.into_data() {
             push(&mut deposit, &mut attempt, &piece)?;

@@ -123,7 +123,7 @@ impl Slabs {
         let length = usize::try_from(self.slab_bytes).expect("a slab fits in memory");
         let start = self.region.address(&span);
         // SAFETY: `address` asserted the bounds; a held slab was claimed, so it is committed. Its bytes do not change
-        // while it has this holder: `write`, `release` and `decommit` need exclusive access, which the record refuses.
+        // while it has this holder: `change`, `release` and `decommit` need exclusive access, which the record refuses.
         unsafe { std::slice::from_raw_parts(start, length) }
     }
 

@@ -17,8 +17,8 @@ use crate::clock::Now;
 use crate::memory::{Heap, Pin, SlabLocation};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -149,6 +149,17 @@ impl Local {
     }
 }
 
+/// A part in a read.
+#[derive(Debug)]
+pub(crate) struct ReaderHold(Arc<Pin>);
+
+impl ReaderHold {
+    /// As [`ReaderWatch::is_overdue`].
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.0.is_overdue()
+    }
+}
+
 /// Sees whether a read is still under way, anywhere, without taking part in it.
 #[derive(Clone, Debug)]
 pub struct ReaderWatch(pub(super) Weak<Pin>);
@@ -161,7 +172,13 @@ impl ReaderWatch {
 
     /// Whether the read has to end: what it reads was freed or replaced, and its time is over.
     pub fn is_overdue(&self) -> bool {
-        self.0.upgrade().is_some_and(|pin| pin.is_overdue())
+        self.hold().is_some_and(|read| read.is_overdue())
+    }
+
+    /// Takes part in the read where anything of it is left. To be dropped where no lock is held: whoever is the last
+    /// to do so scrubs what was read.
+    pub(crate) fn hold(&self) -> Option<ReaderHold> {
+        self.0.upgrade().map(ReaderHold)
     }
 
     /// Whether both watch the same read.
@@ -178,7 +195,6 @@ mod tests {
     use bytes::Bytes;
     use std::future::Future;
     use std::pin::pin;
-    use std::sync::Arc;
     use std::task::{Context, Waker};
 
     const SLABS: u64 = 1000;
@@ -235,6 +251,19 @@ mod tests {
         drop(pin);
         assert!(!watch.is_overdue() && !watch.is_alive());
         assert_eq!(drains.sweep(&heap, seconds(131)), NOTHING);
+        assert_eq!((heap.in_use_bytes(), heap.draining_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_read_that_ends_while_it_is_looked_at_is_scrubbed_where_the_look_is_dropped() {
+        let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
+        let (location, pin) = read_segment(&heap);
+        drains.free(&heap, location, seconds(1));
+        let held = watch(&pin).hold().expect("it is read");
+        drop(pin);
+        assert!(!held.is_overdue());
+        assert_eq!(heap.draining_bytes(), 1024, "the look is the last part of it");
+        drop(held);
         assert_eq!((heap.in_use_bytes(), heap.draining_bytes()), (0, 0));
     }
 

@@ -15,6 +15,7 @@
 use super::AllocationId;
 use crate::clock::Now;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,37 +27,34 @@ pub const KEYS_MAX: usize = 65_536;
 /// Ids that are remembered at most, of all keys together: 2^20 of 16 bytes, 16 MiB. Batches have many.
 pub const KEY_IDS_MAX: usize = 1 << 20;
 
-/// What a request was: its route, query and body in four bytes of checksum and eight of length. Made piece by piece,
-/// so that a body can stream by.
+/// Keys whose time is over that one call forgets at most, under the lock that every request with a key takes: two
+/// calls come to each key, so they keep up.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// What a request was: its route, query and body under SHA-256, so that nobody can make two that pass for one. Made
+/// piece by piece, so that a body can stream by.
 #[derive(Clone, Debug, Default)]
-pub struct Digester {
-    checksum: crc32fast::Hasher,
-    length: u64,
-}
+pub struct Digester(Sha256);
 
 /// Two requests with one digest count as the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest {
-    checksum: u32,
-    length: u64,
-}
+pub struct Digest([u8; 32]);
 
 impl Digester {
     /// Adds what must be the same as a whole, such as a query: what follows can never pass for a part of it.
     pub fn part(&mut self, part: &[u8]) {
-        self.piece(part);
         self.piece(&(part.len() as u64).to_le_bytes());
+        self.piece(part);
     }
 
     /// Adds the next piece of the body. Where a body is cut makes no difference.
     pub fn piece(&mut self, piece: &[u8]) {
-        self.checksum.update(piece);
-        self.length += piece.len() as u64;
+        self.0.update(piece);
     }
 
     /// The digest of all that was added.
     pub fn finish(self) -> Digest {
-        Digest { checksum: self.checksum.finalize(), length: self.length }
+        Digest(self.0.finalize().into())
     }
 }
 
@@ -105,7 +103,8 @@ impl Ticket<'_> {
     /// hangs up falls between the two.
     pub fn finish(mut self, digest: Digest, ids: &[AllocationId], now: Now) {
         let key = self.key.take().expect("only this call takes it");
-        self.keys.known.lock().finish(key, Served { digest, ids: ids.into() }, now);
+        let served = Served { digest, ids: ids.into() }; // made before the lock is taken: a batch has many
+        self.keys.known.lock().finish(key, served, now);
     }
 }
 
@@ -147,23 +146,28 @@ impl Idempotency {
 #[derive(Debug)]
 struct Known {
     keys: HashMap<Arc<[u8]>, State>,
-    /// Keys that were served and when they are forgotten, oldest first. Exactly those whose state says so.
+    /// Keys that were served and when they are forgotten, oldest first. Every key whose state says so is here once; one
+    /// that was begun anew after its time may be here still for its old self, with another `Arc`.
     served: VecDeque<(Arc<[u8]>, Now)>,
     /// Ids of all of them.
     ids: usize,
     keys_max: usize,
     ids_max: usize,
+    /// [`FORGOTTEN_AT_ONCE`]; the tests have less.
+    forgotten_at_once: usize,
 }
 
 #[derive(Debug)]
 enum State {
     Running,
-    Served(Served),
+    /// Known until then; whatever comes later finds it unknown, forgotten or not.
+    Served(Served, Now),
 }
 
 impl Known {
     fn new(keys_max: usize, ids_max: usize) -> Known {
-        Known { keys: HashMap::new(), served: VecDeque::new(), ids: 0, keys_max, ids_max }
+        let forgotten_at_once = FORGOTTEN_AT_ONCE;
+        Known { keys: HashMap::new(), served: VecDeque::new(), ids: 0, keys_max, ids_max, forgotten_at_once }
     }
 
     /// The key, which runs from now on; or what is known of it because it was served.
@@ -171,7 +175,8 @@ impl Known {
         self.forget_expired(now);
         match self.keys.get(key) {
             Some(State::Running) => return Err(KeyError::InUse),
-            Some(State::Served(served)) => return Ok(Err(served.clone())),
+            Some(State::Served(served, until)) if *until > now => return Ok(Err(served.clone())),
+            Some(State::Served(..)) => self.forget(key),
             None => {}
         }
         if self.keys.len() >= self.keys_max && !self.forget_oldest() {
@@ -188,8 +193,9 @@ impl Known {
         self.ids += served.ids.len();
         // Clocks read by two threads may come in either order; the queue's order is the one that counts.
         let newest = self.served.back().map_or(Now(0), |(_, until)| *until);
-        self.served.push_back((key.clone(), now.after(KEY_KEPT).max(newest)));
-        let before = self.keys.insert(key, State::Served(served));
+        let until = now.after(KEY_KEPT).max(newest);
+        self.served.push_back((key.clone(), until));
+        let before = self.keys.insert(key, State::Served(served, until));
         debug_assert!(matches!(before, Some(State::Running)), "only a running request is served");
         self.check();
     }
@@ -200,23 +206,44 @@ impl Known {
     }
 
     fn forget_expired(&mut self, now: Now) {
-        while self.served.front().is_some_and(|(_, until)| *until <= now) {
-            self.forget_oldest();
+        for _ in 0..self.forgotten_at_once {
+            if self.served.front().is_none_or(|(_, until)| *until > now) {
+                return;
+            }
+            self.forget_first();
         }
     }
 
     /// Forgets the key that was served first; false where there is none.
     fn forget_oldest(&mut self) -> bool {
-        let Some((key, _)) = self.served.pop_front() else { return false };
-        if let Some(State::Served(served)) = self.keys.remove(&key) {
-            self.ids -= served.ids.len();
+        while let Some(was_known) = self.forget_first() {
+            if was_known {
+                return true;
+            }
         }
-        true
+        false
     }
 
-    /// What must hold after every call, as far as it costs next to nothing.
+    /// Takes the first from the queue, and forgets its key unless that was begun anew. None where the queue is empty.
+    fn forget_first(&mut self) -> Option<bool> {
+        let (key, _) = self.served.pop_front()?;
+        let is_known = self.keys.get_key_value(&key).is_some_and(|(known, _)| Arc::ptr_eq(known, &key));
+        if is_known {
+            self.forget(&key);
+        }
+        Some(is_known)
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        if let Some(State::Served(served, _)) = self.keys.remove(key) {
+            self.ids -= served.ids.len();
+        }
+    }
+
+    /// What must hold after every call, as far as it costs next to nothing. The queue is no longer than the keys may be
+    /// many: while it has old selves of keys, each call that adds to it takes one away.
     fn check(&self) {
-        debug_assert!(self.keys.len() <= self.keys_max && self.served.len() <= self.keys.len());
+        debug_assert!(self.keys.len() <= self.keys_max && self.served.len() <= self.keys_max);
         debug_assert!(self.ids <= self.ids_max || self.served.len() == 1);
     }
 }
@@ -310,6 +337,34 @@ mod tests {
         assert_ne!(of(&[], &["body"]), of(&[], &["bodx"]));
     }
 
+    #[test]
+    fn two_bodies_with_one_crc_32_and_one_length_are_two_requests() {
+        // CRC-32 of both is 0x4ddb0c25, the classic pair of eight letters.
+        assert_ne!(digest("plumless"), digest("buckeroo"));
+        assert_eq!(digest("plumless"), digest("plumless"));
+    }
+
+    #[test]
+    fn a_call_forgets_few_keys_at_a_time_and_finds_none_whose_time_is_over() {
+        let mut known = Known::new(1000, 1000);
+        let run = |known: &mut Known, key: u64, now| known.begin(&key.to_le_bytes(), now).expect("room");
+        let made = |number| Served { digest: digest(""), ids: [id(number)].into() };
+        for number in 0..500 {
+            let key = run(&mut known, number, Now(0)).expect("new");
+            known.finish(key, made(number), Now(0));
+        }
+        let end = Now(0).after(KEY_KEPT);
+        let newest = run(&mut known, 499, end).expect("its time is over");
+        assert_eq!(known.keys.len(), 500 - FORGOTTEN_AT_ONCE, "499 runs again");
+        known.finish(newest, made(1000), end);
+        for number in 1000..1010 {
+            let key = run(&mut known, number, end).expect("new");
+            known.abandon(&key);
+        }
+        assert_eq!((known.keys.len(), known.served.len(), known.ids), (1, 1, 1));
+        assert_eq!(run(&mut known, 499, end), Err(made(1000)), "its old self did not take it along");
+    }
+
     /// Everything as a list that is searched from end to end.
     #[derive(Default)]
     struct Twin {
@@ -356,6 +411,7 @@ mod tests {
             const KEYS: usize = 6;
             const IDS: usize = 10;
             let (mut known, mut twin) = (Known::new(KEYS, IDS), Twin::default());
+            known.forgotten_at_once = 1; // so that many are there beyond their time
             let mut now = Now(0);
             for (what, key, ids, minutes) in steps {
                 now = now.after(Duration::from_secs(minutes * 60));
@@ -368,7 +424,8 @@ mod tests {
                     1 if is_running => {
                         let ids: Vec<_> = (0..ids).map(id).collect();
                         let made = Served { digest: digest(&now.0.to_string()), ids: ids.into() };
-                        known.finish([key].as_slice().into(), made.clone(), now);
+                        let (begun, _) = known.keys.get_key_value(&[key][..]).expect("it runs");
+                        known.finish(begun.clone(), made.clone(), now);
                         twin.finish(key, made, now, IDS);
                     }
                     _ => {
@@ -376,9 +433,14 @@ mod tests {
                         prop_assert_eq!(found, twin.begin(key, now, KEYS));
                     }
                 }
-                prop_assert_eq!(known.keys.len(), twin.running.len() + twin.served.len());
-                prop_assert_eq!(known.served.len(), twin.served.len());
-                prop_assert_eq!(known.ids, twin.served.iter().map(|(.., served)| served.ids.len()).sum::<usize>());
+                twin.served.retain(|(_, until, _)| *until > now);
+                let states = |is: &dyn Fn(&State) -> bool| known.keys.values().filter(|state| is(state)).count();
+                let running = states(&|state| matches!(state, State::Running));
+                let living = states(&|state| matches!(state, State::Served(_, until) if *until > now));
+                prop_assert_eq!((running, living), (twin.running.len(), twin.served.len()));
+                let ids = |state: &State| if let State::Served(served, _) = state { served.ids.len() } else { 0 };
+                prop_assert_eq!(known.ids, known.keys.values().map(ids).sum::<usize>());
+                known.check();
             }
         }
     }

@@ -29,6 +29,19 @@ impl Inflight {
         self.budget.take(bytes).then(|| InflightCharge { budget: self.budget.clone(), bytes })
     }
 
+    /// Makes `charge` one of `bytes` where it is of less; false, and nothing changed, where they do not fit.
+    pub fn raise(&self, charge: &mut Option<InflightCharge>, bytes: u64) -> bool {
+        let charged_bytes = charge.as_ref().map_or(0, |charge| charge.bytes);
+        let Some(more) = bytes.checked_sub(charged_bytes).filter(|more| *more > 0) else { return true };
+        let Some(mut taken) = self.charge(more) else { return false };
+        match charge {
+            // The bytes change hands, so that they are given back once.
+            Some(charge) => charge.bytes += std::mem::take(&mut taken.bytes),
+            None => *charge = Some(taken),
+        }
+        true
+    }
+
     /// Bytes charged now.
     pub fn bytes(&self) -> u64 {
         self.budget.held()

@@ -160,7 +160,7 @@ fn a_page_has_a_hundred_allocations_unless_told_and_a_thousand_at_most() {
     assert!(page["next_cursor"].is_string());
     let page = server.get("/allocate?limit=1000").json();
     assert_eq!((ids(&page["allocations"]).len(), &page["next_cursor"]), (101, &Value::Null));
-    for limit in ["0", "1001", "-1", "1.5", "", "ten", "18446744073709551616"] {
+    for limit in ["0", "1001", "-1", "1.5", "", "ten", "%2B5", "18446744073709551616"] {
         server.get(&format!("/allocate?limit={limit}")).is_problem(400, "invalid-query");
     }
     for cursor in ["", "x", "%00", "AAAA", "-1", "99999999999999999999999999"] {

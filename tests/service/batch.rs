@@ -222,7 +222,8 @@ fn freeing_and_renewing_are_never_refused_for_bytes_in_flight() {
     let holders: Vec<Client> = (0..16)
         .map(|_| {
             let mut client = server.connect();
-            client.send(format!("PUT {data} HTTP/1.1\r\nHost: test\r\nContent-Length: 65536\r\n\r\nhalf"));
+            client.send(format!("PUT {data} HTTP/1.1\r\nHost: test\r\nContent-Length: 65536\r\n\r\n"));
+            client.send("x".repeat(32_769)); // what holds it grows by doubling
             client
         })
         .collect();

@@ -16,6 +16,7 @@ mod framing;
 mod full_pool;
 mod hunts;
 mod idempotency;
+mod inflight;
 mod leases;
 mod logs;
 mod metrics;

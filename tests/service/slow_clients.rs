@@ -146,7 +146,10 @@ fn bodies_beyond_the_inflight_budget_are_503_and_the_charge_returns() {
         let refused = server.post(&padded(20_000));
         refused.is_problem(503, "inflight-exhausted");
         let numbers = refused.json();
-        assert_eq!((&numbers["refused_by"], &numbers["requested_bytes"]), (&"inflight".into(), &Value::Null));
+        assert_eq!(
+            (&numbers["refused_by"], &numbers["requested_bytes"]),
+            (&"inflight".into(), &Value::from(20_000))
+        );
         assert_eq!((&numbers["in_use_bytes"], &numbers["retry_after_seconds"]), (&0.into(), &1.into()));
         let small = server.call("POST", "/allocate", &[JSON], padded(16));
         small.is_problem(400, "invalid-size");

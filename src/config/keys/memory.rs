@@ -89,7 +89,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "memory.max_inflight_bytes",
         short: None,
-        meaning: "Bytes of request bodies held in memory at once, apart from the pool; at least 1.",
+        meaning: "Bytes of request bodies held in memory at once, apart from the pool; at least server.body_limit.",
         access: Access::Single {
             set: |draft, raw| {
                 raw.size(1..=SIZE_BYTES_MAX).map(|bytes| draft.config.pool.max_inflight_bytes = bytes)

@@ -6,7 +6,7 @@ mod framing;
 mod http2;
 mod timeouts;
 
-use super::body::{BodyError, collect};
+use super::body::{BodyError, Collector};
 use super::listener::bind;
 use super::server::{Drained, Stop, serve};
 use super::signal::Signal;
@@ -15,7 +15,7 @@ use super::{Arrival, Config};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::Frame;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
@@ -104,6 +104,14 @@ impl Server {
     }
 }
 
+async fn collect(body: Body, limit_bytes: u64) -> Result<Bytes, BodyError> {
+    let mut collector = Collector::new(body, limit_bytes, Version::HTTP_11)?;
+    while let Some(piece) = collector.next().await? {
+        collector.add(piece);
+    }
+    Ok(collector.finish())
+}
+
 /// What the service under test answers, by path.
 async fn answer(request: Request<Body>, arrival: Arrival) -> Response<Body> {
     assert!(arrival.now <= crate::clock::Now::read());
@@ -116,7 +124,7 @@ async fn answer(request: Request<Body>, arrival: Arrival) -> Response<Body> {
             let hidden = head.headers.values().filter(|value| value.is_sensitive()).count();
             *response.body_mut() = Body::from(hidden.to_string());
         }
-        "/echo" => match collect(body, 16 << 20, |_| Ok::<(), BodyError>(())).await {
+        "/echo" => match collect(body, 16 << 20).await {
             Ok(bytes) => *response.body_mut() = Body::from(bytes),
             Err(BodyError::Timeout { .. }) => *response.status_mut() = StatusCode::REQUEST_TIMEOUT,
             Err(BodyError::TooLarge { .. }) => *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE,
