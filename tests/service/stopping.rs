@@ -93,7 +93,6 @@ fn while_a_request_runs_newcomers_are_told_that_the_service_stops() {
 }
 
 #[test]
-#[ignore = "until Pool::stop_waiting is there, which Api::stop calls"]
 fn a_request_that_waits_for_room_does_not_hold_up_the_end() {
     let mut server = Server::of_ten_slabs();
     (0..10).for_each(|_| drop(server.allocate(1)));
