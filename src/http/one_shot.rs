@@ -13,7 +13,7 @@ use super::idempotent::Attempt;
 use super::options::{self, Options};
 use super::query::Query;
 use crate::clock::Now;
-use crate::pool::{AllocateRequest, Deposit, SMALL_WRITE_BYTES};
+use crate::pool::{AllocateRequest, Deposit};
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, ETAG};
@@ -21,6 +21,10 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+
+/// Bodies up to this long are received before memory of the pool is asked for. Mostly they come in one piece, and are
+/// copied once like any longer one.
+const RECEIVED_FIRST_BYTES_MAX: u64 = 16 << 10;
 
 /// Serves a `POST /allocate` whose body is `application/octet-stream`.
 pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Response, Problem> {
@@ -37,7 +41,7 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
         return repeat(api, attempt, body).await;
     }
     let mut received = None;
-    if size_bytes <= SMALL_WRITE_BYTES {
+    if size_bytes <= RECEIVED_FIRST_BYTES_MAX {
         received = Some(api.read_octets(head, std::mem::take(&mut body)).await?);
     }
     let deposit = api.pool.deposit(&request, options.wait, Now::read()).await;
