@@ -5,6 +5,7 @@ use super::content::{Placement, Precondition, WriteError, check_end};
 use super::id::{AllocationId, Key};
 use super::local::Local;
 use super::plan::Room;
+use super::table::Record;
 use super::{NotFound, Written};
 use crate::clock::Now;
 use crate::memory::{Edit, Heap, Pin, SlabLocation};
@@ -36,15 +37,7 @@ impl Local {
             precondition.check_early(self.heap().writes(record.location))?;
             if self.heap().writes(record.location) == 0 && !entry.is_lent() {
                 entry.set_lent(true);
-                return Ok(Upload::new(
-                    self,
-                    id,
-                    (index, record.key),
-                    record.location,
-                    true,
-                    placement,
-                    record.size_bytes,
-                ));
+                return Ok(Upload::new(self, id, (index, record), placement, None));
             }
         }
         self.upload_private(id, placement, room, now)
@@ -58,16 +51,17 @@ impl Local {
         room: Option<Room<'_>>,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
-        let (index, key, size_bytes, class) = {
+        let (index, record) = {
             let (index, _entry, record) = self.look_up(id, now)?;
-            (index, record.key, record.size_bytes, record.location.class())
+            (index, record)
         };
+        let class = record.location.class();
         let location = match room {
             Some(mut room) => room.back(class),
             None => self.take_slab(class, now),
         };
         let location = location.map_err(WriteError::NoRoom)?;
-        Ok(Upload::new(self, id, (index, key), location, false, placement, size_bytes))
+        Ok(Upload::new(self, id, (index, record), placement, Some(location)))
     }
 }
 
@@ -92,23 +86,22 @@ pub struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
+    /// An upload into `private`, or where there is none into the segment that the allocation lends.
     fn new(
         local: &'a Local,
         id: AllocationId,
-        target: (u32, Key),
-        location: SlabLocation,
-        lent: bool,
+        (index, record): (u32, Record),
         placement: Placement,
-        size_bytes: u64,
+        private: Option<SlabLocation>,
     ) -> Upload<'a> {
         Upload {
             local,
             id,
-            target,
-            location,
-            lent,
+            target: (index, record.key),
+            location: private.unwrap_or(record.location),
+            lent: private.is_none(),
             placement,
-            size_bytes,
+            size_bytes: record.size_bytes,
             received_bytes: 0,
             edges_from: None,
             committed: false,
