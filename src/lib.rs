@@ -25,6 +25,7 @@ pub mod config;
 pub mod clock;
 pub mod limits;
 pub mod link;
+mod lock;
 pub mod slot;
 mod sync;
 pub mod units;

@@ -7,7 +7,7 @@
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
-use crate::memory::HeapStats;
+use crate::memory::{HeapStats, PathCounts};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -238,12 +238,22 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         lease_lag(&snapshot.lease_lag),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
+        by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
         by_slab(&rows::SLAB_REUSE_RATIO, &|class| ratio(class.reused, class.allocations)),
         by(&rows::REFUSED, "reason", &http.refused),
         single(&rows::BACKEND_UP, float(u64::from(snapshot.backend.status.state == LinkState::Connected))),
         family(&rows::CONNECTION_STATE, states),
         family(&rows::PUSH_ATTEMPTS, pushes),
         family(&rows::BUILD_INFO, [(vec![("version", snapshot.version.to_owned())], 1.0)]),
+    ]
+}
+
+fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {
+    [
+        ("magazine", counts.magazine),
+        ("shared", counts.shared),
+        ("fresh", counts.fresh),
+        ("reclaim", counts.reclaim),
     ]
 }
 
@@ -362,6 +372,7 @@ mod tests {
             allocations: 8,
             reused: 2,
             committed_bytes: 12_288,
+            ..ClassStats::default()
         };
         let link = |state| LinkSnapshot { status: LinkStatus::new(state, Now(0)), pushes: (4, 1) };
         let mut buckets = [0; DURATION_BUCKETS.len() + 1];

@@ -3,7 +3,7 @@
 //! A slab index is in one of three places:
 //!
 //! ```text
-//!   not held ──(budget)──▶ free ──take──▶ in a client's hands ──scrub──▶ free
+//!   not held ──(budget)──▶ free ──take──▶ in a client's hands, or in a magazine or the depot ──▶ free
 //!       ▲                   │
 //!       └──── reclaim ◀─────┘
 //! ```
@@ -11,9 +11,12 @@
 //! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed.
 
 use super::bytes::Slabs;
+use super::depot::Depot;
 use super::index_set::IndexSet;
+use super::magazine::Round;
 use super::os::{OsError, SideTable, page_size};
 use super::segment::SegmentRecord;
+use crate::slot;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -21,11 +24,15 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// Surplus free slabs given back at one free, at most: as long as a client may be kept waiting for it.
 const SURPLUS_SLABS_MAX: u64 = 64;
 
-/// A size class: its slabs, and the lock-guarded account of them.
+/// Batches in a depot, for each slot.
+const BATCHES_PER_SLOT: u32 = 2;
+
+/// A size class: its slabs, the lock-guarded account of them, and free ones on their way between magazines.
 #[derive(Debug)]
 pub(super) struct Class {
     slabs: Slabs,
-    /// Free slabs kept at most.
+    depot: Depot,
+    /// Free slabs kept at most, without those in magazines.
     max_free: u64,
     account: Mutex<Account>,
 }
@@ -49,15 +56,32 @@ pub struct ClassStats {
     pub allocations: u64,
     /// Times a slab was given to a client after an earlier client freed it.
     pub reused: u64,
+    /// Of these allocations, how many took a free slab of the class past the magazines.
+    pub from_class: u64,
+    /// … how many a slab that was just taken from the budget.
+    pub from_fresh: u64,
+    /// … how many waited for memory to be reclaimed from other classes.
+    pub from_reclaim: u64,
     /// Bytes of whole pages that may be resident.
     pub committed_bytes: u64,
+}
+
+/// Where a slab came from that did not come from a magazine.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// The class had a free one.
+    Class,
+    /// Fresh bytes.
+    Fresh,
+    /// Memory of other classes.
+    Reclaim,
 }
 
 /// What one class holds. Guarded by the class's lock, which is held for a few instructions, or one slice of reclaim.
 #[derive(Debug)]
 pub(super) struct Account {
     free: IndexSet,
-    /// Free or used slabs that had a client before; the next client is a reuse.
+    /// Free slabs that had a client before; the next client is a reuse.
     served: IndexSet,
     /// Slabs below `fresh` that gave their bytes back.
     reclaimed: IndexSet,
@@ -69,15 +93,27 @@ pub(super) struct Account {
 }
 
 impl Class {
-    /// Reserves a class for `count` slabs.
-    pub(super) fn reserve(slab_bytes: u64, count: u64, max_free: Option<u32>) -> Result<Class, OsError> {
+    /// Reserves a class for `count` slabs, of which each slot keeps at most `rounds_max` in its magazine.
+    pub(super) fn reserve(
+        slab_bytes: u64,
+        count: u64,
+        max_free: Option<u32>,
+        rounds_max: u64,
+    ) -> Result<Class, OsError> {
         let slabs = Slabs::reserve(slab_bytes, count)?;
+        let slots = u32::try_from(slot::count()).expect("slots are few");
+        // What may be free in all is bounded: nothing lies in the depot then, and what magazines may hold counts.
+        let (batches, max_free) = match max_free {
+            None => (BATCHES_PER_SLOT * slots, u64::MAX),
+            Some(max_free) => (0, u64::from(max_free) - rounds_max * u64::from(slots)),
+        };
         let pages = (slab_bytes * count).div_ceil(page_size());
         let page_holds =
             if slab_bytes.is_multiple_of(page_size()) { None } else { Some(SideTable::new(pages)?) };
         Ok(Class {
             slabs,
-            max_free: max_free.map_or(u64::MAX, u64::from),
+            depot: Depot::new(batches),
+            max_free,
             account: Mutex::new(Account {
                 free: IndexSet::new(count)?,
                 served: IndexSet::new(count)?,
@@ -95,6 +131,10 @@ impl Class {
 
     pub(super) fn slab_bytes(&self) -> u64 {
         self.slabs.slab_bytes()
+    }
+
+    pub(super) fn depot(&self) -> &Depot {
+        &self.depot
     }
 
     /// Free slabs kept at most.
@@ -116,17 +156,19 @@ impl Class {
 
     /// Gives a free slab to a client: lowest index first.
     pub(super) fn take_free(&self, account: &mut Account) -> Option<u64> {
-        let index = account.free.lowest()?;
-        account.free.remove(index);
-        let claimed = self.slabs.claim(index);
-        assert!(claimed, "slab {index} was in the free set and not free");
-        account.stats.free -= 1;
-        account.stats.used += 1;
+        let round = account.take_round()?;
+        let claimed = self.slabs.claim(round.index());
+        assert!(claimed, "slab {} was in the free set and not free", round.index());
         account.stats.allocations += 1;
-        if !account.served.insert(index) {
-            account.stats.reused += 1;
+        account.stats.reused += u64::from(round.served());
+        Some(round.index())
+    }
+
+    /// Free slabs come back from a magazine or the depot.
+    pub(super) fn put_rounds(&self, account: &mut Account, rounds: impl IntoIterator<Item = Round>) {
+        for round in rounds {
+            account.put_round(round);
         }
-        Some(index)
     }
 
     /// Makes a slab that was not held a free one. The caller has taken its bytes from the budget.
@@ -140,16 +182,14 @@ impl Class {
             account.fresh += 1;
         }
         account.hold_pages(self.slab_bytes(), index);
-        account.free.insert(index);
+        account.put_round(Round::new(index, false));
         account.stats.total += 1;
-        account.stats.free += 1;
         account.stats.created += 1;
         Ok(index)
     }
 
     /// A client let go of a slab: it is being scrubbed from now on, and counts as free memory.
     pub(super) fn begin_scrub(&self, account: &mut Account) {
-        account.stats.used -= 1;
         account.stats.scrubbing += 1;
     }
 
@@ -157,8 +197,12 @@ impl Class {
     /// enough already.
     pub(super) fn end_scrub(&self, account: &mut Account, index: u64) -> u64 {
         account.stats.scrubbing -= 1;
-        account.stats.free += 1;
-        account.free.insert(index);
+        account.put_round(Round::new(index, true));
+        self.trim(account)
+    }
+
+    /// Gives up free slabs beyond what the class may keep. Returns the bytes that go back to the budget.
+    pub(super) fn trim(&self, account: &mut Account) -> u64 {
         let surplus = account.free.len().saturating_sub(self.max_free);
         if surplus > 0 { self.reclaim(account, surplus.min(SURPLUS_SLABS_MAX)).unwrap_or(0) } else { 0 }
     }
@@ -190,7 +234,6 @@ impl Class {
                 account.reclaimed.insert(index);
             }
             let slabs = run.end - run.start;
-            account.stats.free -= slabs;
             account.stats.total -= slabs;
             bytes += slabs * self.slab_bytes();
             if bytes / self.slab_bytes() >= slabs_max {
@@ -205,8 +248,38 @@ impl Class {
 }
 
 impl Account {
+    /// The class's numbers as far as they are kept here: what lies in magazines and in the depot counts as used.
     pub(super) fn stats(&self) -> ClassStats {
-        self.stats
+        let free = self.free.len();
+        ClassStats { free, used: self.stats.total - free - self.stats.scrubbing, ..self.stats }
+    }
+
+    /// Free slabs, without those in magazines and in the depot.
+    pub(super) fn free_slabs(&self) -> u64 {
+        self.free.len()
+    }
+
+    /// Counts an allocation by where its slab came from.
+    pub(super) fn count_source(&mut self, source: Source) {
+        match source {
+            Source::Class => self.stats.from_class += 1,
+            Source::Fresh => self.stats.from_fresh += 1,
+            Source::Reclaim => self.stats.from_reclaim += 1,
+        }
+    }
+
+    /// Takes the free slab of the lowest index.
+    pub(super) fn take_round(&mut self) -> Option<Round> {
+        let index = self.free.lowest()?;
+        self.free.remove(index);
+        Some(Round::new(index, self.served.remove(index)))
+    }
+
+    fn put_round(&mut self, round: Round) {
+        self.free.insert(round.index());
+        if round.served() {
+            self.served.insert(round.index());
+        }
     }
 
     /// Resident bytes of the account itself, roughly: what its bitmaps can have touched.
@@ -299,8 +372,7 @@ impl Account {
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let stats = self.stats;
-        assert_eq!(stats.total, stats.used + stats.free + stats.scrubbing, "every held slab is in one place");
-        assert_eq!(stats.free, self.free.len(), "the free set holds the free slabs");
+        assert!(stats.total >= self.free.len() + stats.scrubbing, "every held slab is in one place");
         assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
         assert!(stats.reused <= stats.allocations);
         if self.page_holds.is_some() {

@@ -24,6 +24,9 @@ pub struct ClassConfig {
     pub initial: Option<u32>,
     /// Free slabs kept ready at most; a slab freed beyond them gives its bytes back at once. Never bounds live slabs.
     pub max_free: Option<u32>,
+    /// Free slabs that each slot may keep in its magazine, at most 64; 0: none. Default: by the class's size, and by how
+    /// much of the pool they are.
+    pub magazine_capacity: Option<u32>,
 }
 
 impl Default for Config {

@@ -6,6 +6,9 @@
 //! ```text
 //!   mod.rs     Heap: which class, the fast path, how a slab comes back
 //!   grant.rs   who is granted room: the one place that refuses
+//!   magazine.rs free slabs that one slot keeps ready
+//!   depot.rs   batches of them on their way between slots            (lock-free, loom-tested)
+//!   tiers.rs   how slabs move between magazines, depots and classes
 //!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
@@ -23,28 +26,34 @@ mod budget;
 mod bytes;
 mod class;
 pub mod config;
+mod depot;
 mod dirty;
 mod drain;
 mod grant;
 mod index_set;
+mod magazine;
 mod os;
 mod scarce;
 mod segment;
 mod stats;
+mod tiers;
 
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use config::{ClassConfig, Config};
 pub use os::{OsError, page_size};
 pub use segment::AccessError;
-pub use stats::HeapStats;
+pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
 
 use bytes::Slabs;
-use class::{Account, Class};
-use grant::RoomFreed;
+use crate::slot::{self, PerSlot};
+use class::{Account, Class, Source};
+use grant::{Gate, RoomFreed};
+use magazine::Rack;
 use scarce::Scarce;
+use segment::Exclusive;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,9 +161,12 @@ pub struct Heap {
     classes: Box<[Class]>,
     /// Bytes held by slabs, free ones included.
     budget: Budget,
-    /// Bytes granted: in clients' hands, held by readers, or promised. Under the same limit: whoever takes from it has
-    /// been granted its room, and whoever cannot is refused. Nothing else decides.
+    /// Bytes granted: in clients' hands, held by readers, promised, or in a magazine. Under the same limit: whoever
+    /// takes from it has been granted its room.
     in_use: Budget,
+    /// Free slabs that each slot keeps ready.
+    racks: PerSlot<Rack>,
+    gate: Gate,
     scarce: Scarce,
     /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
@@ -192,17 +204,23 @@ impl Heap {
         if sizes.first().is_none_or(|smallest| *smallest > limit) {
             return Err(HeapError::NoClass { limit_bytes: limit });
         }
+        let rounds_max = |size| {
+            let class = config.classes.get(&size).copied().unwrap_or_default();
+            magazine::rounds_max(size, limit, slot::count() as u64, &class)
+        };
         let classes = sizes
             .iter()
             .map(|&size| {
                 let max_free = config.classes.get(&size).and_then(|class| class.max_free);
-                Class::reserve(size, limit / size, max_free)
+                Class::reserve(size, limit / size, max_free, rounds_max(size))
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
             classes,
             budget: Budget::new(limit),
             in_use: Budget::new(limit),
+            racks: PerSlot::new(|_| Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))),
+            gate: Gate::default(),
             scarce: Scarce::default(),
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
@@ -275,9 +293,10 @@ impl Heap {
         self.budget.limit()
     }
 
-    /// Bytes in use now. Exact, and cheap: one load.
+    /// Bytes in use now. Exact while no call is under way, and cheap: a load, and one for each slot.
     pub fn in_use_bytes(&self) -> u64 {
-        self.in_use.held()
+        let ready = self.magazine_bytes();
+        self.in_use.held().saturating_sub(ready)
     }
 
     /// Bytes that could be granted now.
@@ -298,9 +317,21 @@ impl Heap {
     /// the system grants no pages. Nothing changed in either case.
     #[inline]
     pub fn allocate(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        match self.take_from_magazine(class) {
+            Some(index) => Ok(SlabLocation::new(class, index)),
+            None => self.allocate_past_magazine(class),
+        }
+    }
+
+    /// The thread's magazine has no slab, or may not give one out.
+    #[cold]
+    fn allocate_past_magazine(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        if let Some(index) = self.refill(class, false) {
+            return Ok(SlabLocation::new(class, index));
+        }
         let bytes = self.classes[usize::from(class.0)].slab_bytes();
         self.grant(bytes)?;
-        self.back(class).inspect_err(|_| self.give_back(bytes))
+        self.back_one(class).inspect_err(|_| self.ungrant(bytes))
     }
 
     /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
@@ -309,30 +340,33 @@ impl Heap {
     /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
     #[inline]
     pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
-        let room = &self.classes[usize::from(class.0)];
-        let mut account = room.lock();
-        // Read under the class's lock: see scarce.rs.
-        if !self.scarce.is_raised()
-            && let Some(index) = room.take_free(&mut account)
-        {
-            return Ok(SlabLocation::new(class, index));
+        let ready = self.take_granted_from_magazine(class).or_else(|| self.refill(class, true));
+        match ready {
+            Some(index) => Ok(SlabLocation::new(class, index)),
+            None => self.back_one(class),
         }
-        drop(account);
-        self.back_fresh(class)
     }
 
-    /// The class has no free slab: takes fresh bytes from the budget, or goes the scarce path.
+    /// Backs past the magazines: by a free slab of the class, else by fresh bytes from the budget, else by the scarce path.
     #[cold]
-    fn back_fresh(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    fn back_one(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let size = room.slab_bytes();
         {
             let mut account = room.lock();
-            if !self.scarce.is_raised() && self.budget.take(size) {
-                let taken = self.take_fresh(room, &mut account);
-                return taken
-                    .map(|index| SlabLocation::new(class, index))
-                    .map_err(|error| AllocateError::System { requested_bytes: size, error });
+            // Read under the class's lock: see scarce.rs.
+            if !self.scarce.is_raised() {
+                if let Some(index) = room.take_free(&mut account) {
+                    account.count_source(Source::Class);
+                    return Ok(SlabLocation::new(class, index));
+                }
+                if self.budget.take(size) {
+                    let taken = self.take_fresh(room, &mut account);
+                    account.count_source(Source::Fresh);
+                    return taken
+                        .map(|index| SlabLocation::new(class, index))
+                        .map_err(|error| AllocateError::System { requested_bytes: size, error });
+                }
             }
         }
         self.back_scarce(class)
@@ -369,15 +403,29 @@ impl Heap {
         let Some(access) = slabs.record(index).release() else {
             return self.tell_room_freed(); // a write may wait for just this reader
         };
-        // From here on the slab is nobody's. It leaves `in_use` before it is zeroed: what is being scrubbed is free
+        let access = if access.was_draining() {
+            access
+        } else {
+            match self.put_into_magazine(location.class(), index, access) {
+                None => return self.tell_room_freed(),
+                Some(access) => access,
+            }
+        };
+        self.free_past_magazine(room, index, access);
+    }
+
+    /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
+    #[cold]
+    fn free_past_magazine(&self, room: &Class, index: u64, access: Exclusive<'_>) {
+        // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.
-        let bytes = slabs.slab_bytes();
+        let (slabs, bytes) = (room.slabs(), room.slab_bytes());
         if access.was_draining() {
             self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         let mut account = room.lock();
         room.begin_scrub(&mut account);
-        self.in_use.give_back(bytes);
+        self.ungrant(bytes);
         if access.dirty() != 0 {
             drop(account); // zeroing up to 4 MiB is no work for a lock that others want
             slabs.scrub(index, &access);

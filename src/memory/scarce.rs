@@ -6,7 +6,8 @@
 //! and the request is backed by slabs taken from whichever classes have free ones. That may take time; slabs still
 //! being scrubbed are waited for.
 
-use super::class::Class;
+use super::class::{Class, Source};
+use super::grant::ClosedGate;
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,13 +51,18 @@ impl Scarce {
 struct Turn<'a> {
     scarce: &'a Scarce,
     _turn: MutexGuard<'a, ()>,
+    _closed: ClosedGate<'a>,
 }
 
 impl<'a> Turn<'a> {
-    fn take(scarce: &'a Scarce) -> Turn<'a> {
+    fn take(heap: &'a Heap) -> Turn<'a> {
+        let scarce = &heap.scarce;
         let turn = scarce.turn.lock();
         scarce.raised.store(true, Ordering::Relaxed); // published by the class locks taken next
-        Turn { scarce, _turn: turn }
+        let closed = heap.gate.close();
+        heap.empty_magazines();
+        heap.empty_depots();
+        Turn { scarce, _turn: turn, _closed: closed }
     }
 }
 
@@ -70,17 +76,19 @@ impl Heap {
     /// Finds the memory for a granted slab of `class`.
     #[cold]
     pub(super) fn back_scarce(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
-        let _turn = Turn::take(&self.scarce);
+        let _turn = Turn::take(self);
         let room = &self.classes[usize::from(class.0)];
         let system = |error| AllocateError::System { requested_bytes: room.slab_bytes(), error };
         loop {
             {
                 let mut account = room.lock();
                 if let Some(index) = room.take_free(&mut account) {
+                    account.count_source(Source::Reclaim);
                     return Ok(SlabLocation::new(class, index));
                 }
                 if self.budget.take(room.slab_bytes()) {
                     let taken = self.take_fresh(room, &mut account);
+                    account.count_source(Source::Reclaim);
                     return taken.map(|index| SlabLocation::new(class, index)).map_err(system);
                 }
             }

@@ -1,6 +1,7 @@
 //! What the heap has to say about itself: its numbers, and whether they agree.
 
 use super::class::ClassStats;
+use super::magazine::Rack;
 use super::{Heap, segment};
 use std::sync::atomic::Ordering;
 
@@ -23,42 +24,77 @@ pub struct HeapStats {
     pub metadata_bytes: u64,
     /// Each class, smallest first.
     pub classes: Vec<ClassStats>,
+    /// How many allocations each tier served.
+    pub paths: PathCounts,
+}
+
+/// How many allocations each tier served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCounts {
+    /// From the thread's magazine.
+    pub magazine: u64,
+    /// From what the slots share: a batch of the depot, or a free slab of the class.
+    pub shared: u64,
+    /// By fresh bytes from the budget.
+    pub fresh: u64,
+    /// By memory that was taken from other classes.
+    pub reclaim: u64,
 }
 
 impl Heap {
     /// All numbers of the heap. Takes each class's lock in turn, for a copy of a few words.
     pub fn stats(&self) -> HeapStats {
-        let accounts: Vec<(ClassStats, u64)> = self
-            .classes
-            .iter()
-            .map(|class| {
+        let refills: u64 = self.racks.iter().map(Rack::refills).sum();
+        let mut paths = PathCounts { shared: refills, ..PathCounts::default() };
+        let (mut classes, mut committed_bytes, mut metadata_bytes) = (Vec::new(), 0, 0);
+        for (at, class) in self.classes.iter().enumerate() {
+            let (mut stats, account_bytes, touched) = {
                 let account = class.lock();
-                let records = account.fresh() * size_of::<segment::SegmentRecord>() as u64;
-                (account.stats(), account.metadata_bytes() + records)
-            })
-            .collect();
+                (account.stats(), account.metadata_bytes(), account.fresh())
+            };
+            committed_bytes += stats.committed_bytes;
+            metadata_bytes += account_bytes + touched * size_of::<segment::SegmentRecord>() as u64;
+            // Magazines and the depot are read beside the lock: what is just on its way counts here or there.
+            let ready: u64 = self.racks.iter().map(|rack| rack.len(at)).sum::<u64>() + class.depot().slabs();
+            let ready = ready.min(stats.used);
+            (stats.free, stats.used) = (stats.free + ready, stats.used - ready);
+            paths.shared += stats.from_class;
+            paths.fresh += stats.from_fresh;
+            paths.reclaim += stats.from_reclaim;
+            for rack in self.racks.iter() {
+                let (allocations, reused) = rack.allocations_and_reused(at);
+                paths.magazine += allocations;
+                stats.allocations += allocations;
+                stats.reused += reused;
+            }
+            classes.push(stats);
+        }
+        paths.magazine = paths.magazine.saturating_sub(refills);
         HeapStats {
             in_use_bytes: self.in_use_bytes(),
             peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
             draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
             pool_size_bytes: self.budget.held(),
             limit_bytes: self.budget.limit(),
-            committed_bytes: accounts.iter().map(|(stats, _)| stats.committed_bytes).sum(),
-            metadata_bytes: accounts.iter().map(|(_, metadata)| metadata).sum(),
-            classes: accounts.into_iter().map(|(stats, _)| stats).collect(),
+            committed_bytes,
+            metadata_bytes,
+            classes,
+            paths,
         }
     }
 
     /// Asserts what must be true whenever no call is under way.
     #[cfg(any(test, debug_assertions))]
     pub fn check(&self) {
-        let accounts: Vec<_> = self.classes.iter().map(|class| class.lock()).collect();
         let (mut held, mut used) = (0, 0);
-        for account in &accounts {
-            account.check();
-            let stats = account.stats();
-            held += stats.total * stats.slab_size_bytes;
-            used += stats.used * stats.slab_size_bytes;
+        for class in &self.classes {
+            class.lock().check();
+        }
+        let stats = self.stats();
+        for class in &stats.classes {
+            held += class.total * class.slab_size_bytes;
+            used += class.used * class.slab_size_bytes;
+            assert_eq!(class.total, class.used + class.free + class.scrubbing, "every slab is in one place");
         }
         assert_eq!(held, self.budget.held(), "the budget is the sum of the slabs held");
         let granted = self.in_use_bytes();

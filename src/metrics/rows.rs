@@ -54,6 +54,10 @@ pub(super) const READERS_CUT: Row = counter(
     "maas_readers_cut_total",
     "Readers of freed or replaced blocks whose answer was broken off because their time was over.",
 );
+pub(super) const ALLOCATION_PATH: Row = counter(
+    "maas_allocation_path_total",
+    "Allocations by where their slab came from: the thread's magazine, what threads share, fresh bytes, other classes.",
+);
 pub(super) const UTILIZATION_RATIO: Row =
     gauge("maas_pool_utilization_ratio", "Bytes in use as a part of the pool's limit, 0 to 1.");
 pub(super) const POOL_LIMIT: Row = gauge("maas_pool_limit_bytes", "The pool's hard limit.");
@@ -103,7 +107,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 38] = [
+pub(super) const ALL: [&Row; 39] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -136,6 +140,7 @@ pub(super) const ALL: [&Row; 38] = [
     &LEASE_EXPIRY_LAG,
     &SLABS,
     &SLAB_CREATED,
+    &ALLOCATION_PATH,
     &SLAB_REUSE_RATIO,
     &REFUSED,
     &BACKEND_UP,

@@ -190,7 +190,7 @@ impl ReaderWatch {
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
-    use crate::memory::{Config, Edit};
+    use crate::memory::{ClassConfig, Config, Edit};
     use crate::pool::{self, AllocateRequest, Placement, Pool, Precondition};
     use bytes::Bytes;
     use std::future::Future;
@@ -200,7 +200,14 @@ mod tests {
     const SLABS: u64 = 1000;
 
     fn heap() -> Arc<Heap> {
-        let config = Config { slab_sizes: vec![1024], max_pool_size: SLABS * 1024, ..Config::default() };
+        // Without magazines: the slab that was freed last is the one given out next, also where a reader held it.
+        let without = ClassConfig { magazine_capacity: Some(0), ..ClassConfig::default() };
+        let config = Config {
+            slab_sizes: vec![1024],
+            max_pool_size: SLABS * 1024,
+            classes: [(1024, without)].into(),
+            ..Config::default()
+        };
         Arc::new(Heap::new(&config).expect("the configuration is right"))
     }
 

@@ -23,7 +23,6 @@
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
-//!   lock.rs      the lock of one entry          (lock-free, loom-tested)
 //!   idempotency.rs  which request was already served
 //!   inflight.rs  the second budget: bytes of requests on their way
 //! ```
@@ -42,7 +41,6 @@ mod lag;
 mod lease;
 mod listing;
 mod local;
-mod lock;
 mod order;
 mod plan;
 mod queue;

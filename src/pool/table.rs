@@ -5,10 +5,10 @@
 //! is linked up in this process. An allocation is live from the Release store of its key to the store of zero there.
 
 use super::id::Key;
-use super::lock::{EntryGuard, EntryLock};
 use super::order::Link;
 use super::tags::TagNumber;
 use crate::clock::Now;
+use crate::lock::{ByteGuard, ByteLock};
 use crate::memory::SlabLocation;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
@@ -47,7 +47,7 @@ struct DurableEntry {
 /// How an entry is linked up in this process.
 #[derive(Debug, Default)]
 struct VolatileEntry {
-    lock: EntryLock,
+    lock: ByteLock,
     /// 1 while the first upload writes into the allocation's own segment, which is then the upload's to free. Under
     /// the entry's lock. See `content.rs`.
     lent: AtomicU8,
@@ -236,7 +236,7 @@ impl<'a> Entry<'a> {
 #[derive(Debug)]
 pub(super) struct LockedEntry<'a> {
     entry: Entry<'a>,
-    _guard: EntryGuard<'a>,
+    _guard: ByteGuard<'a>,
 }
 
 impl LockedEntry<'_> {

@@ -135,4 +135,14 @@ pub(super) const KEYS: &[Key] = &[
             show: |class| class.max_free.map(number),
         },
     },
+    Key {
+        name: "memory.classes.SIZE.magazine_capacity",
+        short: None,
+        meaning: "Free slabs of this class that each CPU may keep ready for itself at most, 0 to 64. Without it: by the \
+                  class's size, 2 MiB at most, and a 64th of the pool for all CPUs together.",
+        access: Access::Class {
+            set: |class, raw| raw.number(0..=64).map(|count| class.magazine_capacity = Some(count)),
+            show: |class| class.magazine_capacity.map(number),
+        },
+    },
 ];

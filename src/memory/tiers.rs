@@ -1,0 +1,214 @@
+//! The tiers: a slab comes from the thread's magazine, from a batch of the class's depot, from the class's free slabs,
+//! from fresh bytes, or by the scarce path; whichever comes first has it. Freed, it goes the same way back.
+//!
+//! ```text
+//!   magazine ◀──batch── depot ◀──batch── magazines of other slots
+//!       ◀──batch── free slabs of the class, lowest index first ◀── one by one: what has no place in a magazine
+//! ```
+//!
+//! A batch moves under the lock of the rack that it moves to or from, and so does the change of granted bytes that goes
+//! with it. Whoever holds all racks' locks in turn, with the gate closed, finds nothing on its way: see `grant.rs`.
+
+use super::depot::BATCH_ROUNDS;
+use super::dirty;
+use super::magazine::{OpenRack, Round};
+use super::segment::Exclusive;
+use super::{Heap, SizeClass};
+use crate::slot;
+
+/// Written bytes that are zeroed while the rack is held: about as long as a few cache misses take.
+const SCRUB_BYTES_MAX: u64 = 8 << 10;
+/// Racks that are tried, the thread's own first, before a busy one makes a request go past the magazines.
+const RACKS_TRIED: usize = 2;
+
+impl Heap {
+    /// The thread's rack, or a neighbour's where that is busy; none while the gate is closed.
+    #[inline]
+    pub(super) fn open_rack(&self) -> Option<OpenRack<'_>> {
+        if self.gate.is_closed() {
+            return None;
+        }
+        let mine = self.racks.mine().try_open();
+        let rack = mine.or_else(|| self.open_another_rack())?;
+        // Again, under the lock: whoever closes the gate takes every rack's lock after that.
+        if self.gate.is_closed() { None } else { Some(rack) }
+    }
+
+    #[cold]
+    fn open_another_rack(&self) -> Option<OpenRack<'_>> {
+        let (mine, count) = (slot::current(), slot::count());
+        (1..RACKS_TRIED.min(count)).find_map(|step| self.racks.of((mine + step) % count).try_open())
+    }
+
+    /// A slab from the thread's magazine, claimed and in use.
+    #[inline]
+    pub(super) fn take_from_magazine(&self, class: SizeClass) -> Option<u64> {
+        let rack = self.open_rack()?;
+        self.take_from_rack(&rack, class)
+    }
+
+    #[inline]
+    fn take_from_rack(&self, rack: &OpenRack<'_>, class: SizeClass) -> Option<u64> {
+        let at = usize::from(class.0);
+        let round = rack.take(at)?;
+        let claimed = self.classes[at].slabs().claim(round.index());
+        assert!(claimed, "slab {} was in a magazine and not free", round.index());
+        rack.count_given(at, round);
+        self.note_peak();
+        Some(round.index())
+    }
+
+    /// As [`Heap::take_from_magazine`], for a slab whose bytes were granted to the caller already: those are given back.
+    pub(super) fn take_granted_from_magazine(&self, class: SizeClass) -> Option<u64> {
+        let rack = self.open_rack()?;
+        let index = self.take_from_rack(&rack, class)?;
+        self.in_use.give_back(self.classes[usize::from(class.0)].slab_bytes());
+        Some(index)
+    }
+
+    /// The magazine was empty: fills it, and takes a slab from it. Of what the caller was granted already, `granted`,
+    /// the slab's bytes are given back. None where there is nothing to fill it with; nothing changed then.
+    #[cold]
+    pub(super) fn refill(&self, class: SizeClass, granted: bool) -> Option<u64> {
+        let at = usize::from(class.0);
+        let room = &self.classes[at];
+        let rack = self.open_rack()?;
+        if rack.len(at) == 0 {
+            rack.grow(at);
+            let wanted = rack.places(at).min(BATCH_ROUNDS as u64);
+            if wanted == 0 || !(self.fill_from_depot(&rack, class) || self.fill_from_class(&rack, class, wanted)) {
+                return None;
+            }
+        }
+        let index = self.take_from_rack(&rack, class)?;
+        rack.count_refill();
+        if granted {
+            self.in_use.give_back(room.slab_bytes());
+        }
+        Some(index)
+    }
+
+    fn fill_from_depot(&self, rack: &OpenRack<'_>, class: SizeClass) -> bool {
+        let at = usize::from(class.0);
+        let room = &self.classes[at];
+        let places = rack.places(at);
+        let may_take = |slabs: u64| slabs <= places && self.in_use.take(slabs * room.slab_bytes());
+        room.depot().take(may_take, |round| rack.put(at, round)).is_some()
+    }
+
+    fn fill_from_class(&self, rack: &OpenRack<'_>, class: SizeClass, wanted: u64) -> bool {
+        let at = usize::from(class.0);
+        let room = &self.classes[at];
+        let mut account = room.lock();
+        let count = wanted.min(account.free_slabs());
+        if count == 0 || self.scarce.is_raised() || !self.in_use.take(count * room.slab_bytes()) {
+            return false;
+        }
+        // Lowest index last, so that it goes first.
+        let mut rounds = [Round::new(0, false); BATCH_ROUNDS];
+        let rounds = &mut rounds[..usize::try_from(count).expect("at most a batch")];
+        rounds.iter_mut().for_each(|round| *round = account.take_round().expect("it was counted"));
+        rounds.iter().rev().for_each(|round| rack.put(at, *round));
+        true
+    }
+
+    /// Takes a freed slab into the thread's magazine, zeroed. Gives the access back where that cannot be done.
+    #[inline]
+    pub(super) fn put_into_magazine<'a>(
+        &self,
+        class: SizeClass,
+        index: u64,
+        access: Exclusive<'a>,
+    ) -> Option<Exclusive<'a>> {
+        let at = usize::from(class.0);
+        let slabs = self.classes[at].slabs();
+        let dirty_bytes = u64::from(access.dirty().count_ones()) * dirty::granule_bytes(slabs.slab_bytes());
+        if dirty_bytes > SCRUB_BYTES_MAX {
+            return Some(access);
+        }
+        let Some(rack) = self.open_rack() else { return Some(access) };
+        if !rack.has_place(at) && !self.empty_half(&rack, class) {
+            return Some(access);
+        }
+        if dirty_bytes > 0 {
+            slabs.scrub(index, &access);
+        }
+        access.make_free();
+        rack.put(at, Round::new(index, true));
+        None
+    }
+
+    /// The magazine is full: half of it goes to the depot, or to the class's free slabs. False where it has no places.
+    #[cold]
+    fn empty_half(&self, rack: &OpenRack<'_>, class: SizeClass) -> bool {
+        let at = usize::from(class.0);
+        let count = rack.len(at).div_ceil(2).min(BATCH_ROUNDS as u64);
+        if count == 0 {
+            return false;
+        }
+        self.empty(rack, class, count);
+        true
+    }
+
+    /// Takes so many slabs out of a magazine: they are free, and granted no more.
+    pub(super) fn empty(&self, rack: &OpenRack<'_>, class: SizeClass, count: u64) {
+        let at = usize::from(class.0);
+        let room = &self.classes[at];
+        let mut left = count;
+        while left > 0 {
+            let mut rounds = [Round::new(0, false); BATCH_ROUNDS];
+            let batch = &mut rounds[..usize::try_from(left).unwrap_or(BATCH_ROUNDS).min(BATCH_ROUNDS)];
+            batch.iter_mut().for_each(|round| *round = rack.take(at).expect("as many as it holds"));
+            if self.gate.is_closed() || !room.depot().put(batch) {
+                let mut account = room.lock();
+                room.put_rounds(&mut account, batch.iter().copied());
+                self.budget.give_back(room.trim(&mut account));
+            }
+            self.in_use.give_back(batch.len() as u64 * room.slab_bytes());
+            left -= batch.len() as u64;
+        }
+    }
+
+    /// Empties all magazines. With the gate closed, and kept closed, nothing is in them or on its way afterwards.
+    pub(super) fn empty_magazines(&self) {
+        for rack in self.racks.iter() {
+            let open = rack.open();
+            if rack.bytes() == 0 {
+                continue;
+            }
+            for class in 0..self.classes.len() {
+                let class = SizeClass(u8::try_from(class).expect("`new` allows at most 255 classes"));
+                let count = open.len(usize::from(class.0));
+                self.empty(&open, class, count);
+            }
+        }
+    }
+
+    /// Takes all batches out of the depots. After [`Heap::empty_magazines`], all free slabs are in their classes.
+    pub(super) fn empty_depots(&self) {
+        for room in &self.classes {
+            let mut account = room.lock();
+            while room.depot().take(|_| true, |round| room.put_rounds(&mut account, [round])).is_some() {}
+        }
+    }
+
+    /// Gives back what magazines held and nobody wanted since the last call, and lets them hold less. To be called now
+    /// and then; the depots are emptied too.
+    pub fn shrink_magazines(&self) {
+        for rack in self.racks.iter() {
+            for class in 0..self.classes.len() {
+                let class = SizeClass(u8::try_from(class).expect("`new` allows at most 255 classes"));
+                let rack = rack.open();
+                let unused = rack.shrink(usize::from(class.0));
+                self.empty(&rack, class, unused);
+            }
+        }
+        self.empty_depots();
+    }
+
+    /// Bytes in magazines, as of a moment ago.
+    #[inline]
+    pub(super) fn magazine_bytes(&self) -> u64 {
+        self.racks.iter().map(super::magazine::Rack::bytes).sum()
+    }
+}
