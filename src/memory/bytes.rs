@@ -105,6 +105,16 @@ impl Slabs {
         self.record(index).claim()
     }
 
+    /// Closes a free slab, which then lies in a magazine or a batch; false if it is not free.
+    ///
+    /// # Panics
+    /// If the slab was never committed.
+    pub(super) fn close(&self, index: u64) -> bool {
+        let usable = self.usable_bytes.load(Ordering::Acquire); // as in `claim`
+        assert!(self.span(index).end <= usable, "slab {index} was never committed");
+        self.record(index).close_free().map(Exclusive::stay_closed).is_some()
+    }
+
     /// Changes the bytes of a slab that has exactly one holder.
     ///
     /// # Errors

@@ -164,9 +164,18 @@ impl Class {
         Some(round.index())
     }
 
+    /// Takes a free slab for a magazine: lowest index first.
+    pub(super) fn take_round(&self, account: &mut Account) -> Option<Round> {
+        let round = account.take_round()?;
+        let closed = self.slabs.close(round.index());
+        assert!(closed, "slab {} was in the free set and not free", round.index());
+        Some(round)
+    }
+
     /// Free slabs come back from a magazine or the depot.
     pub(super) fn put_rounds(&self, account: &mut Account, rounds: impl IntoIterator<Item = Round>) {
         for round in rounds {
+            self.slabs.record(round.index()).free_closed();
             account.put_round(round);
         }
     }
@@ -269,7 +278,7 @@ impl Account {
     }
 
     /// Takes the free slab of the lowest index.
-    pub(super) fn take_round(&mut self) -> Option<Round> {
+    fn take_round(&mut self) -> Option<Round> {
         let index = self.free.lowest()?;
         self.free.remove(index);
         Some(Round::new(index, self.served.remove(index)))

@@ -82,9 +82,9 @@ struct Magazine {
     capacity: Word,
     /// The least it held since it was last shrunk.
     low: Word,
-    /// Slabs given out, and how many of them had a client before.
+    /// Slabs given out, and how many of them no client had before.
     allocations: Word,
-    reused: Word,
+    first_uses: Word,
     rounds: Box<[Word]>,
 }
 
@@ -108,7 +108,7 @@ impl Rack {
             capacity: Word::new(ROUNDS_AT_FIRST.min(rounds_max)),
             low: Word::new(0),
             allocations: Word::new(0),
-            reused: Word::new(0),
+            first_uses: Word::new(0),
             rounds: (0..rounds_max).map(|_| Word::new(0)).collect(),
         };
         Rack {
@@ -133,7 +133,8 @@ impl Rack {
     /// Slabs of a class given out, and how many of them had a client before.
     pub(super) fn allocations_and_reused(&self, class: usize) -> (u64, u64) {
         let magazine = &self.magazines[class];
-        (get(&magazine.allocations), get(&magazine.reused))
+        let allocations = get(&magazine.allocations);
+        (allocations, allocations.saturating_sub(get(&magazine.first_uses)))
     }
 
     /// Times that a request was served after its magazine had been filled for it.
@@ -180,7 +181,9 @@ impl OpenRack<'_> {
     pub(super) fn count_given(&self, class: usize, round: Round) {
         let magazine = &self.rack.magazines[class];
         add(&magazine.allocations, 1);
-        add(&magazine.reused, u64::from(round.served()));
+        if !round.served() {
+            add(&magazine.first_uses, 1);
+        }
     }
 
     /// A request was served after its magazine had been filled for it.

@@ -159,6 +159,8 @@ pub struct Edit<'a> {
 pub struct Heap {
     /// Ascending by size.
     classes: Box<[Class]>,
+    /// Their slabs' sizes, side by side for the search.
+    sizes: Box<[u64]>,
     /// Bytes held by slabs, free ones included.
     budget: Budget,
     /// Bytes granted: in clients' hands, held by readers, promised, or in a magazine. Under the same limit: whoever
@@ -219,6 +221,7 @@ impl Heap {
             classes,
             budget: Budget::new(limit),
             in_use: Budget::new(limit),
+            sizes: sizes.clone().into(),
             racks: PerSlot::new(|_| Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))),
             gate: Gate::default(),
             scarce: Scarce::default(),
@@ -268,9 +271,9 @@ impl Heap {
 
     /// The smallest class that holds `size_bytes`, with its slab size; none where the largest is too small.
     pub fn class_for(&self, size_bytes: u64) -> Option<(SizeClass, u64)> {
-        let at = self.classes.partition_point(|class| class.slab_bytes() < size_bytes);
+        let at = self.sizes.partition_point(|slab_bytes| *slab_bytes < size_bytes);
         let number = u8::try_from(at).expect("`new` allows at most 255 classes");
-        self.classes.get(at).map(|class| (SizeClass(number), class.slab_bytes()))
+        self.sizes.get(at).map(|slab_bytes| (SizeClass(number), *slab_bytes))
     }
 
     /// Size of the largest class, in bytes.
@@ -389,34 +392,42 @@ impl Heap {
     ///
     /// # Panics
     /// If nobody holds the slab.
+    #[inline]
     pub fn free(&self, location: SlabLocation) {
-        if self.has_readers(location) {
+        if !self.free_unread(location) {
             self.begin_draining(location);
+            self.release(location);
         }
-        self.release(location);
+    }
+
+    /// As [`Heap::free`], where nobody else holds the slab; false, and nothing changed, where readers do.
+    ///
+    /// # Panics
+    /// If nobody holds the slab.
+    #[inline]
+    pub fn free_unread(&self, location: SlabLocation) -> bool {
+        let (slabs, index) = self.slabs(location);
+        let Some(access) = slabs.record(index).release_unshared() else { return false };
+        match self.put_into_magazine(location.class(), index, access) {
+            None => self.tell_room_freed(),
+            Some(access) => self.free_past_magazine(location, access),
+        }
+        true
     }
 
     /// Drops one hold on a slab. The last one scrubs it and makes it free.
     fn release(&self, location: SlabLocation) {
-        let room = &self.classes[usize::from(location.class().0)];
-        let (slabs, index) = (room.slabs(), location.index());
-        let Some(access) = slabs.record(index).release() else {
-            return self.tell_room_freed(); // a write may wait for just this reader
-        };
-        let access = if access.was_draining() {
-            access
-        } else {
-            match self.put_into_magazine(location.class(), index, access) {
-                None => return self.tell_room_freed(),
-                Some(access) => access,
-            }
-        };
-        self.free_past_magazine(room, index, access);
+        let (slabs, index) = self.slabs(location);
+        match slabs.record(index).release() {
+            Some(access) => self.free_past_magazine(location, access),
+            None => self.tell_room_freed(), // a write may wait for just this reader
+        }
     }
 
     /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
     #[cold]
-    fn free_past_magazine(&self, room: &Class, index: u64, access: Exclusive<'_>) {
+    fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
+        let (room, index) = (&self.classes[usize::from(location.class().0)], location.index());
         // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.
         let (slabs, bytes) = (room.slabs(), room.slab_bytes());
@@ -442,8 +453,9 @@ impl Heap {
     }
 
     /// Size of the slab at `location`, in bytes.
+    #[inline]
     pub fn slab_bytes(&self, location: SlabLocation) -> u64 {
-        self.slabs(location).0.slab_bytes()
+        self.sizes[usize::from(location.class().0)]
     }
 
     /// Changes the bytes of a slab that nobody else holds: readers see all of `edit` or nothing of it.

@@ -231,12 +231,13 @@ impl<T: ZeroIsValid> SideTable<T> {
         return &self.records[usize::try_from(index).expect("the table fits in memory")];
         #[cfg(not(feature = "loom"))]
         {
-            let start = index * size_of::<T>() as u64;
-            let address = self.region.address(&(start..start + size_of::<T>() as u64)).cast::<T>();
-            // SAFETY: `address` asserted that the record lies inside the mapping, which `new` made readable and
-            // writable, page-aligned (so aligned for T, see ZeroIsValid) and zero, a valid T. Only shared references
-            // are ever handed out, for at most the table's life, and the mapping is private to the table.
-            unsafe { &*address }
+            let first = self.region.base.cast::<T>();
+            // SAFETY: `new` reserved room for `count` records, and the index was asserted to be below that.
+            let record = unsafe { first.add(usize::try_from(index).expect("the table fits in memory")) };
+            // SAFETY: the record lies inside the mapping, which `new` made readable and writable, page-aligned (so
+            // aligned for T, see ZeroIsValid) and zero, a valid T. Only shared references are ever handed out, for at
+            // most the table's life, and the mapping is private to the table.
+            unsafe { record.as_ref() }
         }
     }
 }

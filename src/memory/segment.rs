@@ -10,6 +10,8 @@
 //!     └───────────── EXCLUSIVE (scrubbed)
 //! ```
 //!
+//! A free slab on its way through magazines stays EXCLUSIVE: the one magazine or batch that lists it has it alone.
+//!
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
 //!
 //! Two flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
@@ -96,7 +98,8 @@ impl SegmentRecord {
             let holders = state & HOLDERS;
             assert!(holders != 0 && holders != EXCLUSIVE, "released a slab that nobody holds");
             let last = holders == 1;
-            let next = if last { state | EXCLUSIVE } else { state - 1 };
+            // Its writes count no more.
+            let next = if last { state & FLAGS | EXCLUSIVE } else { state - 1 };
             // Release: our reads of the bytes happen before whoever scrubs them. Acquire pairs with the other
             // holders' Release: the last one scrubs after all their reads.
             match self.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed) {
@@ -104,6 +107,23 @@ impl SegmentRecord {
                 Err(now) => state = now,
             }
         }
+    }
+
+    /// Drops the only holder, who gets exclusive access; none, and nothing changed, where there are others.
+    ///
+    /// # Panics
+    /// If nobody holds the slab.
+    #[inline]
+    pub(super) fn release_unshared(&self) -> Option<Exclusive<'_>> {
+        let state = self.state.load(Ordering::Relaxed);
+        let holders = state & HOLDERS;
+        assert!(holders != 0 && holders != EXCLUSIVE, "released a slab that nobody holds");
+        if state & (FLAGS | HOLDERS) != 1 {
+            return None;
+        }
+        // Acquire: as in `release`. Where a reader just came, it is looked at again there.
+        let closed = self.state.compare_exchange(state, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed);
+        closed.is_ok().then(|| Exclusive(self))
     }
 
     /// Makes the only holder's access exclusive.
@@ -119,6 +139,28 @@ impl SegmentRecord {
                 .map_err(|_| AccessError::Shared),
             _ => Err(AccessError::Shared),
         }
+    }
+
+    /// A slab that was closed has a holder again: its first. For whoever took it from where it lay closed, and so has it
+    /// alone.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    #[inline]
+    pub(super) fn open(&self) {
+        // No exchange: nobody else changes the word of a closed slab. What zeroed it came before by the lock, or the stack,
+        // by which it was handed here. Release pairs with the Acquire in `hold`.
+        assert_eq!(self.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was given out that is not closed");
+        self.state.store(1, Ordering::Release);
+    }
+
+    /// A slab that was closed is free. For whoever took it from where it lay closed.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    pub(super) fn free_closed(&self) {
+        assert_eq!(self.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was freed that is not closed");
+        self.state.store(0, Ordering::Release); // pairs with the Acquire in `claim` and `close_free`
     }
 
     /// FREE → EXCLUSIVE, so that nobody can claim the slab. None if it was not free.
@@ -216,6 +258,14 @@ impl Exclusive<'_> {
         self.0.state.store(writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
     }
 
+    /// The slab stays closed: nobody can hold it, or claim it, until it is opened from where it lies then. Its bytes are
+    /// all zero. For what nobody holds and no reader drained.
+    #[inline]
+    pub(super) fn stay_closed(self) {
+        debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
+        debug_assert_eq!(self.0.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was closed that counts writes");
+    }
+
     /// The slab is free from here on; its bytes are all zero.
     pub(super) fn make_free(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab became free with written parts");
@@ -280,6 +330,21 @@ mod tests {
         assert!(!record.mark_overdue() && !record.is_overdue());
         assert!(record.claim());
         assert!(!record.is_overdue() && !record.is_draining());
+    }
+
+    #[test]
+    fn a_closed_slab_can_only_be_opened_or_freed() {
+        let record = SegmentRecord::default();
+        record.close_free().expect("free").stay_closed();
+        assert!(!record.claim() && record.close_free().is_none());
+        assert_eq!((record.holders(), record.is_draining(), record.mark_overdue()), (0, false, false));
+        record.open();
+        assert_eq!((record.holders(), record.writes()), (1, 0));
+        record.release().expect("the only holder").stay_closed();
+        record.free_closed();
+        assert!(record.claim());
+        assert!(std::panic::catch_unwind(|| record.open()).is_err(), "it is held");
+        assert!(std::panic::catch_unwind(|| record.free_closed()).is_err(), "it is held");
     }
 
     #[test]

@@ -23,14 +23,11 @@ const RACKS_TRIED: usize = 2;
 
 impl Heap {
     /// The thread's rack, or a neighbour's where that is busy; none while the gate is closed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn open_rack(&self) -> Option<OpenRack<'_>> {
-        if self.gate.is_closed() {
-            return None;
-        }
         let mine = self.racks.mine().try_open();
         let rack = mine.or_else(|| self.open_another_rack())?;
-        // Again, under the lock: whoever closes the gate takes every rack's lock after that.
+        // Under the lock: whoever closes the gate takes every rack's lock after that.
         if self.gate.is_closed() { None } else { Some(rack) }
     }
 
@@ -41,18 +38,17 @@ impl Heap {
     }
 
     /// A slab from the thread's magazine, claimed and in use.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
         self.take_from_rack(&rack, class)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_from_rack(&self, rack: &OpenRack<'_>, class: SizeClass) -> Option<u64> {
         let at = usize::from(class.0);
         let round = rack.take(at)?;
-        let claimed = self.classes[at].slabs().claim(round.index());
-        assert!(claimed, "slab {} was in a magazine and not free", round.index());
+        self.classes[at].slabs().record(round.index()).open();
         rack.count_given(at, round);
         self.note_peak();
         Some(round.index())
@@ -107,13 +103,13 @@ impl Heap {
         // Lowest index last, so that it goes first.
         let mut rounds = [Round::new(0, false); BATCH_ROUNDS];
         let rounds = &mut rounds[..usize::try_from(count).expect("at most a batch")];
-        rounds.iter_mut().for_each(|round| *round = account.take_round().expect("it was counted"));
+        rounds.iter_mut().for_each(|round| *round = room.take_round(&mut account).expect("it was counted"));
         rounds.iter().rev().for_each(|round| rack.put(at, *round));
         true
     }
 
     /// Takes a freed slab into the thread's magazine, zeroed. Gives the access back where that cannot be done.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put_into_magazine<'a>(
         &self,
         class: SizeClass,
@@ -122,18 +118,20 @@ impl Heap {
     ) -> Option<Exclusive<'a>> {
         let at = usize::from(class.0);
         let slabs = self.classes[at].slabs();
-        let dirty_bytes = u64::from(access.dirty().count_ones()) * dirty::granule_bytes(slabs.slab_bytes());
-        if dirty_bytes > SCRUB_BYTES_MAX {
+        let dirty = access.dirty();
+        if dirty != 0
+            && u64::from(dirty.count_ones()) * dirty::granule_bytes(slabs.slab_bytes()) > SCRUB_BYTES_MAX
+        {
             return Some(access);
         }
         let Some(rack) = self.open_rack() else { return Some(access) };
         if !rack.has_place(at) && !self.empty_half(&rack, class) {
             return Some(access);
         }
-        if dirty_bytes > 0 {
+        if dirty != 0 {
             slabs.scrub(index, &access);
         }
-        access.make_free();
+        access.stay_closed();
         rack.put(at, Round::new(index, true));
         None
     }

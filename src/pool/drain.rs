@@ -65,10 +65,8 @@ impl Drains {
 
     /// Frees a segment that nobody can begin to read any more.
     pub(super) fn free(&self, heap: &Heap, location: SlabLocation, now: Now) {
-        if heap.has_readers(location) {
+        if !heap.free_unread(location) {
             self.free_while_read(heap, location, now);
-        } else {
-            heap.free(location);
         }
     }
 

@@ -6,11 +6,15 @@ use super::local::Local;
 use super::order::Order;
 use super::table::{Record, Table};
 use crate::clock::Now;
+use crate::memory::Budget;
 use crate::slot;
 use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 
 /// Entries a slot takes from the table at a time.
 const FRESH_ENTRIES: u32 = 64;
+/// Entries that a slot claims ahead, and twice as many it may keep claimed.
+const CLAIMS_AHEAD: u64 = 32;
 /// End of a free list.
 const NO_ENTRY: u32 = u32::MAX >> 1;
 
@@ -20,6 +24,8 @@ const NO_ENTRY: u32 = u32::MAX >> 1;
 pub(super) struct Slot {
     /// First of the free entries; each links to the next.
     free: u32,
+    /// Entries that were claimed ahead, for whoever comes to this slot next.
+    claims: u64,
     pub(super) order: Order,
     pub(super) wheel: Wheel,
     pub(super) live: u64,
@@ -33,6 +39,7 @@ impl Slot {
     pub(super) fn new(number: usize) -> Slot {
         Slot {
             free: NO_ENTRY,
+            claims: 0,
             order: Order::new(number),
             wheel: Wheel::new(),
             live: 0,
@@ -84,6 +91,68 @@ impl Local {
             self.hang(slot, index, deadline, now);
         }
         record
+    }
+
+    /// A free entry of the slot that is locked, claimed; none where that takes more than looking at the slot.
+    #[inline]
+    pub(super) fn take_entry(&self, slot: &mut Slot) -> Option<u32> {
+        if slot.claims == 0 {
+            return None;
+        }
+        let index = slot.pop_free(self.table())?;
+        slot.claims -= 1;
+        Some(index)
+    }
+
+    /// Claims entries of the table, which [`Local::take_entries`] finds then; false, and none claimed, if, and only if,
+    /// at one instant there were not as many that are neither live nor claimed.
+    pub(super) fn claim_entries(&self, count: u64) -> bool {
+        self.entries().take(count) || self.with_all_claims(|entries| entries.take(count))
+    }
+
+    /// Claims as many of these entries as there are, and says how many.
+    pub(super) fn claim_some_entries(&self, count: u64) -> u64 {
+        self.with_all_claims(|entries| entries.take_some(count).0)
+    }
+
+    /// Claims an entry, and a few ahead for the slot.
+    #[cold]
+    pub(super) fn claim_entry_and_some_ahead(&self) -> bool {
+        self.with_slot(|slot| {
+            // Under the slot's lock: who decides looks there after it said so.
+            if slot.claims == 0 && !self.claims_are_called() && self.entries().take(CLAIMS_AHEAD) {
+                slot.claims = CLAIMS_AHEAD;
+            }
+        });
+        self.claim_entries(1)
+    }
+
+    /// An entry of the slot that is locked ended: it is free already, so whoever takes the claim finds it.
+    #[inline]
+    pub(super) fn keep_claim(&self, slot: &mut Slot) {
+        slot.claims += 1;
+        if slot.claims > 2 * CLAIMS_AHEAD || self.claims_are_called() {
+            let kept = if self.claims_are_called() { 0 } else { CLAIMS_AHEAD };
+            self.entries().give_back(slot.claims - kept);
+            slot.claims = kept;
+        }
+    }
+
+    /// Decides something about claims while no slot has any ahead.
+    #[cold]
+    fn with_all_claims<T>(&self, decision: impl FnOnce(&Budget) -> T) -> T {
+        self.claims_called.fetch_add(1, Ordering::Relaxed); // ordered by the slots' locks
+        for slot in self.slots().iter() {
+            let mut slot = slot.lock();
+            self.entries().give_back(std::mem::take(&mut slot.claims));
+        }
+        let decided = decision(self.entries());
+        self.claims_called.fetch_sub(1, Ordering::Relaxed);
+        decided
+    }
+
+    fn claims_are_called(&self) -> bool {
+        self.claims_called.load(Ordering::Relaxed) != 0
     }
 
     /// Takes so many free entries, which the caller has claimed: they are there.

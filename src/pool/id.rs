@@ -16,10 +16,17 @@ use uuid::Uuid;
 pub(super) const INDEX_BITS: u32 = 24;
 /// The engine that keeps its allocations in this process.
 const ENGINE_LOCAL: u64 = 0;
+/// The version of a UUID whose bits are its maker's own, and its variant (RFC 9562, sections 4.1 and 5.8).
+const VERSION: u64 = 8;
+const VARIANT: u64 = 0b10;
 
 /// What a client holds: the name of one allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AllocationId(Uuid);
+pub struct AllocationId {
+    /// Two words, not bytes: put together and taken apart in registers.
+    high: u64,
+    low: u64,
+}
 
 /// The text is no allocation id. Ids are hyphenated UUIDs, in upper or lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,18 +62,20 @@ impl AllocationId {
         debug_assert!(index >> INDEX_BITS == 0);
         let key_high = u64::from(key.high);
         let custom_a = ENGINE_LOCAL << 44 | u64::from(index) << 20 | key_high >> 12;
-        let high = custom_a << 16 | key_high & 0xfff;
-        let (high, low) = (high.to_be_bytes(), (key.low & !KEY_LIVE).to_be_bytes());
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&high);
-        bytes[8..].copy_from_slice(&low);
-        AllocationId(Uuid::new_v8(bytes))
+        AllocationId {
+            high: custom_a << 16 | VERSION << 12 | key_high & 0xfff,
+            low: VARIANT << 62 | key.low & ((1 << 62) - 1),
+        }
+    }
+
+    fn uuid(self) -> Uuid {
+        Uuid::from_u64_pair(self.high, self.low)
     }
 
     /// Index and key, if the id can be one of ours at all.
     pub(super) fn decode(self) -> Option<(u32, Key)> {
-        let (high, low) = self.0.as_u64_pair();
-        let ours = self.0.get_version_num() == 8 && low >> 62 == 0b10 && high >> 60 == ENGINE_LOCAL;
+        let AllocationId { high, low } = self;
+        let ours = high >> 12 & 0xf == VERSION && low >> 62 == VARIANT && high >> 60 == ENGINE_LOCAL;
         let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
         let key_high = u32::try_from((high >> 16 & 0xf_ffff) << 12 | high & 0xfff).expect("20 and 12 bits");
         ours.then_some((index, Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: key_high }))
@@ -74,13 +83,13 @@ impl AllocationId {
 
     /// The id as it is written on the wire, without allocating.
     pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
-        self.0.hyphenated().encode_lower(buffer)
+        self.uuid().hyphenated().encode_lower(buffer)
     }
 }
 
 impl fmt::Display for AllocationId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(out)
+        self.uuid().hyphenated().fmt(out)
     }
 }
 
@@ -92,7 +101,8 @@ impl FromStr for AllocationId {
         if text.len() != 36 {
             return Err(ParseIdError);
         }
-        Uuid::try_parse(text).map(AllocationId).map_err(|_| ParseIdError)
+        let (high, low) = Uuid::try_parse(text).map_err(|_| ParseIdError)?.as_u64_pair();
+        Ok(AllocationId { high, low })
     }
 }
 

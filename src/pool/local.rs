@@ -15,7 +15,7 @@ use crate::clock::Now;
 use crate::memory::{self, Budget, Heap, SizeClass, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -27,6 +27,8 @@ pub(super) struct Local {
     table: Table,
     /// Entries that are live, claimed, or set aside: never more than the table has.
     entries: Budget,
+    /// How many decide about claims: slots claim none ahead meanwhile.
+    pub(super) claims_called: AtomicU32,
     tags: Tags,
     queue: Arc<Queue>,
     slots: PerSlot<Mutex<Slot>>,
@@ -50,6 +52,7 @@ impl Local {
         let local = Arc::new(Local {
             table: Table::new(allocations_max),
             entries: Budget::new(u64::from(allocations_max)),
+            claims_called: AtomicU32::new(0),
             tags: Tags::new(&config.budgets),
             queue: Arc::new(Queue::default()),
             slots: PerSlot::new(|number| Mutex::new(Slot::new(number))),
@@ -129,15 +132,10 @@ impl Local {
             return Ok(made.into_iter().next().expect("as many as were asked for"));
         }
         let (class, _) = self.class_for(request.size_bytes)?;
-        let location = self.unless_due(now, || {
-            let location = self.heap.allocate(class)?;
-            if self.entries.take(1) {
-                return Ok(location);
-            }
-            self.heap.free(location);
-            Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() })
-        });
-        let location = location.inspect_err(|error| self.note_refusal(error))?;
+        let location = match self.heap.allocate(class) {
+            Ok(location) => location,
+            Err(_) => self.take_slab(class, now)?,
+        };
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
@@ -147,22 +145,27 @@ impl Local {
             tag: None,
         };
         let entered = self.with_slot(|slot| {
-            let index = slot.pop_free(&self.table)?;
+            let index = self.take_entry(slot)?;
             Some((index, self.enter(slot, index, record, now)))
         });
-        let (index, record) = entered.unwrap_or_else(|| {
-            let index = self.take_entries(1)[0];
-            (index, self.with_slot(|slot| self.enter(slot, index, record, now)))
-        });
+        let (index, record) = match entered {
+            Some(entered) => entered,
+            None => self.enter_claimed(record, now)?,
+        };
         self.passed_waiters();
         Ok(self.describe(index, &record))
     }
 
-    /// Readers of what was freed have less time from now on, where memory was refused.
-    fn note_refusal(&self, error: &AllocateError) {
-        if let AllocateError::Memory(memory::AllocateError::Exhausted { .. }) = error {
-            self.drains.memory_is_needed(&self.heap);
+    /// Enters an allocation whose slot has no entry at hand. Where there is none at all, its slab is freed.
+    #[cold]
+    fn enter_claimed(&self, record: Record, now: Now) -> Result<(u32, Record), AllocateError> {
+        let claim = || if self.claim_entry_and_some_ahead() { Ok(()) } else { Err(()) };
+        if self.unless_due(now, claim).is_err() {
+            self.heap.free(record.location);
+            return Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() });
         }
+        let index = self.take_entries(1)[0];
+        Ok((index, self.with_slot(|slot| self.enter(slot, index, record, now))))
     }
 
     /// A request was served at once: those who wait were passed over.
@@ -250,13 +253,13 @@ impl Local {
             slot.order.remove(&self.table, index);
             slot.wheel.remove(&self.table, index);
             slot.push_free(&self.table, index);
+            self.keep_claim(&mut slot);
             slot.live -= 1;
             slot.live_bytes -= bytes;
             if let Some(deadline) = record.deadline.filter(|deadline| *deadline <= now) {
                 slot.lease_lag.count(deadline, now);
             }
         }
-        self.entries.give_back(1); // it is free already: whoever takes the claim finds it
         if let Some(tag) = record.tag {
             self.tags.end_allocation(TagShare { tag, bytes });
         }

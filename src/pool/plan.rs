@@ -99,7 +99,7 @@ impl Local {
 
     fn claim_room(&self, need: &Need) -> Result<(), ClaimError> {
         self.heap().grant(need.bytes)?;
-        if self.entries().take(need.entries) {
+        if self.claim_entries(need.entries) {
             return Ok(());
         }
         // Without telling: this may be the queue's own doing.

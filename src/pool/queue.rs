@@ -277,7 +277,7 @@ impl State {
             has.bytes += local.tags().take_some(TagShare { bytes: needs.bytes - has.bytes, ..*needs });
         }
         if room.shares == need.shares {
-            room.entries += local.entries().take_some(need.entries - room.entries).0;
+            room.entries += local.claim_some_entries(need.entries - room.entries);
             room.bytes += local.heap().grant_some(need.bytes - room.bytes);
         }
         if room == need {
