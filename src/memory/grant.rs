@@ -216,7 +216,10 @@ mod loom_tests {
             let early = decide(&pool);
             freer.join().expect("no panic");
             let late = decide(&pool);
-            assert!(early ^ late, "the slab goes to exactly one, and to the late one if not to the early one");
+            assert!(
+                early ^ late,
+                "the slab goes to exactly one, and to the late one if not to the early one"
+            );
         });
     }
 

@@ -47,8 +47,8 @@ pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
 
-use bytes::Slabs;
 use crate::slot::{self, PerSlot};
+use bytes::Slabs;
 use class::{Account, Class, Source};
 use grant::{Gate, RoomFreed};
 use magazine::Rack;

@@ -123,7 +123,7 @@ impl SegmentRecord {
         }
         // Acquire: as in `release`. Where a reader just came, it is looked at again there.
         let closed = self.state.compare_exchange(state, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed);
-        closed.is_ok().then(|| Exclusive(self))
+        closed.is_ok().then_some(Exclusive(self))
     }
 
     /// Makes the only holder's access exclusive.
@@ -263,7 +263,11 @@ impl Exclusive<'_> {
     #[inline]
     pub(super) fn stay_closed(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
-        debug_assert_eq!(self.0.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was closed that counts writes");
+        debug_assert_eq!(
+            self.0.state.load(Ordering::Relaxed),
+            EXCLUSIVE,
+            "a slab was closed that counts writes"
+        );
     }
 
     /// The slab is free from here on; its bytes are all zero.

@@ -149,7 +149,8 @@ fn a_pool_beyond_what_the_machine_can_address_is_an_error_value() {
 
 #[test]
 fn a_class_keeps_no_more_free_slabs_than_it_may() {
-    let classes = [(4096, ClassConfig { initial: Some(0), max_free: Some(2), ..ClassConfig::default() })].into();
+    let classes =
+        [(4096, ClassConfig { initial: Some(0), max_free: Some(2), ..ClassConfig::default() })].into();
     let heap =
         Heap::new(&Config { slab_sizes: vec![4096], max_pool_size: 1 << 20, classes, ..Config::default() })
             .expect("right");
@@ -157,7 +158,8 @@ fn a_class_keeps_no_more_free_slabs_than_it_may() {
     slabs.into_iter().for_each(|slab| heap.free(slab));
     assert_eq!((heap.stats().classes[0].free, heap.stats().pool_size_bytes), (2, 2 * 4096));
     heap.check();
-    let classes = [(4096, ClassConfig { initial: Some(25), max_free: Some(2), ..ClassConfig::default() })].into();
+    let classes =
+        [(4096, ClassConfig { initial: Some(25), max_free: Some(2), ..ClassConfig::default() })].into();
     let heap =
         Heap::new(&Config { slab_sizes: vec![4096], max_pool_size: 1 << 20, classes, ..Config::default() });
     assert_eq!(heap.expect("right").stats().classes[0].free, 2, "nor are more made ready");

@@ -72,7 +72,9 @@ impl Heap {
         if rack.len(at) == 0 {
             rack.grow(at);
             let wanted = rack.places(at).min(BATCH_ROUNDS as u64);
-            if wanted == 0 || !(self.fill_from_depot(&rack, class) || self.fill_from_class(&rack, class, wanted)) {
+            if wanted == 0
+                || !(self.fill_from_depot(&rack, class) || self.fill_from_class(&rack, class, wanted))
+            {
                 return None;
             }
         }

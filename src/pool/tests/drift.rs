@@ -292,7 +292,7 @@ impl Walk {
     }
 
     fn step(&mut self, operation: u64) {
-        if operation % 2000 == 0 {
+        if operation.is_multiple_of(2000) {
             self.centre = self.random.usize(..SIZES.len());
         }
         match self.random.u8(..64) {
