@@ -8,9 +8,12 @@
 //!   grant.rs   who is granted room: the one place that refuses
 //!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
+//!   reclaim.rs free slabs given back, to the budget and to the system
+//!   compact.rs live slabs moved down, so that what is given back is whole pages
+//!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
-//!   dirty.rs   which 64ths of a slab were written
+//!   dirty.rs   which 32nds of a slab were written
 //!   drain.rs   slabs that were freed and are still read
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
@@ -22,20 +25,25 @@
 mod budget;
 mod bytes;
 mod class;
+mod compact;
 pub mod config;
 mod dirty;
 mod drain;
 mod grant;
+mod idle;
 mod index_set;
 mod os;
+mod reclaim;
 mod scarce;
 mod segment;
 mod stats;
 
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
+pub use compact::CompactionStats;
 pub use config::{ClassConfig, Config};
 pub use os::{OsError, page_size};
+pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use segment::AccessError;
 pub use stats::HeapStats;
 
@@ -43,7 +51,9 @@ pub(crate) use budget::Budget;
 
 use bytes::Slabs;
 use class::{Account, Class};
+use compact::Compactor;
 use grant::RoomFreed;
+use reclaim::Reclaimed;
 use scarce::Scarce;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -156,6 +166,8 @@ pub struct Heap {
     /// been granted its room, and whoever cannot is refused. Nothing else decides.
     in_use: Budget,
     scarce: Scarce,
+    compactor: Compactor,
+    reclaimed: Reclaimed,
     /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
     /// Told when bytes in use or a hold on a slab went; see [`Heap::when_room_is_freed`].
@@ -195,8 +207,9 @@ impl Heap {
         let classes = sizes
             .iter()
             .map(|&size| {
-                let max_free = config.classes.get(&size).and_then(|class| class.max_free);
-                Class::reserve(size, limit / size, max_free)
+                let exception = config.classes.get(&size).copied().unwrap_or_default();
+                let initial = exception.initial.unwrap_or(config.initial_slabs_per_size);
+                Class::reserve(size, limit / size, exception.max_free, initial)
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
@@ -204,6 +217,8 @@ impl Heap {
             budget: Budget::new(limit),
             in_use: Budget::new(limit),
             scarce: Scarce::default(),
+            compactor: Compactor::default(),
+            reclaimed: Reclaimed::default(),
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
@@ -217,8 +232,7 @@ impl Heap {
     fn prewarm(&self, config: &Config) {
         let bytes_max = self.budget.limit() / PREWARM_SHARE;
         for class in &self.classes {
-            let exception = config.classes.get(&class.slab_bytes()).and_then(|class| class.initial);
-            let wanted = u64::from(exception.unwrap_or(config.initial_slabs_per_size)).min(class.max_free());
+            let wanted = class.idle_min().min(class.max_free());
             let mut account = class.lock();
             let mut is_enough = false;
             for _ in 0..wanted {
@@ -253,6 +267,11 @@ impl Heap {
         let at = self.classes.partition_point(|class| class.slab_bytes() < size_bytes);
         let number = u8::try_from(at).expect("`new` allows at most 255 classes");
         self.classes.get(at).map(|class| (SizeClass(number), class.slab_bytes()))
+    }
+
+    /// Size of the slabs of a class, in bytes.
+    pub fn class_bytes(&self, class: SizeClass) -> u64 {
+        self.class(class).slab_bytes()
     }
 
     /// Size of the largest class, in bytes.
@@ -309,21 +328,30 @@ impl Heap {
     /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
     #[inline]
     pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        match self.back_unless_scarce(class)? {
+            Some(location) => Ok(location),
+            None => self.back_scarce(class),
+        }
+    }
+
+    /// A slab that is free or fresh; none where that takes the scarce path.
+    #[inline]
+    fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let mut account = room.lock();
         // Read under the class's lock: see scarce.rs.
         if !self.scarce.is_raised()
             && let Some(index) = room.take_free(&mut account)
         {
-            return Ok(SlabLocation::new(class, index));
+            return Ok(Some(SlabLocation::new(class, index)));
         }
         drop(account);
         self.back_fresh(class)
     }
 
-    /// The class has no free slab: takes fresh bytes from the budget, or goes the scarce path.
+    /// The class has no free slab: takes fresh bytes from the budget, if there are any.
     #[cold]
-    fn back_fresh(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    fn back_fresh(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let size = room.slab_bytes();
         {
@@ -331,11 +359,11 @@ impl Heap {
             if !self.scarce.is_raised() && self.budget.take(size) {
                 let taken = self.take_fresh(room, &mut account);
                 return taken
-                    .map(|index| SlabLocation::new(class, index))
+                    .map(|index| Some(SlabLocation::new(class, index)))
                     .map_err(|error| AllocateError::System { requested_bytes: size, error });
             }
         }
-        self.back_scarce(class)
+        Ok(None)
     }
 
     /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
@@ -386,10 +414,10 @@ impl Heap {
         access.make_free();
         let surplus = room.end_scrub(&mut account, index);
         drop(account);
-        if surplus > 0 {
-            self.budget.give_back(surplus);
-        }
         self.scarce.wake();
+        if surplus > 0 {
+            self.reclaim_surplus(location.class(), surplus);
+        }
         self.tell_room_freed();
     }
 
@@ -425,6 +453,10 @@ impl Heap {
     pub fn writes(&self, location: SlabLocation) -> u64 {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).writes()
+    }
+
+    fn class(&self, class: SizeClass) -> &Class {
+        &self.classes[usize::from(class.0)]
     }
 
     /// The class's slabs and the index in it that a location names.

@@ -1,7 +1,7 @@
 //! What the heap has to say about itself: its numbers, and whether they agree.
 
 use super::class::ClassStats;
-use super::{Heap, segment};
+use super::{CompactionStats, Heap, ReclaimStats, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -23,6 +23,10 @@ pub struct HeapStats {
     pub metadata_bytes: u64,
     /// Each class, smallest first.
     pub classes: Vec<ClassStats>,
+    /// What was given back, and why.
+    pub reclaim: ReclaimStats,
+    /// What was moved.
+    pub compaction: CompactionStats,
 }
 
 impl Heap {
@@ -33,7 +37,7 @@ impl Heap {
             .iter()
             .map(|class| {
                 let account = class.lock();
-                let records = account.fresh() * size_of::<segment::SegmentRecord>() as u64;
+                let records = account.fresh_max() * size_of::<segment::SegmentRecord>() as u64;
                 (account.stats(), account.metadata_bytes() + records)
             })
             .collect();
@@ -46,7 +50,14 @@ impl Heap {
             committed_bytes: accounts.iter().map(|(stats, _)| stats.committed_bytes).sum(),
             metadata_bytes: accounts.iter().map(|(_, metadata)| metadata).sum(),
             classes: accounts.into_iter().map(|(stats, _)| stats).collect(),
+            reclaim: self.reclaimed.stats(),
+            compaction: self.compactor.stats(),
         }
+    }
+
+    /// How often anything was reclaimed. Cheap: a few loads.
+    pub fn reclaim_count(&self) -> u64 {
+        self.reclaimed.stats().slices.iter().sum()
     }
 
     /// Asserts what must be true whenever no call is under way.

@@ -2,8 +2,10 @@
 
 use super::drain::Drains;
 use super::entries::Slot;
+use super::handover::Handover;
 use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
+use super::janitor::Janitor;
 use super::lag::LeaseLag;
 use super::order::Order;
 use super::plan::Plan;
@@ -20,6 +22,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// What became of a request at once.
+#[derive(Debug)]
+pub(super) enum Started<'a> {
+    Made(Allocation),
+    /// All that it takes is claimed; it is still to be made.
+    Claimed(Plan<'a>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -32,6 +42,8 @@ pub(super) struct Local {
     slots: PerSlot<Mutex<Slot>>,
     allocation_size_max: u64,
     drains: Drains,
+    handover: Handover,
+    pub(super) janitor: Janitor,
     /// Set once, when the service stops.
     closed: AtomicBool,
     /// Held while leases are taken from a wheel and ended.
@@ -56,6 +68,8 @@ impl Local {
             allocation_size_max: config.max_allocation_size.unwrap_or(largest).min(largest),
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
+            handover: Handover::default(),
+            janitor: Janitor::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
             leases_begun: Notify::new(),
@@ -68,7 +82,15 @@ impl Local {
                 queue.offer(&local);
             }
         });
+        let weak = Arc::downgrade(&local);
+        local.heap.when_moving(move |owner, from, to| {
+            Weak::upgrade(&weak).is_some_and(|local| local.move_segment(owner, from, to))
+        });
         local
+    }
+
+    pub(super) fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     pub(super) fn heap(&self) -> &Arc<Heap> {
@@ -120,24 +142,37 @@ impl Local {
     }
 
     /// Makes one allocation. The way most requests go: without a tag there is nothing to plan.
-    pub(super) fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Allocation, AllocateError> {
+    pub(super) fn allocate(
+        &self,
+        request: &AllocateRequest,
+        now: Now,
+    ) -> Result<Started<'_>, AllocateError> {
         if self.is_closed() {
             return Err(Unavailable.into());
         }
         if request.tag.is_some() {
-            let made = self.allocate_all(std::slice::from_ref(request), now)?;
-            return Ok(made.into_iter().next().expect("as many as were asked for"));
+            let mut plan = Plan::new(self, std::slice::from_ref(request))?;
+            plan.claim(now)?;
+            return Ok(Started::Claimed(plan));
         }
-        let (class, _) = self.class_for(request.size_bytes)?;
+        let (class, bytes) = self.class_for(request.size_bytes)?;
         let location = self.unless_due(now, || {
-            let location = self.heap.allocate(class)?;
+            let location = self.heap.try_allocate(class)?;
             if self.entries.take(1) {
                 return Ok(location);
             }
-            self.heap.free(location);
+            match location {
+                Some(location) => self.heap.free(location),
+                None => self.heap.give_back(bytes),
+            }
             Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() })
         });
         let location = location.inspect_err(|error| self.note_refusal(error))?;
+        let Some(location) = location else {
+            let mut plan = Plan::new(self, std::slice::from_ref(request)).expect("it was granted");
+            plan.claimed();
+            return Ok(Started::Claimed(plan));
+        };
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
@@ -155,7 +190,7 @@ impl Local {
             (index, self.with_slot(|slot| self.enter(slot, index, record, now)))
         });
         self.passed_waiters();
-        Ok(self.describe(index, &record))
+        Ok(Started::Made(self.describe(index, &record)))
     }
 
     /// Readers of what was freed have less time from now on, where memory was refused.
@@ -172,18 +207,19 @@ impl Local {
         }
     }
 
-    /// A slab, even if that takes ending leases that are over.
+    /// A slab, even if that takes ending leases that are over; none where its bytes are granted, and it takes more than a
+    /// slice of work to make it.
     pub(super) fn take_slab(
         &self,
         class: SizeClass,
         now: Now,
-    ) -> Result<SlabLocation, memory::AllocateError> {
-        let slab = self.unless_due(now, || self.heap.allocate(class));
+    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
+        let slab = self.unless_due(now, || self.heap.try_allocate(class));
         slab.inspect_err(|_| self.drains.memory_is_needed(&self.heap))
     }
 
     /// Makes all the allocations or none.
-    pub(super) fn allocate_all(
+    pub(super) async fn allocate_all(
         &self,
         requests: &[AllocateRequest],
         now: Now,
@@ -193,7 +229,16 @@ impl Local {
         }
         let mut plan = Plan::new(self, requests)?;
         plan.claim(now)?;
-        let made = plan.fulfil(now)?;
+        self.fulfil(plan, now).await
+    }
+
+    /// Makes the allocations of a plan that was claimed at once.
+    pub(super) async fn fulfil(
+        &self,
+        mut plan: Plan<'_>,
+        now: Now,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        let made = plan.fulfil(now).await?;
         self.passed_waiters();
         Ok(made)
     }
@@ -321,6 +366,7 @@ impl Local {
             tags: self.tags.stats(),
             leases_expired: lease_lag.total(),
             lease_lag,
+            janitor: self.janitor.stats(self.handover.waiting()),
             heap,
         }
     }
