@@ -97,8 +97,9 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         })
     };
     let instance = instance(&listener, &config.server.host);
-    let tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
+    let mut tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
+    tasks.start_janitor(pool.clone()).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
     let signal = Signal::default();
     {

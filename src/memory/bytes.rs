@@ -123,6 +123,33 @@ impl Slabs {
         Ok(Change { slabs: self, index, access: self.record(index).begin_write()? })
     }
 
+    /// Copies what was written of one slab into another, which has exactly one holder, was never written, and counts
+    /// as many writes from then on. Readers of the first are kept out meanwhile.
+    ///
+    /// # Errors
+    /// [`AccessError`] where either of them is free or shared; nothing was changed then.
+    pub(super) fn copy_slab(&self, from: u64, to: u64) -> Result<(), AccessError> {
+        let source = self.record(from).begin_write()?;
+        let target = self.change(to);
+        let writes = source.writes();
+        let copied = target.map(|target| {
+            let start = self.span(from).start;
+            for (part, written) in dirty::parts(self.slab_bytes, source.dirty(), 0..self.slab_bytes) {
+                if written {
+                    let length = usize::try_from(part.end - part.start).expect("a slab fits in memory");
+                    let address = self.region.address(&(start + part.start..start + part.end));
+                    // SAFETY: `address` asserted the bounds; what was written was committed before. Access to the slab
+                    // is exclusive until `source` ends below, so nobody changes these bytes while the slice lives.
+                    let bytes = unsafe { std::slice::from_raw_parts(address, length) };
+                    target.copy(part.start, bytes);
+                }
+            }
+            target.end(writes);
+        });
+        source.end(writes);
+        copied
+    }
+
     /// The bytes of a slab, for a holder.
     ///
     /// # Safety
@@ -379,6 +406,27 @@ mod tests {
         assert_eq!(content(&slabs), vec![0; 1000]);
         // SAFETY: slab 0 is held by the test.
         assert_eq!(unsafe { slabs.lend(0) }[990..], [9; 10]);
+    }
+
+    #[test]
+    fn a_copy_has_the_written_parts_and_the_count_of_writes_and_needs_both_slabs_alone() {
+        let slabs = one_slab(1000);
+        assert!(slabs.claim(0));
+        write(&slabs, 1, 7, &[1, 2, 3]).expect("the only holder");
+        write(&slabs, 1, 990, &[4; 10]).expect("the only holder");
+        slabs.record(1).hold().expect("held");
+        assert_eq!(slabs.copy_slab(1, 0), Err(AccessError::Shared), "it is read");
+        assert!(!release(&slabs, 1));
+        assert_eq!(slabs.copy_slab(1, 2), Err(AccessError::Free), "nobody holds the other");
+        assert_eq!(slabs.copy_slab(1, 0), Ok(()));
+        // SAFETY: slab 0 is held by the test.
+        assert_eq!(unsafe { slabs.lend(0) }, content(&slabs));
+        let states = [0, 1].map(|index| {
+            let record = slabs.record(index);
+            (record.writes(), record.holders(), record.dirty())
+        });
+        assert_eq!(states, [(2, 1, 1 | 1 << 30 | 1 << 31); 2]);
+        assert!(release(&slabs, 1) && release(&slabs, 0));
     }
 
     #[test]

@@ -8,10 +8,14 @@
 //!       └──── reclaim ◀─────┘
 //! ```
 //!
-//! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed.
+//! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed. Where
+//! slabs share pages, live ones are moved down for that first (`compact.rs`), so that no reclaimed slab lies below a
+//! held one, and no page is held for a part of it, but where somebody kept a slab from being moved.
 
 use super::bytes::Slabs;
+use super::compact::{Step, Sweep};
 use super::depot::Depot;
+use super::idle::IdleWork;
 use super::index_set::IndexSet;
 use super::magazine::Round;
 use super::os::{OsError, SideTable, page_size};
@@ -21,8 +25,11 @@ use parking_lot::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Surplus free slabs given back at one free, at most: as long as a client may be kept waiting for it.
-const SURPLUS_SLABS_MAX: u64 = 64;
+/// Slabs that a sweep looks at under one hold of the class's lock: a bit or two and a record each, about 10 µs.
+const WALK_SLABS_MAX: u64 = 512;
+
+/// Reclaimed slabs at the top of a class that are forgotten under one hold of its lock: a few ns each, about 20 µs.
+const SHRINK_SLABS_MAX: u64 = 4096;
 
 /// Batches in a depot, for each slot.
 const BATCHES_PER_SLOT: u32 = 2;
@@ -34,6 +41,8 @@ pub(super) struct Class {
     depot: Depot,
     /// Free slabs kept at most, without those in magazines.
     max_free: u64,
+    /// Slabs kept however long they are idle.
+    idle_min: u64,
     account: Mutex<Account>,
 }
 
@@ -85,8 +94,14 @@ pub(super) struct Account {
     served: IndexSet,
     /// Slabs below `fresh` that gave their bytes back.
     reclaimed: IndexSet,
-    /// No slab from here on was ever held.
+    /// No slab from here on is held.
     fresh: u64,
+    /// The most that `fresh` ever was: no record and no bitmap was touched from here on.
+    fresh_max: u64,
+    /// Runs that were reclaimed below a held slab since there last was no such gap: at least as many as there are.
+    gaps: u64,
+    /// What an interval has left to be done; see `idle.rs`.
+    pub(super) idle: IdleWork,
     /// For each page, how many held slabs overlap it. None where slabs are whole pages: there it is always one.
     page_holds: Option<SideTable<AtomicU16>>,
     stats: ClassStats,
@@ -99,6 +114,7 @@ impl Class {
         count: u64,
         max_free: Option<u32>,
         rounds_max: u64,
+        idle_min: u32,
     ) -> Result<Class, OsError> {
         let slabs = Slabs::reserve(slab_bytes, count)?;
         let slots = u32::try_from(slot::count()).expect("slots are few");
@@ -114,11 +130,15 @@ impl Class {
             slabs,
             depot: Depot::new(batches),
             max_free,
+            idle_min: u64::from(idle_min),
             account: Mutex::new(Account {
                 free: IndexSet::new(count)?,
                 served: IndexSet::new(count)?,
                 reclaimed: IndexSet::new(count)?,
                 fresh: 0,
+                fresh_max: 0,
+                gaps: 0,
+                idle: IdleWork::default(),
                 page_holds,
                 stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
             }),
@@ -142,6 +162,11 @@ impl Class {
         self.max_free
     }
 
+    /// Slabs kept however long they are idle.
+    pub(super) fn idle_min(&self) -> u64 {
+        self.idle_min
+    }
+
     /// Bytes of records and of the account when every slab was held at least once.
     pub(super) fn metadata_bytes_max(&self) -> u64 {
         let slabs = self.slabs.count();
@@ -162,6 +187,11 @@ impl Class {
         account.stats.allocations += 1;
         account.stats.reused += u64::from(round.served());
         Some(round.index())
+    }
+
+    /// Whether the class keeps only so many free slabs.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.max_free != u64::MAX
     }
 
     /// Takes a free slab for a magazine: lowest index first.
@@ -189,6 +219,7 @@ impl Class {
         self.slabs.commit(index)?;
         if !account.reclaimed.remove(index) {
             account.fresh += 1;
+            account.fresh_max = account.fresh_max.max(account.fresh);
         }
         account.hold_pages(self.slab_bytes(), index);
         account.put_round(Round::new(index, false));
@@ -202,57 +233,89 @@ impl Class {
         account.stats.scrubbing += 1;
     }
 
-    /// A slab was scrubbed and is free. Returns bytes that go back to the budget, where the class has free slabs
-    /// enough already.
+    /// A slab was scrubbed and is free. Returns how many free slabs the class has beyond those that it may keep.
     pub(super) fn end_scrub(&self, account: &mut Account, index: u64) -> u64 {
         account.stats.scrubbing -= 1;
         account.put_round(Round::new(index, true));
-        self.trim(account)
+        account.free.len().saturating_sub(self.max_free)
     }
 
-    /// Gives up free slabs beyond what the class may keep. Returns the bytes that go back to the budget.
-    pub(super) fn trim(&self, account: &mut Account) -> u64 {
-        let surplus = account.free.len().saturating_sub(self.max_free);
-        if surplus > 0 { self.reclaim(account, surplus.min(SURPLUS_SLABS_MAX)).unwrap_or(0) } else { 0 }
+    /// Whether slabs share pages.
+    pub(super) fn is_packed(&self) -> bool {
+        !self.slab_bytes().is_multiple_of(page_size())
     }
 
-    /// Takes up to `slabs_max` free slabs out of the class, highest index first, and gives their pages back to the
-    /// system. Returns the bytes that the caller gives back to the budget.
-    ///
-    /// The pages that a reclaimed slab shares with one still held stay resident.
+    /// Takes the highest contiguous run of free slabs that is not below `floor`, or as many of it as `slabs_max`, out
+    /// of the class, and gives the pages that no held slab overlaps any more back to the system, in one call. Returns
+    /// how many slabs that were; their bytes are the caller's to give back to the budget.
     ///
     /// # Errors
-    /// [`OsError`] where the system does not take pages back; those slabs then stay free.
-    pub(super) fn reclaim(&self, account: &mut Account, slabs_max: u64) -> Result<u64, OsError> {
-        let mut bytes = 0;
-        let mut failure = None;
-        for _ in 0..slabs_max {
-            // One contiguous run of free slabs at a time, so that it leaves in one call.
-            let Some(run) = account.highest_free_run(slabs_max - bytes / self.slab_bytes()) else { break };
-            let pages = account.release_pages(self.slab_bytes(), run.clone());
-            if !pages.is_empty()
-                && let Err(error) = self.slabs.decommit(pages.clone())
-            {
-                account.retake_pages(self.slab_bytes(), run);
-                failure = Some(error);
-                break;
+    /// [`OsError`] where the system does not take the pages back; those slabs then stay free.
+    pub(super) fn reclaim_run(
+        &self,
+        account: &mut Account,
+        floor: u64,
+        slabs_max: u64,
+    ) -> Result<u64, OsError> {
+        let Some(run) = account.highest_free_run(floor, slabs_max) else { return Ok(0) };
+        let pages = account.release_pages(self.slab_bytes(), run.clone());
+        if !pages.is_empty()
+            && let Err(error) = self.slabs.decommit(pages)
+        {
+            account.retake_pages(self.slab_bytes(), run);
+            return Err(error);
+        }
+        for index in run.clone() {
+            account.free.remove(index);
+            account.served.remove(index);
+            account.reclaimed.insert(index);
+        }
+        let slabs = run.end - run.start;
+        account.stats.total -= slabs;
+        account.shrink_top();
+        account.gaps = if account.reclaimed.len() == 0 { 0 } else { account.gaps + 1 };
+        Ok(slabs)
+    }
+
+    /// The next step down of a sweep, which leaves the top of the class free: see [`super::compact`]. Where it is a move,
+    /// the place was taken from the free slabs for the caller, who calls [`Class::end_move`].
+    pub(super) fn step_down(&self, account: &mut Account, sweep: &mut Sweep) -> Step {
+        for _ in 0..WALK_SLABS_MAX {
+            sweep.below = sweep.below.min(account.fresh);
+            let Some(place) = account.free.lowest().filter(|place| *place < sweep.below) else {
+                return Step::AllDone;
+            };
+            let index = sweep.below - 1;
+            sweep.below = index;
+            if account.free.contains(index) {
+                sweep.cleared += 1;
+            } else if !account.reclaimed.contains(index) {
+                let record = self.slabs.record(index);
+                // Only a look: whoever owns it decides under its own lock.
+                if record.owner() != 0 && record.holders() == 1 {
+                    account.free.remove(place);
+                    let claimed = self.slabs.claim(place);
+                    assert!(claimed, "slab {place} was in the free set and not free");
+                    account.stats.scrubbing += 1;
+                    return Step::Move { from: index, to: place };
+                }
+                sweep.skipped += 1;
             }
-            for index in run.clone() {
-                account.free.remove(index);
-                account.served.remove(index);
-                account.reclaimed.insert(index);
-            }
-            let slabs = run.end - run.start;
-            account.stats.total -= slabs;
-            bytes += slabs * self.slab_bytes();
-            if bytes / self.slab_bytes() >= slabs_max {
+            if sweep.cleared >= sweep.wanted {
                 break;
             }
         }
-        match failure {
-            Some(error) if bytes == 0 => Err(error),
-            _ => Ok(bytes),
+        Step::Walked
+    }
+
+    /// A move has ended, done or not: `emptied` is free, scrubbed, and the other one is in the hands of its client.
+    pub(super) fn end_move(&self, account: &mut Account, emptied: u64, moved_to: Option<u64>) {
+        account.stats.scrubbing -= 1;
+        if let Some(index) = moved_to {
+            account.served.remove(index);
         }
+        // Where it was not moved, the place is as it was.
+        account.put_round(Round::new(emptied, moved_to.is_some()));
     }
 }
 
@@ -294,7 +357,8 @@ impl Account {
     /// Resident bytes of the account itself, roughly: what its bitmaps can have touched.
     pub(super) fn metadata_bytes(&self) -> u64 {
         // Three bitmaps of one bit a slab, and two bytes a page, up to the highest slab ever held.
-        Account::metadata_bytes_of(self.fresh, self.page_holds.as_ref().map(|_| self.pages_up_to_fresh()))
+        let pages = (self.fresh_max * self.stats.slab_size_bytes).div_ceil(page_size());
+        Account::metadata_bytes_of(self.fresh_max, self.page_holds.as_ref().map(|_| pages))
     }
 
     /// The same of an account of so many slabs, on so many pages that are counted.
@@ -302,19 +366,49 @@ impl Account {
         slabs.div_ceil(8) * 3 + 2 * counted_pages.unwrap_or(0)
     }
 
-    fn pages_up_to_fresh(&self) -> u64 {
-        (self.fresh * self.stats.slab_size_bytes).div_ceil(page_size())
-    }
-
     pub(super) fn fresh(&self) -> u64 {
         self.fresh
     }
 
-    /// The highest contiguous run of free slabs, at most `slabs_max` of them.
-    fn highest_free_run(&self, slabs_max: u64) -> Option<Range<u64>> {
-        let last = self.free.highest()?;
+    /// Slabs that were ever held.
+    pub(super) fn fresh_max(&self) -> u64 {
+        self.fresh_max
+    }
+
+    /// Slabs that are not held and lie below one that is, as far as is known.
+    pub(super) fn gap_slabs(&self) -> u64 {
+        self.reclaimed.len()
+    }
+
+    /// The fewest free slabs since the last call.
+    pub(super) fn take_free_low_water(&mut self) -> u64 {
+        self.free.take_low_water()
+    }
+
+    /// The lowest contiguous run of free slabs from `start` on, at most `slabs_max` of them; an empty one where to look
+    /// on if there is none within a walk.
+    pub(super) fn free_run_from(&self, start: u64, slabs_max: u64) -> Range<u64> {
+        let end = self.fresh.min(start + WALK_SLABS_MAX).max(start);
+        let Some(first) = (start..end).find(|index| self.free.contains(*index)) else { return end..end };
+        let end = end.min(first + slabs_max);
+        first..(first..end).find(|index| !self.free.contains(*index)).unwrap_or(end)
+    }
+
+    /// Slabs at the top that are not held are as if they never were.
+    fn shrink_top(&mut self) {
+        for _ in 0..SHRINK_SLABS_MAX {
+            if self.fresh == 0 || !self.reclaimed.remove(self.fresh - 1) {
+                return;
+            }
+            self.fresh -= 1;
+        }
+    }
+
+    /// The highest contiguous run of free slabs, at most `slabs_max` of them, none below `floor`.
+    fn highest_free_run(&self, floor: u64, slabs_max: u64) -> Option<Range<u64>> {
+        let last = self.free.highest().filter(|last| *last >= floor && slabs_max > 0)?;
         let mut first = last;
-        while first > 0 && last - first + 1 < slabs_max && self.free.contains(first - 1) {
+        while first > floor && last - first + 1 < slabs_max && self.free.contains(first - 1) {
             first -= 1;
         }
         Some(first..last + 1)
@@ -383,15 +477,18 @@ impl Account {
         let stats = self.stats;
         assert!(stats.total >= self.free.len() + stats.scrubbing, "every held slab is in one place");
         assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
-        assert!(stats.reused <= stats.allocations);
+        assert!(stats.reused <= stats.allocations && self.fresh <= self.fresh_max);
         if self.page_holds.is_some() {
-            let held =
-                (0..self.pages_up_to_fresh()).filter(|page| self.add_page_holds(*page, 0) > 0).count() as u64;
+            let pages = (self.fresh_max * stats.slab_size_bytes).div_ceil(page_size());
+            let held = (0..pages).filter(|page| self.add_page_holds(*page, 0) > 0).count() as u64;
             assert_eq!(
                 stats.committed_bytes,
                 held * page_size(),
                 "a page is committed while a held slab overlaps it"
             );
+            // The last page, and the two ends of each gap.
+            let beyond = stats.committed_bytes.saturating_sub(stats.total * stats.slab_size_bytes);
+            assert!(beyond <= page_size() * (1 + 2 * self.gaps), "{beyond} bytes with {} gaps", self.gaps);
         }
     }
 }

@@ -1,30 +1,40 @@
-//! Dirty masks: 64 bits, one for each 64th of a block, saying where it was written since it was last zero.
+//! Dirty masks: 32 bits, one for each 32nd of a block, saying where it was written since it was last zero.
 //!
 //! Pure arithmetic. A part whose bit is clear is all zeros, was perhaps never backed by a page, and is read from a
 //! static buffer of zeros; only parts whose bit is set are ever zeroed.
 
+use super::os::page_size;
 use std::ops::Range;
 
 /// Bytes one bit of the mask stands for, in a block of `block_bytes`.
+///
+/// In a block of whole pages a granule never straddles the edge of a page: it divides a page, or is whole pages. So
+/// zeroing or reading a written granule touches no page that was not written.
 pub(super) fn granule_bytes(block_bytes: u64) -> u64 {
-    block_bytes.div_ceil(64).max(1)
+    let granule = block_bytes.div_ceil(u64::from(u32::BITS));
+    let page = page_size();
+    match block_bytes.is_multiple_of(page) {
+        true if granule > page => granule.next_multiple_of(page),
+        true => granule.next_power_of_two(), // a page is a power of two
+        false => granule,
+    }
 }
 
 /// The bits that cover `range` of a block; none for an empty range.
-pub(super) fn mask_of(block_bytes: u64, range: &Range<u64>) -> u64 {
+pub(super) fn mask_of(block_bytes: u64, range: &Range<u64>) -> u32 {
     debug_assert!(range.end <= block_bytes, "{range:?} is outside a block of {block_bytes} bytes");
     if range.is_empty() {
         return 0;
     }
     let granule = granule_bytes(block_bytes);
     let (first, last) = (range.start / granule, (range.end - 1) / granule);
-    (u64::MAX >> (63 - (last - first))) << first
+    (u32::MAX >> (31 - (last - first))) << first
 }
 
 /// Cuts `range` of a block into the longest parts that are wholly written or wholly not, in order: (part, written).
 pub(super) fn parts(
     block_bytes: u64,
-    mask: u64,
+    mask: u32,
     range: Range<u64>,
 ) -> impl Iterator<Item = (Range<u64>, bool)> {
     let granule = granule_bytes(block_bytes);
@@ -36,7 +46,7 @@ pub(super) fn parts(
         let bit = at / granule;
         let written = mask >> bit & 1 == 1;
         let rest = if written { !mask } else { mask } >> bit;
-        let length = u64::from(rest.trailing_zeros()); // 64 where the part reaches the mask's end
+        let length = u64::from(rest.trailing_zeros()); // 32 where the part reaches the mask's end
         let end = ((bit + length) * granule).min(range.end);
         let part = at..end;
         at = end;
@@ -81,9 +91,20 @@ mod tests {
     #[test]
     fn the_smallest_and_the_whole_block_have_masks() {
         assert_eq!(mask_of(8, &(0..8)), 0xff);
-        assert_eq!(mask_of(1024, &(0..1024)), u64::MAX);
+        assert_eq!(mask_of(1024, &(0..1024)), u32::MAX);
         assert_eq!(mask_of(1024, &(0..1)), 1);
-        assert_eq!(mask_of(1024, &(1023..1024)), 1 << 63);
+        assert_eq!(mask_of(1024, &(1023..1024)), 1 << 31);
         assert_eq!(mask_of(1024, &(7..7)), 0);
+    }
+
+    #[test]
+    fn a_granule_of_whole_pages_never_straddles_the_edge_of_one() {
+        let page = page_size();
+        for pages in 1..2000 {
+            let granule = granule_bytes(pages * page);
+            assert!(page.is_multiple_of(granule) || granule.is_multiple_of(page), "{granule} of {pages}");
+            assert!(granule * 32 >= pages * page, "32 granules cover the block");
+        }
+        assert_eq!((granule_bytes(1000), granule_bytes(8)), (32, 1));
     }
 }

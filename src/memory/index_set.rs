@@ -14,6 +14,8 @@ pub(super) struct IndexSet {
     /// Level 0 holds the members, the last level is one word.
     levels: Vec<SideTable<AtomicU64>>,
     len: u64,
+    /// The fewest members since [`IndexSet::take_low_water`].
+    low_water: u64,
 }
 
 /// Word and bit of an index.
@@ -33,7 +35,7 @@ impl IndexSet {
         loop {
             levels.push(SideTable::new(words)?);
             if words == 1 {
-                return Ok(IndexSet { levels, len: 0 });
+                return Ok(IndexSet { levels, len: 0, low_water: 0 });
             }
             words = words.div_ceil(64);
         }
@@ -84,7 +86,13 @@ impl IndexSet {
             at /= 64;
         }
         self.len -= 1;
+        self.low_water = self.low_water.min(self.len);
         true
+    }
+
+    /// The fewest members that there were since the last call.
+    pub(super) fn take_low_water(&mut self) -> u64 {
+        std::mem::replace(&mut self.low_water, self.len)
     }
 
     /// The lowest member.
@@ -115,6 +123,7 @@ mod tests {
         #[test]
         fn it_agrees_with_an_ordered_set(bound in 1_u64..300_000, steps in prop::collection::vec((any::<bool>(), any::<u64>()), 0..300)) {
             let (mut set, mut twin) = (IndexSet::new(bound).expect("a little address space can be had"), BTreeSet::new());
+            let mut fewest = 0;
             for (add, index) in steps {
                 let index = index % bound;
                 if add {
@@ -123,6 +132,11 @@ mod tests {
                     prop_assert_eq!(set.remove(index), twin.remove(&index));
                 }
                 prop_assert_eq!(set.len(), twin.len() as u64);
+                fewest = fewest.min(set.len());
+                if index.is_multiple_of(4) {
+                    prop_assert_eq!(set.take_low_water(), fewest);
+                    fewest = set.len();
+                }
                 prop_assert_eq!(set.contains(index), twin.contains(&index));
                 prop_assert_eq!(set.lowest(), twin.first().copied());
                 prop_assert_eq!(set.highest(), twin.last().copied());

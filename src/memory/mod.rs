@@ -11,9 +11,12 @@
 //!   tiers.rs   how slabs move between magazines, depots and classes
 //!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
+//!   reclaim.rs free slabs given back, to the budget and to the system
+//!   compact.rs live slabs moved down, so that what is given back is whole pages
+//!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
-//!   dirty.rs   which 64ths of a slab were written
+//!   dirty.rs   which 32nds of a slab were written
 //!   drain.rs   slabs that were freed and are still read
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
@@ -25,14 +28,17 @@
 mod budget;
 mod bytes;
 mod class;
+mod compact;
 pub mod config;
 mod depot;
 mod dirty;
 mod drain;
 mod grant;
+mod idle;
 mod index_set;
 mod magazine;
 mod os;
+mod reclaim;
 mod scarce;
 mod segment;
 mod stats;
@@ -40,8 +46,10 @@ mod tiers;
 
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
+pub use compact::CompactionStats;
 pub use config::{ClassConfig, Config};
 pub use os::{OsError, page_size};
+pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use segment::AccessError;
 pub use stats::{HeapStats, PathCounts};
 
@@ -50,8 +58,10 @@ pub(crate) use budget::Budget;
 use crate::slot::{self, PerSlot};
 use bytes::Slabs;
 use class::{Account, Class, Source};
+use compact::Compactor;
 use grant::{Gate, RoomFreed};
 use magazine::Rack;
+use reclaim::Reclaimed;
 use scarce::Scarce;
 use segment::Exclusive;
 use std::ops::Range;
@@ -170,6 +180,8 @@ pub struct Heap {
     racks: PerSlot<Rack>,
     gate: Gate,
     scarce: Scarce,
+    compactor: Compactor,
+    reclaimed: Reclaimed,
     /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
     /// Told when bytes in use or a hold on a slab went; see [`Heap::when_room_is_freed`].
@@ -213,8 +225,9 @@ impl Heap {
         let classes = sizes
             .iter()
             .map(|&size| {
-                let max_free = config.classes.get(&size).and_then(|class| class.max_free);
-                Class::reserve(size, limit / size, max_free, rounds_max(size))
+                let exception = config.classes.get(&size).copied().unwrap_or_default();
+                let initial = exception.initial.unwrap_or(config.initial_slabs_per_size);
+                Class::reserve(size, limit / size, exception.max_free, rounds_max(size), initial)
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
@@ -225,6 +238,8 @@ impl Heap {
             racks: PerSlot::new(|_| Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))),
             gate: Gate::default(),
             scarce: Scarce::default(),
+            compactor: Compactor::default(),
+            reclaimed: Reclaimed::default(),
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
@@ -238,8 +253,7 @@ impl Heap {
     fn prewarm(&self, config: &Config) {
         let bytes_max = self.budget.limit() / PREWARM_SHARE;
         for class in &self.classes {
-            let exception = config.classes.get(&class.slab_bytes()).and_then(|class| class.initial);
-            let wanted = u64::from(exception.unwrap_or(config.initial_slabs_per_size)).min(class.max_free());
+            let wanted = class.idle_min().min(class.max_free());
             let mut account = class.lock();
             let mut is_enough = false;
             for _ in 0..wanted {
@@ -274,6 +288,11 @@ impl Heap {
         let at = self.sizes.partition_point(|slab_bytes| *slab_bytes < size_bytes);
         let number = u8::try_from(at).expect("`new` allows at most 255 classes");
         self.sizes.get(at).map(|slab_bytes| (SizeClass(number), *slab_bytes))
+    }
+
+    /// Size of the slabs of a class, in bytes.
+    pub fn class_bytes(&self, class: SizeClass) -> u64 {
+        self.sizes[usize::from(class.0)]
     }
 
     /// Size of the largest class, in bytes.
@@ -332,9 +351,14 @@ impl Heap {
         if let Some(index) = self.refill(class, false) {
             return Ok(SlabLocation::new(class, index));
         }
-        let bytes = self.classes[usize::from(class.0)].slab_bytes();
+        let bytes = self.class_bytes(class);
         self.grant(bytes)?;
-        self.back_one(class).inspect_err(|_| self.ungrant(bytes))
+        let backed = match self.back_one(class) {
+            Ok(None) => self.back_scarce(class),
+            Ok(Some(location)) => Ok(location),
+            Err(error) => Err(error),
+        };
+        backed.inspect_err(|_| self.give_back(bytes))
     }
 
     /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
@@ -343,16 +367,25 @@ impl Heap {
     /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
     #[inline]
     pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        match self.back_unless_scarce(class)? {
+            Some(location) => Ok(location),
+            None => self.back_scarce(class),
+        }
+    }
+
+    /// As [`Heap::back`], but none where that takes the scarce path.
+    #[inline]
+    fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let ready = self.take_granted_from_magazine(class).or_else(|| self.refill(class, true));
         match ready {
-            Some(index) => Ok(SlabLocation::new(class, index)),
+            Some(index) => Ok(Some(SlabLocation::new(class, index))),
             None => self.back_one(class),
         }
     }
 
-    /// Backs past the magazines: by a free slab of the class, else by fresh bytes from the budget, else by the scarce path.
+    /// Backs past the magazines: by a free slab of the class, else by fresh bytes from the budget; else not.
     #[cold]
-    fn back_one(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    fn back_one(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let size = room.slab_bytes();
         {
@@ -361,18 +394,18 @@ impl Heap {
             if !self.scarce.is_raised() {
                 if let Some(index) = room.take_free(&mut account) {
                     account.count_source(Source::Class);
-                    return Ok(SlabLocation::new(class, index));
+                    return Ok(Some(SlabLocation::new(class, index)));
                 }
                 if self.budget.take(size) {
                     let taken = self.take_fresh(room, &mut account);
                     account.count_source(Source::Fresh);
                     return taken
-                        .map(|index| SlabLocation::new(class, index))
+                        .map(|index| Some(SlabLocation::new(class, index)))
                         .map_err(|error| AllocateError::System { requested_bytes: size, error });
                 }
             }
         }
-        self.back_scarce(class)
+        Ok(None)
     }
 
     /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
@@ -445,10 +478,10 @@ impl Heap {
         access.make_free();
         let surplus = room.end_scrub(&mut account, index);
         drop(account);
-        if surplus > 0 {
-            self.budget.give_back(surplus);
-        }
         self.scarce.wake();
+        if surplus > 0 {
+            self.reclaim_surplus(location.class(), surplus);
+        }
         self.tell_room_freed();
     }
 
@@ -485,6 +518,10 @@ impl Heap {
     pub fn writes(&self, location: SlabLocation) -> u64 {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).writes()
+    }
+
+    fn class(&self, class: SizeClass) -> &Class {
+        &self.classes[usize::from(class.0)]
     }
 
     /// The class's slabs and the index in it that a location names.

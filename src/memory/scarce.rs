@@ -4,18 +4,17 @@
 //! takes beyond is held by free slabs of some class. One request at a time takes this path. It raises a flag that sends
 //! every other one here too, to wait for its turn; while it is up nobody else takes a slab, so free memory only grows,
 //! and the request is backed by slabs taken from whichever classes have free ones. That may take time; slabs still
-//! being scrubbed are waited for.
+//! being scrubbed are waited for. Whoever must not wait tries it ([`Heap::try_back`]): one slice of work, if it is nobody
+//! else's turn.
 
-use super::class::{Class, Source};
+use super::class::Source;
+use super::compact::Sweep;
 use super::grant::ClosedGate;
+use super::reclaim::ReclaimAction;
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-/// Slabs reclaimed under one hold of a class's lock. Giving back a page of its own each costs 2 to 17 µs, so the
-/// lock is free again after about 1 ms.
-const RECLAIM_SLICE_SLABS: u64 = 64;
 
 /// A scrub that is waited for signals its end; this bounds the wait if it is over before anyone waits.
 const SCRUB_WAIT: Duration = Duration::from_millis(1);
@@ -56,8 +55,16 @@ struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     fn take(heap: &'a Heap) -> Turn<'a> {
+        Turn::begin(heap, heap.scarce.turn.lock())
+    }
+
+    /// None where somebody else has it.
+    fn try_take(heap: &'a Heap) -> Option<Turn<'a>> {
+        heap.scarce.turn.try_lock().map(|turn| Turn::begin(heap, turn))
+    }
+
+    fn begin(heap: &'a Heap, turn: MutexGuard<'a, ()>) -> Turn<'a> {
         let scarce = &heap.scarce;
-        let turn = scarce.turn.lock();
         scarce.raised.store(true, Ordering::Relaxed); // published by the class locks taken next
         let closed = heap.gate.close();
         heap.empty_magazines();
@@ -72,45 +79,121 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// What the scarce path has swept of which class, over its slices.
+#[derive(Debug, Default)]
+struct Swept(Option<(SizeClass, Sweep)>);
+
+impl Swept {
+    /// The sweep of a class, which now wants so many slabs. Another class's is over.
+    fn of(&mut self, class: SizeClass, wanted: u64) -> &mut Sweep {
+        if self.0.as_ref().is_none_or(|(swept, _)| *swept != class) {
+            self.0 = None;
+        }
+        let (_, sweep) = self.0.get_or_insert_with(|| (class, Sweep::new(wanted)));
+        sweep.wanted = wanted;
+        sweep
+    }
+}
+
 impl Heap {
-    /// Finds the memory for a granted slab of `class`.
+    /// As [`Heap::allocate`], but does no more than one slice of work, about a millisecond, and waits for nobody. None:
+    /// the bytes are granted, and it takes more to make a slab of them, which [`Heap::back`] does.
+    ///
+    /// # Errors
+    /// As [`Heap::allocate`].
+    #[inline]
+    pub fn try_allocate(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        match self.take_from_magazine(class) {
+            Some(index) => Ok(Some(SlabLocation::new(class, index))),
+            None => self.try_allocate_past_magazine(class),
+        }
+    }
+
+    #[cold]
+    fn try_allocate_past_magazine(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        if let Some(index) = self.refill(class, false) {
+            return Ok(Some(SlabLocation::new(class, index)));
+        }
+        let bytes = self.class_bytes(class);
+        self.grant(bytes)?;
+        let backed = match self.back_one(class) {
+            Ok(None) => self.try_back_scarce(class),
+            backed => backed,
+        };
+        backed.inspect_err(|_| self.give_back(bytes))
+    }
+
+    /// As [`Heap::back`], but does no more than one slice of work, and waits for nobody. None: it takes more.
+    ///
+    /// # Errors
+    /// As [`Heap::back`].
+    #[inline]
+    pub fn try_back(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        match self.back_unless_scarce(class)? {
+            Some(location) => Ok(Some(location)),
+            None => self.try_back_scarce(class),
+        }
+    }
+
+    /// Finds the memory for a granted slab of `class` if a slice of work is enough, and nobody else is at it.
+    #[cold]
+    fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        let Some(_turn) = Turn::try_take(self) else { return Ok(None) };
+        if let Some(location) = self.take_in_turn(class)? {
+            return Ok(Some(location));
+        }
+        self.make_room(class, &mut Swept::default())?;
+        self.take_in_turn(class)
+    }
+
+    /// Finds the memory for a granted slab of `class`, however long that takes.
     #[cold]
     pub(super) fn back_scarce(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let _turn = Turn::take(self);
-        let room = &self.classes[usize::from(class.0)];
-        let system = |error| AllocateError::System { requested_bytes: room.slab_bytes(), error };
+        let mut swept = Swept::default();
         loop {
-            {
-                let mut account = room.lock();
-                if let Some(index) = room.take_free(&mut account) {
-                    account.count_source(Source::Reclaim);
-                    return Ok(SlabLocation::new(class, index));
-                }
-                if self.budget.take(room.slab_bytes()) {
-                    let taken = self.take_fresh(room, &mut account);
-                    account.count_source(Source::Reclaim);
-                    return taken.map(|index| SlabLocation::new(class, index)).map_err(system);
-                }
+            if let Some(location) = self.take_in_turn(class)? {
+                return Ok(location);
             }
-            if !self.reclaim_slice(room).map_err(system)? {
+            if !self.make_room(class, &mut swept)? {
                 let mut scrubbed = self.scarce.scrubbed.lock();
                 self.scarce.scrub_ended.wait_for(&mut scrubbed, SCRUB_WAIT);
             }
         }
     }
 
-    /// Takes free slabs from the class that has most free bytes, about as many as `room` needs for one slab, at most
-    /// one slice. False if no class has any: what is free is still being scrubbed.
-    fn reclaim_slice(&self, room: &Class) -> Result<bool, super::OsError> {
-        let free_bytes = |class: &Class| {
-            let stats = class.lock().stats();
-            stats.free * stats.slab_size_bytes
+    /// A free slab, or a fresh one, for whoever has the turn.
+    fn take_in_turn(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        let room = self.class(class);
+        let mut account = room.lock();
+        let index = match room.take_free(&mut account) {
+            Some(index) => index,
+            None if self.budget.take(room.slab_bytes()) => self
+                .take_fresh(room, &mut account)
+                .map_err(|error| AllocateError::System { requested_bytes: room.slab_bytes(), error })?,
+            None => return Ok(None),
         };
-        let fullest = self.classes.iter().max_by_key(|class| free_bytes(class)).expect("a heap has a class");
-        let missing = room.slab_bytes() - (self.limit_bytes() - self.budget.held()).min(room.slab_bytes());
-        let slabs = missing.div_ceil(fullest.slab_bytes()).clamp(1, RECLAIM_SLICE_SLABS);
-        let reclaimed = fullest.reclaim(&mut fullest.lock(), slabs)?;
-        self.budget.give_back(reclaimed);
-        Ok(reclaimed > 0)
+        account.count_source(Source::Reclaim);
+        Ok(Some(SlabLocation::new(class, index)))
+    }
+
+    /// Takes free slabs from the class that has most free bytes, about as many as `class` needs for one slab, at most
+    /// one slice. False if no class has any: what is free is still being scrubbed.
+    fn make_room(&self, class: SizeClass, swept: &mut Swept) -> Result<bool, AllocateError> {
+        let mut fullest = (0, SizeClass(0));
+        for (number, other) in (0..=u8::MAX).zip(&self.classes) {
+            let stats = other.lock().stats();
+            fullest = fullest.max((stats.free * stats.slab_size_bytes, SizeClass(number)));
+        }
+        let (free_bytes, fullest) = fullest;
+        if free_bytes == 0 {
+            return Ok(false);
+        }
+        let needed = self.class(class).slab_bytes();
+        let missing = needed - (self.limit_bytes() - self.budget.held()).min(needed);
+        let slabs = missing.div_ceil(self.class(fullest).slab_bytes()).max(1);
+        self.reclaim_slice(fullest, swept.of(fullest, slabs), ReclaimAction::Backing)
+            .map_err(|error| AllocateError::System { requested_bytes: needed, error })?;
+        Ok(true)
     }
 }

@@ -18,7 +18,7 @@
 //! OVERDUE: those readers have had their time. It is only ever set beside DRAINING, and it takes nothing away: holders
 //! may look at it and let go, and until they do the bytes stay as they are. Both end when the slab is free.
 
-use crate::sync::{AtomicU64, Backoff, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
 
 /// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 46
 /// bits for writes: 2 years at a million a second.
@@ -39,9 +39,15 @@ const FLAGS: u64 = DRAINING | OVERDUE;
 pub(super) struct SegmentRecord {
     /// Draining << 63 | overdue << 62 | writes << 16 | holders. Changed by compare-and-swap; see the drawing above.
     state: AtomicU64,
-    /// One bit for each 64th of the slab that may be other than zero. Written while exclusive, read by holders.
-    dirty: AtomicU64,
+    /// One bit for each 32nd of the slab that may be other than zero. Written while exclusive, read by holders.
+    dirty: AtomicU32,
+    /// Whose slab it is, in the words of whoever allocated it; 0: nobody's who could say where it lies. Written by the
+    /// one that the slab was given to, read by whoever would like to move it: a hint, which the owner confirms.
+    owner: AtomicU32,
 }
+
+#[cfg(not(feature = "loom"))]
+const _: () = assert!(size_of::<SegmentRecord>() == 16, "metadata is bounded: 16 bytes a slab");
 
 /// Why a record could not be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,8 +213,18 @@ impl SegmentRecord {
     }
 
     /// The parts that may be other than zero. For holders, and for whoever has exclusive access.
-    pub(super) fn dirty(&self) -> u64 {
+    pub(super) fn dirty(&self) -> u32 {
         self.dirty.load(Ordering::Relaxed) // ordered by `hold` or `begin_exclusive`
+    }
+
+    /// Whose slab it is; 0 where nobody said.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed) // a hint; the owner's own lock orders what is done with it
+    }
+
+    /// Says whose slab it is. For its holder.
+    pub(super) fn set_owner(&self, owner: u32) {
+        self.owner.store(owner, Ordering::Relaxed); // see `owner`
     }
 }
 
@@ -229,7 +245,7 @@ impl Exclusive<'_> {
         std::ptr::eq(self.0, record)
     }
 
-    pub(super) fn dirty(&self) -> u64 {
+    pub(super) fn dirty(&self) -> u32 {
         self.0.dirty()
     }
 
@@ -239,12 +255,12 @@ impl Exclusive<'_> {
     }
 
     /// Marks parts as written, before their bytes change.
-    pub(super) fn raise_dirty(&self, mask: u64) {
+    pub(super) fn raise_dirty(&self, mask: u32) {
         self.0.dirty.store(self.0.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
     }
 
     /// Says which parts may be other than zero, after all others became zero.
-    pub(super) fn set_dirty(&self, mask: u64) {
+    pub(super) fn set_dirty(&self, mask: u32) {
         self.0.dirty.store(mask, Ordering::Relaxed);
     }
 
@@ -273,6 +289,7 @@ impl Exclusive<'_> {
     /// The slab is free from here on; its bytes are all zero.
     pub(super) fn make_free(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab became free with written parts");
+        self.0.set_owner(0);
         self.0.state.store(0, Ordering::Release); // pairs with the Acquire in `claim` and `close_free`
     }
 }
@@ -305,8 +322,9 @@ mod tests {
         let last = record.release().expect("the last holder scrubs");
         assert!(last.was_draining());
         last.set_dirty(0);
+        record.set_owner(7);
         last.make_free();
-        assert_eq!((record.writes(), record.holders()), (0, 0));
+        assert_eq!((record.writes(), record.holders(), record.owner()), (0, 0, 0));
         let closed = record.close_free().expect("free");
         assert!(!record.claim());
         closed.make_free();

@@ -2,7 +2,7 @@
 
 use super::class::ClassStats;
 use super::magazine::Rack;
-use super::{Heap, segment};
+use super::{CompactionStats, Heap, ReclaimStats, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -24,6 +24,10 @@ pub struct HeapStats {
     pub metadata_bytes: u64,
     /// Each class, smallest first.
     pub classes: Vec<ClassStats>,
+    /// What was given back, and why.
+    pub reclaim: ReclaimStats,
+    /// What was moved.
+    pub compaction: CompactionStats,
     /// How many allocations each tier served.
     pub paths: PathCounts,
 }
@@ -50,7 +54,7 @@ impl Heap {
         for (at, class) in self.classes.iter().enumerate() {
             let (mut stats, account_bytes, touched) = {
                 let account = class.lock();
-                (account.stats(), account.metadata_bytes(), account.fresh())
+                (account.stats(), account.metadata_bytes(), account.fresh_max())
             };
             committed_bytes += stats.committed_bytes;
             metadata_bytes += account_bytes + touched * size_of::<segment::SegmentRecord>() as u64;
@@ -80,7 +84,14 @@ impl Heap {
             metadata_bytes,
             classes,
             paths,
+            reclaim: self.reclaimed.stats(),
+            compaction: self.compactor.stats(),
         }
+    }
+
+    /// How often anything was reclaimed. Cheap: a few loads.
+    pub fn reclaim_count(&self) -> u64 {
+        self.reclaimed.stats().slices.iter().sum()
     }
 
     /// Asserts what must be true whenever no call is under way.

@@ -204,7 +204,7 @@ fn parts_never_written_are_read_from_the_static_zeros() {
             from_memory += part.len();
         }
     }
-    assert_eq!(from_memory, (4 << 20) / 64, "one 64th was written");
+    assert_eq!(from_memory, (4 << 20) / 32, "one 32nd was written");
 }
 
 /// KiB of the mappings that begin in a range of addresses that are resident.

@@ -138,12 +138,13 @@ impl Heap {
         None
     }
 
-    /// The magazine is full: half of it goes to the depot, or to the class's free slabs. False where it has no places.
+    /// The magazine is full: half of it goes to the depot, or to the class's free slabs. False where it has no places, and
+    /// where the class keeps only so many free slabs: who goes past the magazine gives those beyond back.
     #[cold]
     fn empty_half(&self, rack: &OpenRack<'_>, class: SizeClass) -> bool {
         let at = usize::from(class.0);
         let count = rack.len(at).div_ceil(2).min(BATCH_ROUNDS as u64);
-        if count == 0 {
+        if count == 0 || self.classes[at].is_bounded() {
             return false;
         }
         self.empty(rack, class, count);
@@ -162,7 +163,6 @@ impl Heap {
             if self.gate.is_closed() || !room.depot().put(batch) {
                 let mut account = room.lock();
                 room.put_rounds(&mut account, batch.iter().copied());
-                self.budget.give_back(room.trim(&mut account));
             }
             self.in_use.give_back(batch.len() as u64 * room.slab_bytes());
             left -= batch.len() as u64;
@@ -192,9 +192,9 @@ impl Heap {
         }
     }
 
-    /// Gives back what magazines held and nobody wanted since the last call, and lets them hold less. To be called now
-    /// and then; the depots are emptied too.
-    pub fn shrink_magazines(&self) {
+    /// Gives back what magazines held and nobody wanted since the last call, and lets them hold less. The depots
+    /// are emptied too.
+    pub(super) fn shrink_magazines(&self) {
         for rack in self.racks.iter() {
             for class in 0..self.classes.len() {
                 let class = SizeClass(u8::try_from(class).expect("`new` allows at most 255 classes"));

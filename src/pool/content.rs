@@ -192,7 +192,7 @@ impl Local {
     }
 
     /// Writes a small body, all of which is there: in place if nobody reads, else as a new version.
-    pub(super) fn write(
+    pub(super) async fn write(
         &self,
         id: AllocationId,
         placement: Placement,
@@ -227,7 +227,7 @@ impl Local {
                 }
             }
         }
-        let mut upload = self.upload_private(id, placement, room, now)?;
+        let mut upload = self.upload_private(id, placement, room, now).await?;
         for piece in pieces {
             upload.push(piece)?;
         }

@@ -22,13 +22,17 @@ pub struct Deposit<'a> {
 }
 
 impl Local {
-    pub(super) fn deposit(&self, request: &AllocateRequest, now: Now) -> Result<Deposit<'_>, AllocateError> {
+    pub(super) async fn deposit(
+        &self,
+        request: &AllocateRequest,
+        now: Now,
+    ) -> Result<Deposit<'_>, AllocateError> {
         if self.is_closed() {
             return Err(Unavailable.into());
         }
         let mut plan = Plan::new(self, std::slice::from_ref(request))?;
         plan.claim(now)?;
-        let deposit = Deposit::new(self, plan, request.size_bytes)?;
+        let deposit = Deposit::begin(self, plan, request.size_bytes).await?;
         self.passed_waiters();
         Ok(deposit)
     }
@@ -36,12 +40,12 @@ impl Local {
 
 impl<'a> Deposit<'a> {
     /// A deposit with the room of a claimed plan of one block.
-    pub(super) fn new(
+    pub(super) async fn begin(
         local: &'a Local,
         mut plan: Plan<'a>,
         size_bytes: u64,
     ) -> Result<Deposit<'a>, AllocateError> {
-        let segment = plan.back()?.pop();
+        let segment = plan.back().await?.pop();
         Ok(Deposit { local, plan, segment, size_bytes, received_bytes: 0 })
     }
 

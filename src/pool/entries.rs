@@ -3,6 +3,7 @@
 use super::lag::LeaseLag;
 use super::lease::Wheel;
 use super::local::Local;
+use super::moving::owner_of;
 use super::order::Order;
 use super::table::{Record, Table};
 use crate::clock::Now;
@@ -84,6 +85,7 @@ impl Local {
         let record = Record { created: Now(created), ..record };
         // Listed first: whoever finds it live finds its slot by that.
         slot.order.append(self.table(), index, created);
+        self.heap().set_owner(record.location, owner_of(index));
         self.table().used(index).publish(&record);
         slot.live += 1;
         slot.live_bytes += self.heap().slab_bytes(record.location);

@@ -2,8 +2,10 @@
 
 use super::drain::Drains;
 use super::entries::Slot;
+use super::handover::Handover;
 use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
+use super::janitor::Janitor;
 use super::lag::LeaseLag;
 use super::order::Order;
 use super::plan::Plan;
@@ -20,6 +22,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// What became of a request at once.
+#[derive(Debug)]
+pub(super) enum Started<'a> {
+    Made(Allocation),
+    /// All that it takes is claimed; it is still to be made.
+    Claimed(Plan<'a>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Local {
@@ -34,6 +44,8 @@ pub(super) struct Local {
     slots: PerSlot<Mutex<Slot>>,
     allocation_size_max: u64,
     drains: Drains,
+    handover: Handover,
+    pub(super) janitor: Janitor,
     /// Set once, when the service stops.
     closed: AtomicBool,
     /// Held while leases are taken from a wheel and ended.
@@ -59,6 +71,8 @@ impl Local {
             allocation_size_max: config.max_allocation_size.unwrap_or(largest).min(largest),
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
+            handover: Handover::default(),
+            janitor: Janitor::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
             leases_begun: Notify::new(),
@@ -71,7 +85,15 @@ impl Local {
                 queue.offer(&local);
             }
         });
+        let weak = Arc::downgrade(&local);
+        local.heap.when_moving(move |owner, from, to| {
+            Weak::upgrade(&weak).is_some_and(|local| local.move_segment(owner, from, to))
+        });
         local
+    }
+
+    pub(super) fn handover(&self) -> &Handover {
+        &self.handover
     }
 
     pub(super) fn heap(&self) -> &Arc<Heap> {
@@ -123,18 +145,22 @@ impl Local {
     }
 
     /// Makes one allocation. The way most requests go: without a tag there is nothing to plan.
-    pub(super) fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Allocation, AllocateError> {
+    pub(super) fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Started<'_>, AllocateError> {
         if self.is_closed() {
             return Err(Unavailable.into());
         }
         if request.tag.is_some() {
-            let made = self.allocate_all(std::slice::from_ref(request), now)?;
-            return Ok(made.into_iter().next().expect("as many as were asked for"));
+            let mut plan = Plan::new(self, std::slice::from_ref(request))?;
+            plan.claim(now)?;
+            return Ok(Started::Claimed(plan));
         }
         let (class, _) = self.class_for(request.size_bytes)?;
-        let location = match self.heap.allocate(class) {
+        let location = match self.heap.try_allocate(class) {
             Ok(location) => location,
             Err(_) => self.take_slab(class, now)?,
+        };
+        let Some(location) = location else {
+            return self.start_claimed(request, now);
         };
         let record = Record {
             key: Key::random(),
@@ -153,19 +179,31 @@ impl Local {
             None => self.enter_claimed(record, now)?,
         };
         self.passed_waiters();
-        Ok(self.describe(index, &record))
+        Ok(Started::Made(self.describe(index, &record)))
     }
 
     /// Enters an allocation whose slot has no entry at hand. Where there is none at all, its slab is freed.
     #[cold]
     fn enter_claimed(&self, record: Record, now: Now) -> Result<(u32, Record), AllocateError> {
-        let claim = || if self.claim_entry_and_some_ahead() { Ok(()) } else { Err(()) };
-        if self.unless_due(now, claim).is_err() {
-            self.heap.free(record.location);
-            return Err(AllocateError::TableFull { allocations_max: self.table.allocations_max() });
-        }
+        self.claim_entry(now).inspect_err(|_| self.heap.free(record.location))?;
         let index = self.take_entries(1)[0];
         Ok((index, self.with_slot(|slot| self.enter(slot, index, record, now))))
+    }
+
+    /// Goes on with a request whose bytes are granted, and whose slab takes more than a slice of work.
+    #[cold]
+    fn start_claimed(&self, request: &AllocateRequest, now: Now) -> Result<Started<'_>, AllocateError> {
+        let mut plan = Plan::new(self, std::slice::from_ref(request)).expect("it was granted");
+        self.claim_entry(now).inspect_err(|_| self.heap.give_back(plan.need().bytes))?;
+        plan.claimed();
+        Ok(Started::Claimed(plan))
+    }
+
+    /// Claims an entry of the table, ending leases that are over if that is what it takes.
+    fn claim_entry(&self, now: Now) -> Result<(), AllocateError> {
+        let claim = || if self.claim_entry_and_some_ahead() { Ok(()) } else { Err(()) };
+        let full = |()| AllocateError::TableFull { allocations_max: self.table.allocations_max() };
+        self.unless_due(now, claim).map_err(full)
     }
 
     /// A request was served at once: those who wait were passed over.
@@ -175,18 +213,19 @@ impl Local {
         }
     }
 
-    /// A slab, even if that takes ending leases that are over.
+    /// A slab, even if that takes ending leases that are over; none where its bytes are granted, and it takes more than a
+    /// slice of work to make it.
     pub(super) fn take_slab(
         &self,
         class: SizeClass,
         now: Now,
-    ) -> Result<SlabLocation, memory::AllocateError> {
-        let slab = self.unless_due(now, || self.heap.allocate(class));
+    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
+        let slab = self.unless_due(now, || self.heap.try_allocate(class));
         slab.inspect_err(|_| self.drains.memory_is_needed(&self.heap))
     }
 
     /// Makes all the allocations or none.
-    pub(super) fn allocate_all(
+    pub(super) async fn allocate_all(
         &self,
         requests: &[AllocateRequest],
         now: Now,
@@ -196,7 +235,16 @@ impl Local {
         }
         let mut plan = Plan::new(self, requests)?;
         plan.claim(now)?;
-        let made = plan.fulfil(now)?;
+        self.fulfil(plan, now).await
+    }
+
+    /// Makes the allocations of a plan that was claimed at once.
+    pub(super) async fn fulfil(
+        &self,
+        mut plan: Plan<'_>,
+        now: Now,
+    ) -> Result<Vec<Allocation>, AllocateError> {
+        let made = plan.fulfil(now).await?;
         self.passed_waiters();
         Ok(made)
     }
@@ -324,6 +372,7 @@ impl Local {
             tags: self.tags.stats(),
             leases_expired: lease_lag.total(),
             lease_lag,
+            janitor: self.janitor.stats(self.handover.waiting()),
             heap,
         }
     }

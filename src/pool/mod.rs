@@ -9,10 +9,13 @@
 //!   plan.rs      what a request takes: all of it, or nothing
 //!   queue.rs     who waits for room                (its bell: lock-free, loom-tested)
 //!   turns.rs     requests that wait for their turn
+//!   handover.rs  work that is done by the janitor, and awaited
+//!   janitor.rs   what the janitor does at this door
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
 //!   drain.rs     until when readers of what was freed may go on
+//!   moving.rs    a live block's bytes go elsewhere
 //!   deposit.rs   a block that is allocated and written in one go
 //!   entries.rs   which entries are free, and how one becomes an allocation
 //!   error.rs     why the pool says no
@@ -34,13 +37,16 @@ mod drain;
 mod entries;
 mod error;
 mod expiry;
+mod handover;
 mod id;
 mod idempotency;
 mod inflight;
+mod janitor;
 mod lag;
 mod lease;
 mod listing;
 mod local;
+mod moving;
 mod order;
 mod plan;
 mod queue;
@@ -55,11 +61,13 @@ pub use deposit::Deposit;
 pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
+pub use handover::Chore;
 pub use id::{AllocationId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
 pub use inflight::{Inflight, InflightCharge};
+pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
@@ -68,7 +76,7 @@ pub use upload::Upload;
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
 use bytes::Bytes;
-use local::Local;
+use local::{Local, Started};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,6 +146,8 @@ pub struct PoolStats {
     pub leases_expired: u64,
     /// How late that was.
     pub lease_lag: LeaseLag,
+    /// What the janitor did.
+    pub janitor: JanitorStats,
 }
 
 /// Who keeps the allocations.
@@ -176,11 +186,16 @@ impl Pool {
     ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
         match local.allocate(request, now) {
+            Ok(Started::Made(made)) => Ok(made),
+            Ok(Started::Claimed(plan)) => {
+                let made = local.fulfil(plan, now).await?;
+                Ok(made.into_iter().next().expect("as many as were asked for"))
+            }
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 let made = local.allocate_in_turn(std::slice::from_ref(request), wait, now, error).await?;
                 Ok(made.into_iter().next().expect("as many as were asked for"))
             }
-            outcome => outcome,
+            Err(error) => Err(error),
         }
     }
 
@@ -195,7 +210,7 @@ impl Pool {
         now: Now,
     ) -> Result<Vec<Allocation>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        match local.allocate_all(requests, now) {
+        match local.allocate_all(requests, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.allocate_in_turn(requests, wait, now, error).await
             }
@@ -215,7 +230,7 @@ impl Pool {
         now: Now,
     ) -> Result<Deposit<'_>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        match local.deposit(request, now) {
+        match local.deposit(request, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.deposit_in_turn(request, wait, now, error).await
             }
@@ -313,7 +328,7 @@ impl Pool {
         now: Now,
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
-        match local.write(id, placement, pieces, precondition, None, now) {
+        match local.write(id, placement, pieces, precondition, None, now).await {
             // In place there is always room: it is only readers that can be in the way.
             Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. })) => {
                 let write = |room, now| local.write(id, placement, pieces, precondition, room, now);
@@ -337,7 +352,7 @@ impl Pool {
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        match local.upload(id, placement, precondition, None, now) {
+        match local.upload(id, placement, precondition, None, now).await {
             Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
                 if local.may_be_freed(requested_bytes) =>
             {

@@ -9,6 +9,7 @@
 //! more; only the table, or the system, can still say no.
 
 use super::entries::Slot;
+use super::handover::Backing;
 use super::id::Key;
 use super::local::Local;
 use super::queue::Need;
@@ -32,11 +33,21 @@ impl<'a> Room<'a> {
         Room { heap, bytes }
     }
 
-    /// Turns a part of the room into a slab.
-    pub(super) fn back(&mut self, class: SizeClass) -> Result<SlabLocation, memory::AllocateError> {
-        let location = self.heap.back(class)?;
-        self.bytes -= self.heap.slab_bytes(location);
+    /// Turns a part of the room into a slab; none where that takes more than a slice of work.
+    pub(super) fn try_back(
+        &mut self,
+        class: SizeClass,
+    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
+        let location = self.heap.try_back(class)?;
+        if let Some(location) = location {
+            self.bytes -= self.heap.slab_bytes(location);
+        }
         Ok(location)
+    }
+
+    /// Takes all that is left of it: it is the caller's to give back.
+    pub(super) fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -219,13 +230,22 @@ impl<'a> Plan<'a> {
         self.local.room_freed(); // what others wait for may have been no memory
     }
 
-    /// Turns the room into slabs, one for each block.
-    pub(super) fn back(&mut self) -> Result<Vec<SlabLocation>, AllocateError> {
+    /// Turns the room into slabs, one for each block. Waits only where that takes more than a slice of work.
+    pub(super) async fn back(&mut self) -> Result<Vec<SlabLocation>, AllocateError> {
         let room = self.room.as_mut().expect("a plan is claimed before it is backed");
         let mut slabs = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            match room.back(block.class) {
-                Ok(slab) => slabs.push(slab),
+        for (at, block) in self.blocks.iter().enumerate() {
+            match room.try_back(block.class) {
+                Ok(Some(slab)) => slabs.push(slab),
+                Ok(None) => {
+                    let missing = self.blocks[at..].iter().map(|block| block.class).collect();
+                    let backing = Backing::new(self.local.heap(), slabs, missing, room.take_bytes());
+                    let slabs = self.local.finish(backing).await;
+                    return slabs.map_err(|error| {
+                        self.unclaim();
+                        error.into()
+                    });
+                }
                 Err(error) => {
                     slabs.into_iter().for_each(|slab| self.local.heap().free(slab));
                     self.unclaim();
@@ -269,11 +289,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Makes the allocations of a claimed plan.
-    pub(super) fn fulfil(&mut self, now: Now) -> Result<Vec<Allocation>, AllocateError> {
+    pub(super) async fn fulfil(&mut self, now: Now) -> Result<Vec<Allocation>, AllocateError> {
         if self.local.is_closed() {
             return Err(Unavailable.into());
         }
-        let slabs = self.back()?;
+        let slabs = self.back().await?;
         Ok(self.publish(&slabs, now))
     }
 }

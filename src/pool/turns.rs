@@ -45,7 +45,7 @@ impl Local {
         refused: AllocateError,
     ) -> Result<Vec<Allocation>, AllocateError> {
         let (mut plan, now) = self.in_turn(requests, wait, now, refused).await?;
-        plan.fulfil(now)
+        plan.fulfil(now).await
     }
 
     /// Begins a deposit when there is room. `refused` is why there is none now.
@@ -57,7 +57,7 @@ impl Local {
         refused: AllocateError,
     ) -> Result<Deposit<'_>, AllocateError> {
         let (plan, _) = self.in_turn(std::slice::from_ref(request), wait, now, refused).await?;
-        Deposit::new(self, plan, request.size_bytes)
+        Deposit::begin(self, plan, request.size_bytes).await
     }
 
     /// Waits until the plan of these requests is claimed. Also returns the time by then.
@@ -98,19 +98,22 @@ impl Local {
 
     /// Tries a write again when there is room for a second version, which it is handed then, and whenever anything was
     /// freed that may let it go without.
-    pub(super) async fn write_in_turn<'a, T>(
+    pub(super) async fn write_in_turn<'a, T, Attempt>(
         &'a self,
         requested_bytes: u64,
         wait: Duration,
         now: Now,
-        write: impl Fn(Option<Room<'a>>, Now) -> Result<T, WriteError>,
-    ) -> Result<T, WriteError> {
+        write: impl Fn(Option<Room<'a>>, Now) -> Attempt,
+    ) -> Result<T, WriteError>
+    where
+        Attempt: Future<Output = Result<T, WriteError>>,
+    {
         let wait = Wait::begin(wait, now);
         let need = Need { bytes: requested_bytes, ..Need::default() };
         let mut place = Place::new(self, need, true);
         while let Ok(turn) = timeout_at(wait.until, place.turn()).await {
             let room = (turn == Turn::Granted).then(|| Room::granted(self.heap(), requested_bytes));
-            match write(room, wait.now()) {
+            match write(room, wait.now()).await {
                 Err(WriteError::NoRoom(memory::AllocateError::Exhausted { .. })) if turn == Turn::Look => {}
                 outcome => return outcome,
             }

@@ -2,28 +2,23 @@
 //! in which content is written.
 
 use super::content::{Placement, Precondition, WriteError, check_end};
+use super::handover::Backing;
 use super::id::{AllocationId, Key};
 use super::local::Local;
+use super::moving::owner_of;
 use super::plan::Room;
 use super::table::Record;
 use super::{NotFound, Written};
 use crate::clock::Now;
-use crate::memory::{Edit, Heap, Pin, SlabLocation};
+use crate::memory::{self, Edit, Heap, Pin, SizeClass, SlabLocation};
 
 /// Times that an upload fills its edges beside other writers, before it does so under the entry's lock.
 const UNLOCKED_FILLS_MAX: u32 = 2;
 
-/// What a write has to find as it left it, to be the next version of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Base {
-    location: SlabLocation,
-    version: u64,
-}
-
 impl Local {
     /// Begins an upload: into the allocation's own segment if it was never written and nobody else does, else into a
     /// private one.
-    pub(super) fn upload(
+    pub(super) async fn upload(
         &self,
         id: AllocationId,
         placement: Placement,
@@ -40,11 +35,11 @@ impl Local {
                 return Ok(Upload::new(self, id, (index, record), placement, None));
             }
         }
-        self.upload_private(id, placement, room, now)
+        self.upload_private(id, placement, room, now).await
     }
 
     /// Begins an upload into a segment of its own: from `room`, where that was granted already.
-    pub(super) fn upload_private(
+    pub(super) async fn upload_private(
         &self,
         id: AllocationId,
         placement: Placement,
@@ -56,12 +51,29 @@ impl Local {
             (index, record)
         };
         let class = record.location.class();
-        let location = match room {
-            Some(mut room) => room.back(class),
-            None => self.take_slab(class, now),
-        };
-        let location = location.map_err(WriteError::NoRoom)?;
+        let location = self.private_segment(class, room, now).await.map_err(WriteError::NoRoom)?;
         Ok(Upload::new(self, id, (index, record), placement, Some(location)))
+    }
+
+    /// A slab that is nobody's but the caller's: from `room`, where that was granted already.
+    async fn private_segment(
+        &self,
+        class: SizeClass,
+        room: Option<Room<'_>>,
+        now: Now,
+    ) -> Result<SlabLocation, memory::AllocateError> {
+        let granted_bytes = match room {
+            Some(mut room) => match room.try_back(class)? {
+                Some(location) => return Ok(location),
+                None => room.take_bytes(),
+            },
+            None => match self.take_slab(class, now)? {
+                Some(location) => return Ok(location),
+                None => self.heap().class_bytes(class),
+            },
+        };
+        let backing = Backing::new(self.heap(), Vec::new(), vec![class], granted_bytes);
+        Ok(self.finish(backing).await?.pop().expect("as many as were missing"))
     }
 }
 
@@ -79,8 +91,9 @@ pub struct Upload<'a> {
     placement: Placement,
     size_bytes: u64,
     received_bytes: u64,
-    /// The version that the edges were filled from; none: they are zeros.
-    edges_from: Option<Base>,
+    /// The version that the edges were filled from; none: they are zeros. A version is the same content for ever,
+    /// wherever it is moved.
+    edges_from: Option<u64>,
     /// Nothing is left to clean up.
     committed: bool,
 }
@@ -173,16 +186,16 @@ impl<'a> Upload<'a> {
                 self.local.room_freed(); // a write may wait for just this upload
                 return Ok(Written { version: 1, whole });
             }
-            let base = Base { location: record.location, version };
             let edges_are_right = match self.placement {
                 Placement::Replace => true,
                 // Version 0 is zeros, as are edges that were never filled.
                 Placement::Patch { .. } => {
-                    self.edges_from == Some(base) || version == 0 && self.edges_from.is_none()
+                    self.edges_from == Some(version) || version == 0 && self.edges_from.is_none()
                 }
             };
             if edges_are_right {
                 self.fill(&next);
+                self.heap().set_owner(self.location, owner_of(self.target.0));
                 entry.set_location(self.location);
                 // A segment that is lent to another upload is that one's to free from now on.
                 let old_is_lent = entry.is_lent();
@@ -190,11 +203,11 @@ impl<'a> Upload<'a> {
                 self.committed = true;
                 drop(entry);
                 if !old_is_lent {
-                    self.local.drains().free(self.heap(), base.location, now);
+                    self.local.drains().free(self.heap(), record.location, now);
                 }
                 return Ok(Written { version: version + 1, whole });
             }
-            let pin = (version > 0).then(|| Pin::new(self.local.heap(), base.location));
+            let pin = (version > 0).then(|| Pin::new(self.local.heap(), record.location));
             fills += 1;
             if fills > UNLOCKED_FILLS_MAX {
                 kept = Some((entry, record));
@@ -209,12 +222,12 @@ impl<'a> Upload<'a> {
                 {
                     self.fill(&Edit { offset, pieces: &[bytes], ..Edit::default() });
                 }
-                self.edges_from = Some(base);
+                self.edges_from = Some(version);
                 if kept.is_some() {
                     kept_pins.push(pin); // the last holder scrubs: not under an entry's lock
                 }
             } else {
-                self.edges_from = (version == 0).then_some(base);
+                self.edges_from = (version == 0).then_some(version);
             }
         }
     }

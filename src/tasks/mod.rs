@@ -1,7 +1,7 @@
 //! What happens when time passes? Leases end, readers of what was freed are held to their time, and metrics are pushed
 //! to those who want them.
 //!
-//! `lease_keeper.rs` ends leases. Two peers can be configured, and each has one task that lives as long as the service:
+//! `lease_keeper.rs` ends leases; `janitor.rs` is the thread for what takes long. Two peers can be configured, and each has one task that lives as long as the service:
 //!
 //! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
 //!   the local `/metrics` when it does not, and goes on trying.
@@ -19,6 +19,7 @@ mod backend;
 mod connection;
 mod drain_keeper;
 mod endpoint;
+mod janitor;
 mod lease_keeper;
 mod link_keeper;
 mod peer;
@@ -40,6 +41,7 @@ use crate::link::{Link, LinkState};
 use crate::pool::Pool;
 use backend::Backend;
 use drain_keeper::DrainKeeper;
+use janitor::Janitor;
 use lease_keeper::LeaseKeeper;
 use peer::Peer;
 use pushgateway::Pushgateway;
@@ -56,6 +58,7 @@ pub type MetricsText = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Sen
 pub struct Tasks {
     tracker: TaskTracker,
     stop: DropGuard,
+    janitor: Option<Janitor>,
 }
 
 /// The link to the backend as it stands before [`start`]: off, or disconnected.
@@ -86,7 +89,8 @@ pub fn start(
     backend_link: Arc<Link>,
     pushgateway_link: Arc<Link>,
 ) -> Result<Tasks, StartError> {
-    let tasks = Tasks { tracker: TaskTracker::new(), stop: CancellationToken::new().drop_guard() };
+    let tasks =
+        Tasks { tracker: TaskTracker::new(), stop: CancellationToken::new().drop_guard(), janitor: None };
     if !backend.is_configured() && !prometheus.push_enabled {
         return Ok(tasks);
     }
@@ -129,11 +133,22 @@ impl Tasks {
         self.tracker.spawn(DrainKeeper::new(pool, cut).run(self.token()));
     }
 
+    /// Starts the thread that does for the pool what takes long.
+    ///
+    /// # Errors
+    /// Where the system grants no thread.
+    pub fn start_janitor(&mut self, pool: Arc<Pool>) -> std::io::Result<()> {
+        self.janitor = Some(Janitor::start(pool)?);
+        Ok(())
+    }
+
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.
     pub async fn stop(self) {
         drop(self.stop);
         self.tracker.close();
         self.tracker.wait().await;
+        // By now no request waits for it: it ends within a slice of work.
+        drop(self.janitor);
     }
 
     fn token(&self) -> CancellationToken {

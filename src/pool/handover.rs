@@ -1,0 +1,192 @@
+//! Handing over: what would take a request longer than a slice of work goes to the janitor thread, and is awaited.
+//!
+//! A request whose room is granted may find that its slabs take more than a millisecond to make: other classes have to
+//! give memory back, live blocks have to be moved. Threads that serve requests do not do that. The request's claim goes
+//! into a queue, as a [`Backing`], and the janitor works it off and sends the slabs back. Whoever hangs up meanwhile
+//! drops the other end: then the slabs, or what is left of the claim, are given back by whoever holds the backing.
+//!
+//! Without a janitor (a pool that is embedded, most tests) the work is done where it arises.
+
+use super::local::Local;
+use crate::memory::{self, Heap, SizeClass, SlabLocation};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Requests that are handed over at once, at most. Those beyond wait for a place, which takes no memory of the queue.
+const HANDED_OVER_MAX: usize = 1024;
+
+/// Granted bytes on their way to becoming slabs. Dropped, everything is given back.
+#[derive(Debug)]
+pub(super) struct Backing {
+    heap: Arc<Heap>,
+    /// Slabs that are there.
+    slabs: Vec<SlabLocation>,
+    /// What is still to be made, the last one first.
+    missing: Vec<SizeClass>,
+    /// Bytes granted for those.
+    granted_bytes: u64,
+}
+
+impl Backing {
+    /// Of so many bytes that were granted to the caller, to become slabs of these classes, in order, behind those that
+    /// are there already.
+    pub(super) fn new(
+        heap: &Arc<Heap>,
+        slabs: Vec<SlabLocation>,
+        mut missing: Vec<SizeClass>,
+        granted_bytes: u64,
+    ) -> Backing {
+        missing.reverse();
+        Backing { heap: Arc::clone(heap), slabs, missing, granted_bytes }
+    }
+
+    /// Makes what is missing, however long that takes.
+    fn work(&mut self) -> Result<(), memory::AllocateError> {
+        while let Some(class) = self.missing.last() {
+            let slab = self.heap.back(*class)?;
+            self.granted_bytes -= self.heap.slab_bytes(slab);
+            self.slabs.push(slab);
+            self.missing.pop();
+        }
+        Ok(())
+    }
+
+    /// All slabs: the caller's from here on.
+    fn into_slabs(mut self) -> Vec<SlabLocation> {
+        debug_assert!(self.missing.is_empty(), "slabs are missing");
+        std::mem::take(&mut self.slabs)
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.slabs.drain(..).for_each(|slab| self.heap.free(slab));
+        if self.granted_bytes > 0 {
+            self.heap.give_back(self.granted_bytes);
+        }
+    }
+}
+
+/// What a request gets back: its slabs, or why the system grants none.
+type Outcome = Result<Backing, memory::AllocateError>;
+
+#[derive(Debug)]
+struct Job {
+    backing: Backing,
+    done: oneshot::Sender<Outcome>,
+}
+
+impl Job {
+    fn work(self) {
+        let Job { mut backing, done } = self;
+        if done.is_closed() {
+            return; // nobody waits for it any more
+        }
+        let outcome = backing.work().map(|()| backing);
+        // Where nobody waits any more, the backing comes back, and gives back what it has.
+        drop(done.send(outcome));
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Handover {
+    queue: Mutex<Queue>,
+    /// Told when there is a job, and when the janitor is to end.
+    told: Condvar,
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// There is a janitor, and it will look.
+    is_served: bool,
+}
+
+/// What the janitor found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Something that a request waits for.
+    Ready,
+    /// There was nothing in all that time.
+    Nothing,
+    /// It is to end, and nothing is left.
+    Ended,
+}
+
+impl Default for Handover {
+    fn default() -> Handover {
+        Handover { queue: Mutex::default(), told: Condvar::new(), places: Semaphore::new(HANDED_OVER_MAX) }
+    }
+}
+
+impl Handover {
+    /// Begins or ends the service of the queue. What is in it when the service ends is still done.
+    pub(super) fn set_served(&self, is_served: bool) {
+        self.queue.lock().is_served = is_served;
+        self.told.notify_all();
+    }
+
+    /// Jobs that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.lock().jobs.len()
+    }
+
+    /// Waits for a job, if there is none.
+    pub(super) fn await_chore(&self, patience: Duration) -> Chore {
+        let mut queue = self.queue.lock();
+        if queue.jobs.is_empty() && queue.is_served {
+            self.told.wait_for(&mut queue, patience);
+        }
+        match queue.jobs.is_empty() {
+            false => Chore::Ready,
+            true if queue.is_served => Chore::Nothing,
+            true => Chore::Ended,
+        }
+    }
+
+    /// Does a job; false if there is none.
+    pub(super) fn do_chore(&self) -> bool {
+        let Some(job) = self.queue.lock().jobs.pop_front() else { return false };
+        self.places.add_permits(1);
+        job.work();
+        true
+    }
+
+    /// Enters a job; gives it back where nobody would do it.
+    fn enter(&self, job: Job) -> Result<(), Job> {
+        let mut queue = self.queue.lock();
+        if !queue.is_served {
+            return Err(job);
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.told.notify_one();
+        Ok(())
+    }
+}
+
+impl Local {
+    /// Makes the slabs of a backing: has them made by the janitor where there is one.
+    #[cold]
+    pub(super) async fn finish(
+        &self,
+        mut backing: Backing,
+    ) -> Result<Vec<SlabLocation>, memory::AllocateError> {
+        let handover = self.handover();
+        if !handover.queue.lock().is_served {
+            return backing.work().map(|()| backing.into_slabs());
+        }
+        handover.places.acquire().await.expect("the places are never closed").forget();
+        let (done, outcome) = oneshot::channel();
+        if let Err(job) = handover.enter(Job { backing, done }) {
+            handover.places.add_permits(1);
+            job.work();
+        }
+        outcome.await.expect("a job that somebody waits for is done").map(Backing::into_slabs)
+    }
+}

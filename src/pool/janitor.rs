@@ -1,0 +1,97 @@
+//! The janitor at the pool's door: what it may do here, and what is known of its work. The thread itself, and the time,
+//! are a task's.
+
+use super::handover::Chore;
+use super::{Engine, Pool};
+use crate::clock::Now;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What is known of the janitor's work.
+#[derive(Debug, Default)]
+pub(super) struct Janitor {
+    /// Things done that a request waited for.
+    chores: AtomicU64,
+    busy_nanoseconds: AtomicU64,
+    /// `Heap::reclaim_count` at the last look.
+    reclaims: AtomicU64,
+    /// When a look last found it greater than before; 0: never.
+    last_reclaim: AtomicU64,
+}
+
+/// Numbers of the janitor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JanitorStats {
+    /// Requests that it finished, because that took longer than a slice of work.
+    pub chores: u64,
+    /// Requests that wait for it.
+    pub waiting: u64,
+    /// Time that it has worked.
+    pub busy: Duration,
+    /// When memory was last reclaimed, by whomever, to about a second.
+    pub last_reclaim: Option<Now>,
+}
+
+impl Janitor {
+    pub(super) fn stats(&self, waiting: usize) -> JanitorStats {
+        let last_reclaim = self.last_reclaim.load(Ordering::Relaxed);
+        JanitorStats {
+            chores: self.chores.load(Ordering::Relaxed),
+            waiting: waiting as u64,
+            busy: Duration::from_nanos(self.busy_nanoseconds.load(Ordering::Relaxed)),
+            last_reclaim: (last_reclaim > 0).then_some(Now(last_reclaim)),
+        }
+    }
+}
+
+impl Pool {
+    /// From now on work that takes long is handed over to the caller, who does it by [`Pool::do_chore`], until
+    /// [`Pool::end_janitor`].
+    pub fn begin_janitor(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.handover().set_served(true);
+    }
+
+    /// Has [`Pool::await_chore`] say that it is over, when nothing is left. Later work is done where it arises.
+    pub fn end_janitor(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.handover().set_served(false);
+    }
+
+    /// Waits up to `patience` for something that a request waits for.
+    pub fn await_chore(&self, patience: Duration) -> Chore {
+        let Engine::Local(local) = &self.engine;
+        local.handover().await_chore(patience)
+    }
+
+    /// Does one thing that a request waits for, if there is any.
+    pub fn do_chore(&self) {
+        let Engine::Local(local) = &self.engine;
+        if local.handover().do_chore() {
+            local.janitor.chores.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An interval is over: memory that lay idle all through it goes back from now on.
+    pub fn end_idle_interval(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.heap().end_idle_interval();
+    }
+
+    /// Gives a slice of idle memory back. False where nothing is left to be done, or requests come first.
+    pub fn reclaim_idle_slice(&self) -> bool {
+        let Engine::Local(local) = &self.engine;
+        local.handover().waiting() == 0 && local.heap().reclaim_idle_slice()
+    }
+
+    /// Notes that the janitor worked for so long, and whether memory was reclaimed since the last note.
+    pub fn note_janitor(&self, busy: Duration, now: Now) {
+        let Engine::Local(local) = &self.engine;
+        let nanoseconds = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        local.janitor.busy_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        let reclaims = local.heap().reclaim_count();
+        if local.janitor.reclaims.swap(reclaims, Ordering::Relaxed) != reclaims {
+            local.janitor.last_reclaim.store(now.0, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The janitor: the one thread for work that takes longer than a request may keep a worker from others.
+//!
+//! Requests hand over what takes longer than a slice, and wait for it without a thread. In between the janitor gives
+//! back what lay idle, slice by slice, and drops that whenever a request comes.
+
+use crate::clock::Now;
+use crate::pool::{Chore, Pool};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two looks at what was reclaimed, while nobody needs anything.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long free memory lies idle before it goes back.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The thread. Dropped, it is told to end and waited for: what requests wait for is done first.
+#[derive(Debug)]
+pub(super) struct Janitor {
+    pool: Arc<Pool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// However the thread ends, nothing is handed over to it any more.
+struct Service<'a>(&'a Pool);
+
+impl Drop for Service<'_> {
+    fn drop(&mut self) {
+        self.0.end_janitor();
+    }
+}
+
+impl Janitor {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where the system grants no thread; work is then done where it arises, as before.
+    pub(super) fn start(pool: Arc<Pool>) -> std::io::Result<Janitor> {
+        let its = Arc::clone(&pool);
+        pool.begin_janitor();
+        let thread = std::thread::Builder::new()
+            .name("maas-janitor".to_owned())
+            .spawn(move || {
+                let _service = Service(&its);
+                work(&its, LOOK, IDLE);
+            })
+            .inspect_err(|_| pool.end_janitor())?;
+        Ok(Janitor { pool, thread: Some(thread) })
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        self.pool.end_janitor();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was logged as every panic is, and must not become a second one here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread does.
+fn work(pool: &Pool, look: Duration, idle: Duration) {
+    let mut interval_began = Now::read();
+    let mut gives_back = false;
+    loop {
+        let chore = pool.await_chore(if gives_back { Duration::ZERO } else { look });
+        let began = Now::read();
+        match chore {
+            Chore::Ended => return,
+            Chore::Ready => pool.do_chore(),
+            Chore::Nothing => {
+                if began.since(interval_began) >= idle {
+                    interval_began = began;
+                    pool.end_idle_interval();
+                    gives_back = true;
+                }
+                gives_back = gives_back && pool.reclaim_idle_slice();
+            }
+        }
+        let ended = Now::read();
+        pool.note_janitor(ended.since(began), ended);
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::memory::{self, Heap};
+    use crate::pool::{AllocateRequest, Config};
+
+    fn pool() -> Arc<Pool> {
+        let memory = memory::Config {
+            slab_sizes: vec![1024, 4 << 20],
+            max_pool_size: 32 << 20,
+            initial_slabs_per_size: 1,
+            ..memory::Config::default()
+        };
+        Arc::new(Pool::new(Heap::new(&memory).expect("the configuration is right"), &Config::default()))
+    }
+
+    fn request(size_bytes: u64) -> AllocateRequest {
+        AllocateRequest { size_bytes, lease: None, tag: None }
+    }
+
+    async fn allocate(pool: &Pool, size_bytes: u64) -> crate::pool::AllocationId {
+        pool.allocate(&request(size_bytes), Duration::ZERO, Now::read()).await.expect("there is room").id
+    }
+
+    /// Fills the pool with small blocks and frees three of four.
+    async fn checkerboard(pool: &Pool) {
+        let mut small = Vec::new();
+        for _ in 0..32 << 10 {
+            small.push(allocate(pool, 1024).await);
+        }
+        for (at, id) in small.into_iter().enumerate() {
+            if at % 4 != 0 {
+                pool.free(id, Now::read()).await.expect("live");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_done_by_the_janitor_while_others_are_served() {
+        let pool = pool();
+        checkerboard(&pool).await;
+        let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
+        // One thread polls them all in turn, so none of them may block it.
+        let large = futures_of(&pool, 6, 4 << 20);
+        let small = futures_of(&pool, 20, 1024);
+        for made in large.into_iter().chain(small) {
+            made.await.expect("no panic");
+        }
+        let stats = pool.stats().await;
+        assert!(stats.janitor.chores > 0 && stats.janitor.waiting == 0, "{:?}", stats.janitor);
+        assert!(stats.janitor.busy > Duration::ZERO && stats.janitor.last_reclaim.is_some());
+        assert!(stats.heap.compaction.moves > 0);
+        drop(janitor);
+        let freed = pool.list(None, 1, None, Now::read()).await.allocations[0].id;
+        pool.free(freed, Now::read()).await.expect("live");
+        allocate(&pool, 1024).await;
+    }
+
+    fn futures_of(pool: &Arc<Pool>, count: usize, size_bytes: u64) -> Vec<tokio::task::JoinHandle<()>> {
+        (0..count)
+            .map(|_| {
+                let pool = pool.clone();
+                tokio::spawn(async move {
+                    allocate(&pool, size_bytes).await;
+                })
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn requests_that_hang_up_while_the_janitor_works_for_them_leave_nothing() {
+        let pool = pool();
+        checkerboard(&pool).await;
+        let in_use = pool.in_use_and_limit_bytes().0;
+        // Nobody works yet: what is handed over waits.
+        pool.begin_janitor();
+        let given_up: Vec<_> = (0..6).map(|_| request(4 << 20)).collect();
+        for requests in [&given_up[..1], &given_up[..3], &given_up[..]] {
+            let call = pool.allocate_batch(requests, Duration::ZERO, Now::read());
+            assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+        }
+        assert_eq!(pool.stats().await.janitor.waiting, 3);
+        let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
+        drop(janitor); // done before it ends
+        let stats = pool.stats().await;
+        assert_eq!((stats.heap.in_use_bytes, stats.janitor.waiting), (in_use, 0));
+        allocate(&pool, 4 << 20).await;
+    }
+
+    #[test]
+    fn what_lies_idle_for_an_interval_goes_back_and_the_thread_ends_when_told() {
+        let pool = pool();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(checkerboard(&pool));
+        pool.begin_janitor();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| work(&pool, Duration::from_millis(1), Duration::from_millis(20)));
+            let began = Now::read();
+            while runtime.block_on(pool.stats()).heap.pool_size_bytes > (8 << 20) + (4 << 20) {
+                assert!(Now::read().since(began) < Duration::from_secs(60), "idle memory never goes back");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            pool.end_janitor();
+            thread.join().expect("no panic");
+        });
+        let stats = runtime.block_on(pool.stats());
+        assert_eq!(stats.heap.in_use_bytes, 8 << 20);
+        assert!(stats.heap.committed_bytes <= stats.heap.pool_size_bytes + memory::page_size());
+        assert!(stats.heap.reclaim.slices[memory::ReclaimAction::Idle as usize] > 0);
+    }
+}
