@@ -98,7 +98,10 @@ impl Heap {
     /// slab lies and a free place. It moves the content by [`Heap::copy_slab`], sees to it that everybody finds it there,
     /// and says whether it did; where it did, nobody may enter the old place any more. It is called without any lock of
     /// the heap, and must not allocate or free. Only the first such call counts.
-    pub fn when_moving(&self, mover: impl Fn(u32, SlabLocation, SlabLocation) -> bool + Send + Sync + 'static) {
+    pub fn when_moving(
+        &self,
+        mover: impl Fn(u32, SlabLocation, SlabLocation) -> bool + Send + Sync + 'static,
+    ) {
         // A second one would be a second pool on the same heap, which is not done.
         let _ = self.compactor.mover.set(Box::new(mover));
     }
@@ -164,7 +167,8 @@ impl Heap {
         let slabs = room.slabs();
         let owner = slabs.record(from).owner();
         // It may have been freed since the look.
-        let is_moved = owner != 0 && mover(owner, SlabLocation::new(class, from), SlabLocation::new(class, to));
+        let is_moved =
+            owner != 0 && mover(owner, SlabLocation::new(class, from), SlabLocation::new(class, to));
         let emptied = if is_moved { from } else { to };
         let access = slabs.record(emptied).release().expect("nobody else knows where it lies");
         slabs.scrub(emptied, &access);
@@ -178,3 +182,6 @@ impl Heap {
         is_moved
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

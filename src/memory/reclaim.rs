@@ -25,8 +25,7 @@ pub enum ReclaimAction {
 
 impl ReclaimAction {
     /// All of them.
-    pub const ALL: [ReclaimAction; 3] =
-        [ReclaimAction::Backing, ReclaimAction::Surplus, ReclaimAction::Idle];
+    pub const ALL: [ReclaimAction; 3] = [ReclaimAction::Backing, ReclaimAction::Surplus, ReclaimAction::Idle];
 
     /// What users see.
     pub fn name(self) -> &'static str {

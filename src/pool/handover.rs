@@ -120,11 +120,7 @@ pub enum Chore {
 
 impl Default for Handover {
     fn default() -> Handover {
-        Handover {
-            queue: Mutex::default(),
-            told: Condvar::new(),
-            places: Semaphore::new(HANDED_OVER_MAX),
-        }
+        Handover { queue: Mutex::default(), told: Condvar::new(), places: Semaphore::new(HANDED_OVER_MAX) }
     }
 }
 

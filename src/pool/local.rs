@@ -142,11 +142,7 @@ impl Local {
     }
 
     /// Makes one allocation. The way most requests go: without a tag there is nothing to plan.
-    pub(super) fn allocate(
-        &self,
-        request: &AllocateRequest,
-        now: Now,
-    ) -> Result<Started<'_>, AllocateError> {
+    pub(super) fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Started<'_>, AllocateError> {
         if self.is_closed() {
             return Err(Unavailable.into());
         }

@@ -2,8 +2,8 @@
 //! in which content is written.
 
 use super::content::{Placement, Precondition, WriteError, check_end};
-use super::id::{AllocationId, Key};
 use super::handover::Backing;
+use super::id::{AllocationId, Key};
 use super::local::Local;
 use super::moving::owner_of;
 use super::plan::Room;
