@@ -182,3 +182,6 @@ impl Heap {
         is_moved
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

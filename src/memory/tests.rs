@@ -208,7 +208,7 @@ fn parts_never_written_are_read_from_the_static_zeros() {
 }
 
 /// KiB of the mappings that begin in a range of addresses that are resident.
-fn resident_kib(addresses: Range<usize>) -> u64 {
+pub(super) fn resident_kib(addresses: Range<usize>) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux has it");
     let mut inside = false;
     let mut kib = 0;

@@ -32,3 +32,6 @@ impl Local {
         true
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

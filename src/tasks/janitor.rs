@@ -126,7 +126,7 @@ mod tests {
         checkerboard(&pool).await;
         let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
         // One thread polls them all in turn, so none of them may block it.
-        let large = futures_of(&pool, 6, 4 << 20);
+        let large = futures_of(&pool, 5, 4 << 20);
         let small = futures_of(&pool, 20, 1024);
         for made in large.into_iter().chain(small) {
             made.await.expect("no panic");
@@ -159,8 +159,8 @@ mod tests {
         let in_use = pool.in_use_and_limit_bytes().0;
         // Nobody works yet: what is handed over waits.
         pool.begin_janitor();
-        let given_up: Vec<_> = (0..6).map(|_| request(4 << 20)).collect();
-        for requests in [&given_up[..1], &given_up[..3], &given_up[..]] {
+        let given_up: Vec<_> = (0..3).map(|_| request(4 << 20)).collect();
+        for requests in [&given_up[..1], &given_up[..2], &given_up[..]] {
             let call = pool.allocate_batch(requests, Duration::ZERO, Now::read());
             assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
         }
