@@ -1,5 +1,8 @@
 //! The heap as a whole: its limit, its zeros, its account, under random use and under threads.
 
+mod drift;
+mod race;
+
 use super::os::faults;
 use super::*;
 use proptest::prelude::*;
