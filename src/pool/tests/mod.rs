@@ -1,6 +1,7 @@
 //! The pool as a whole: ids, deadlines, listing and accounts, and under threads.
 
 mod cancel;
+mod drift;
 mod expiry;
 mod twin;
 mod waiting;
