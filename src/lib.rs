@@ -27,4 +27,5 @@ pub mod limits;
 pub mod link;
 pub mod slot;
 mod sync;
+pub mod topology;
 pub mod units;
