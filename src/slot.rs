@@ -9,9 +9,11 @@
 
 use crate::topology::Topology;
 use crossbeam_utils::CachePadded;
+#[cfg(not(feature = "shuttle"))]
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::OnceLock;
+#[cfg(not(feature = "shuttle"))]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Slots at most: enough for every machine we have seen, and it bounds what is kept per slot.
@@ -22,7 +24,14 @@ pub fn count() -> usize {
     layout().count
 }
 
+/// The calling thread's slot, below [`count`]. Under shuttle, whose threads are one thread, by their number there.
+#[cfg(feature = "shuttle")]
+pub fn current() -> usize {
+    usize::from(shuttle::current::me()) % count()
+}
+
 /// The calling thread's slot, below [`count`].
+#[cfg(not(feature = "shuttle"))]
 #[inline]
 pub fn current() -> usize {
     /// The thread has no slot yet, or there are several nodes, so that it has to be looked up each time.
@@ -47,6 +56,7 @@ pub fn near(slot: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The calling thread's number: threads are counted as they first ask for a slot.
+#[cfg(not(feature = "shuttle"))]
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed));
@@ -67,6 +77,9 @@ struct Layout {
 fn layout() -> &'static Layout {
     static LAYOUT: OnceLock<Layout> = OnceLock::new();
     LAYOUT.get_or_init(|| {
+        if cfg!(feature = "shuttle") {
+            return Layout::new(&Topology::one_node(), 2); // the same on every machine
+        }
         let count = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(SLOTS_MAX));
         Layout::new(&Topology::of_this_process(), count)
     })

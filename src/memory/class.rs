@@ -14,7 +14,7 @@ use super::bytes::Slabs;
 use super::index_set::IndexSet;
 use super::os::{OsError, SideTable, page_size};
 use super::segment::SegmentRecord;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 

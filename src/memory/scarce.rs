@@ -8,7 +8,7 @@
 
 use super::class::Class;
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ mod loom_tests {
 
     #[test]
     fn loom_two_holders_never_overlap_and_see_each_others_writes() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let shared = Arc::new((EntryLock::default(), AtomicU64::new(0)));
             let add = |shared: &(EntryLock, AtomicU64)| {
                 let _guard = shared.0.lock();
