@@ -28,4 +28,5 @@ pub mod link;
 mod lock;
 pub mod slot;
 mod sync;
+pub mod topology;
 pub mod units;

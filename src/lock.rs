@@ -50,7 +50,7 @@ mod loom_tests {
 
     #[test]
     fn loom_who_tries_in_vain_leaves_the_lock_to_its_holder() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let shared = Arc::new((ByteLock::default(), AtomicU64::new(0)));
             let add = |shared: &(ByteLock, AtomicU64)| {
                 let Some(_guard) = shared.0.try_lock() else { return 0 };
@@ -70,7 +70,7 @@ mod loom_tests {
 
     #[test]
     fn loom_two_holders_never_overlap_and_see_each_others_writes() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let shared = Arc::new((ByteLock::default(), AtomicU64::new(0)));
             let add = |shared: &(ByteLock, AtomicU64)| {
                 let _guard = shared.0.lock();

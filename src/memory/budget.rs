@@ -91,7 +91,7 @@ mod loom_tests {
 
     #[test]
     fn loom_the_last_bytes_go_to_exactly_one_taker() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let budget = Arc::new(Budget::new(3));
             assert!(budget.take(1));
             let takers: Vec<_> = (0..2)
@@ -112,7 +112,7 @@ mod loom_tests {
 
     #[test]
     fn loom_bytes_given_back_are_found_and_the_limit_holds_throughout() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let budget = Arc::new(Budget::new(2));
             assert!(budget.take(2));
             let giver = {

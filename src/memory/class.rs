@@ -21,7 +21,7 @@ use super::magazine::Round;
 use super::os::{OsError, SideTable, page_size};
 use super::segment::SegmentRecord;
 use crate::slot;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 

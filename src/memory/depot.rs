@@ -231,7 +231,7 @@ mod loom_tests {
     /// would become the head.
     #[test]
     fn loom_aba_a_head_that_came_back_is_not_taken_for_the_one_that_was_seen() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let shared = Arc::new((Stack::new(), batches(2)));
             let (stack, all) = (&shared.0, &shared.1);
             stack.push(all, 1);
@@ -259,7 +259,7 @@ mod loom_tests {
 
     #[test]
     fn loom_whoever_takes_a_batch_sees_what_was_put_into_it() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let depot = Arc::new(Depot::new(1));
             let putter = {
                 let depot = Arc::clone(&depot);

@@ -206,7 +206,7 @@ mod loom_tests {
     /// Whoever is refused did not come after the free: of two that decide once it is over, one is granted.
     #[test]
     fn loom_a_decision_finds_what_was_freed_before_it_wherever_it_lies() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let pool = Arc::new(pool());
             assert!(pool.budget.take(8));
             let freer = {
@@ -226,7 +226,7 @@ mod loom_tests {
     /// Two decide at once; neither is refused for what the other is just taking out of the magazine.
     #[test]
     fn loom_of_two_that_decide_over_a_full_magazine_one_is_granted() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let pool = Arc::new(pool());
             assert!(pool.budget.take(8));
             free(&pool);

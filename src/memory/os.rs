@@ -191,9 +191,9 @@ unsafe impl ZeroIsValid for std::sync::atomic::AtomicU16 {}
 #[derive(Debug)]
 pub(super) struct SideTable<T> {
     /// Under the model checker, whose atomics are not plain words, an ordinary array.
-    #[cfg(feature = "loom")]
+    #[cfg(any(feature = "loom", feature = "shuttle"))]
     records: Box<[T]>,
-    #[cfg(not(feature = "loom"))]
+    #[cfg(not(any(feature = "loom", feature = "shuttle")))]
     region: Reservation,
     count: u64,
     records_are: std::marker::PhantomData<T>,
@@ -205,13 +205,13 @@ impl<T: ZeroIsValid> SideTable<T> {
     /// # Errors
     /// [`OsError`] where the address space for it cannot be had.
     pub(super) fn new(count: u64) -> Result<SideTable<T>, OsError> {
-        #[cfg(feature = "loom")]
+        #[cfg(any(feature = "loom", feature = "shuttle"))]
         return Ok(SideTable {
             records: (0..count).map(|_| T::default()).collect(),
             count,
             records_are: std::marker::PhantomData,
         });
-        #[cfg(not(feature = "loom"))]
+        #[cfg(not(any(feature = "loom", feature = "shuttle")))]
         {
             let bytes = count.saturating_mul(size_of::<T>() as u64);
             let region = Reservation::reserve(bytes)?;
@@ -227,9 +227,9 @@ impl<T: ZeroIsValid> SideTable<T> {
     #[inline]
     pub(super) fn get(&self, index: u64) -> &T {
         assert!(index < self.count, "record {index} of {}", self.count);
-        #[cfg(feature = "loom")]
+        #[cfg(any(feature = "loom", feature = "shuttle"))]
         return &self.records[usize::try_from(index).expect("the table fits in memory")];
-        #[cfg(not(feature = "loom"))]
+        #[cfg(not(any(feature = "loom", feature = "shuttle")))]
         {
             let first = self.region.base.cast::<T>();
             // SAFETY: `new` reserved room for `count` records, and the index was asserted to be below that.

@@ -12,7 +12,7 @@ use super::compact::Sweep;
 use super::grant::ClosedGate;
 use super::reclaim::ReclaimAction;
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

@@ -410,7 +410,7 @@ mod loom_tests {
 
     #[test]
     fn loom_bytes_never_change_under_a_holder() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let slab = Slab::held();
             let reader = {
                 let slab = Arc::clone(&slab);
@@ -432,7 +432,7 @@ mod loom_tests {
 
     #[test]
     fn loom_the_last_holder_scrubs_and_the_next_owner_reads_zero() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let slab = Slab::held();
             let access = slab.record.begin_write().expect("the only holder");
             slab.write(7);
@@ -460,7 +460,7 @@ mod loom_tests {
     /// A sweep marks a slab that it takes for draining, while its last reader leaves and the next owner comes.
     #[test]
     fn loom_the_next_owner_of_a_slab_is_never_overdue() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let slab = Slab::held();
             slab.record.hold().expect("held");
             assert!(slab.record.set_draining());

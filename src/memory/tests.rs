@@ -2,6 +2,8 @@
 
 mod drift;
 mod race;
+#[cfg(feature = "shuttle")]
+mod schedules;
 
 use super::os::faults;
 use super::*;
@@ -27,7 +29,7 @@ fn write(heap: &Heap, location: SlabLocation, offset: u64, bytes: &[u8]) -> Resu
 
 fn content(heap: &Arc<Heap>, location: SlabLocation) -> Vec<u8> {
     let bytes = heap.slabs(location).0.slab_bytes();
-    Arc::new(Pin::new(heap, location).expect("held")).read(0..bytes).flatten().collect()
+    Arc::new(Pin::new(heap, location).expect("held")).read(0..bytes).collect::<Vec<_>>().concat()
 }
 
 #[test]

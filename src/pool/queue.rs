@@ -371,7 +371,7 @@ mod loom_tests {
     /// finds the waiter: never does the waiter sleep beside free room.
     #[test]
     fn loom_whoever_waits_is_found_or_finds_room() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let shared = Arc::new((Budget::new(1), Bell::default()));
             assert!(shared.0.take(1));
             let freer = {

@@ -56,9 +56,9 @@ struct VolatileEntry {
     link: AtomicU32,
 }
 
-#[cfg(not(feature = "loom"))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 const _: () = assert!(size_of::<DurableEntry>() == 64, "an entry's durable half is one cache line");
-#[cfg(not(feature = "loom"))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 const _: () =
     assert!(size_of::<VolatileEntry>() == 8, "metadata is bounded: 64 + 8 bytes here, 16 a slab, 4 in order");
 
@@ -304,7 +304,7 @@ mod loom_tests {
     /// One thread frees an allocation and makes the next one in the same entry, as its slot does; another looks up.
     #[test]
     fn loom_a_look_up_sees_an_allocation_whole_or_not_at_all() {
-        loom::model(|| {
+        crate::sync::model(|| {
             let halves = Arc::new((DurableEntry::default(), VolatileEntry::default()));
             let entry = |halves: &(DurableEntry, VolatileEntry)| {
                 Entry { durable: &halves.0, volatile: &halves.1 }.lock().read()

@@ -6,7 +6,7 @@
 //! and a refusal needs an instant at which there can have been no room. A request that was refused itself is never in
 //! the way of another.
 
-use super::{allocate, heap};
+use super::{allocate, heap, write};
 use crate::memory::{AllocateError, Heap, Pin, SlabLocation};
 use crate::slot;
 use parking_lot::Mutex;
@@ -30,26 +30,30 @@ enum Outcome {
 }
 
 /// One call, and the ticks between which it ran.
-struct Call {
+pub(super) struct Call {
     ticks: RangeInclusive<usize>,
     bytes: u64,
     outcome: Outcome,
 }
 
+/// A reader of a block that was freed, its size, and the mark that it carries.
+type Read = (Pin, u64, u64);
+
 /// What all threads of a race share.
-struct Race {
+pub(super) struct Race {
     heap: Arc<Heap>,
     sizes: Vec<u64>,
     clock: AtomicUsize,
-    /// Readers of blocks that were freed, for whichever thread comes along.
-    shelf: Mutex<Vec<(Pin, u64)>>,
+    /// For whichever thread comes along.
+    shelf: Mutex<Vec<Read>>,
 }
 
 /// One thread of a race.
-struct Racer<'a> {
+pub(super) struct Racer<'a> {
     race: &'a Race,
     random: fastrand::Rng,
-    live: Vec<(SlabLocation, u64)>,
+    mark: u64,
+    live: Vec<(SlabLocation, u64, u64)>,
     promised: Vec<u64>,
     calls: Vec<Call>,
 }
@@ -72,7 +76,10 @@ impl Racer<'_> {
         let race = self.race;
         let bytes = race.sizes[self.random.usize(..race.sizes.len())];
         if let Ok(location) = self.note(bytes, || allocate(&race.heap, bytes), outcome_of) {
-            self.live.push((location, bytes));
+            assert_eq!(mark_of(Pin::new(&race.heap, location).expect("held")), 0, "a fresh block is zeros");
+            self.mark += 1;
+            write(&race.heap, location, 0, &self.mark.to_le_bytes()).expect("the only holder");
+            self.live.push((location, bytes, self.mark));
         }
     }
 
@@ -97,26 +104,28 @@ impl Racer<'_> {
         if self.live.is_empty() {
             return;
         }
-        let (location, bytes) = self.live.swap_remove(self.random.usize(..self.live.len()));
+        let (location, bytes, mark) = self.live.swap_remove(self.random.usize(..self.live.len()));
         let heap = &self.race.heap;
+        let pin = Pin::new(heap, location).expect("its client has it");
         if self.random.u8(..4) == 0 {
-            let pin = Pin::new(heap, location).expect("its client has it");
             heap.free(location);
-            self.race.shelf.lock().push((pin, bytes));
+            self.race.shelf.lock().push((pin, bytes, mark));
         } else {
+            assert_eq!(mark_of(pin), mark, "nobody else wrote to it");
             self.note(bytes, || heap.free(location), |()| Outcome::Released);
         }
     }
 
     fn unpin(&mut self) {
         let taken = self.race.shelf.lock().pop();
-        if let Some((pin, bytes)) = taken {
-            self.note(bytes, || drop(pin), |()| Outcome::Released);
+        if let Some((pin, bytes, mark)) = taken {
+            let seen = self.note(bytes, || mark_of(pin), |_| Outcome::Released);
+            assert_eq!(seen, mark, "it is as it was when it was freed");
         }
     }
 
-    fn run(mut self) -> Vec<Call> {
-        for _ in 0..calls() {
+    pub(super) fn run(mut self, calls: usize) -> Vec<Call> {
+        for _ in 0..calls {
             match self.random.u8(..16) {
                 0..7 => self.allocate(),
                 7 => self.promise(),
@@ -133,6 +142,12 @@ impl Racer<'_> {
         }
         self.calls
     }
+}
+
+/// The mark that a block carries; lets go of it.
+fn mark_of(pin: Pin) -> u64 {
+    let bytes: Vec<u8> = Arc::new(pin).read(0..8).flatten().collect();
+    u64::from_le_bytes(bytes.try_into().expect("8 were read"))
 }
 
 fn outcome_of<T>(answer: &Result<T, AllocateError>) -> Outcome {
@@ -172,61 +187,78 @@ fn bounds(calls: &[Call], ticks: usize) -> Vec<(u64, u64)> {
     changes.into_iter().map(sum).collect()
 }
 
+impl Race {
+    pub(super) fn new(limit: u64, sizes: &[u64]) -> Race {
+        Race {
+            heap: heap(limit, sizes),
+            sizes: sizes.to_vec(),
+            clock: AtomicUsize::new(0),
+            shelf: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn racer(&self, thread: u64, seed: u64) -> Racer<'_> {
+        let random = fastrand::Rng::with_seed(seed);
+        Racer {
+            race: self,
+            random,
+            mark: thread << 32,
+            live: Vec::new(),
+            promised: Vec::new(),
+            calls: Vec::new(),
+        }
+    }
+
+    /// Holds all calls of a race that is over against each other, and says how many were granted and refused.
+    pub(super) fn judge(&self, mut calls: Vec<Call>) -> (u64, u64) {
+        let mut last = self.racer(0, 0);
+        while !self.shelf.lock().is_empty() {
+            last.unpin();
+        }
+        calls.append(&mut last.calls);
+        let limit = self.heap.limit_bytes();
+        let bounds = bounds(&calls, self.clock.load(Ordering::Relaxed));
+        let beyond = bounds.iter().find(|(least, _)| *least > limit);
+        assert!(beyond.is_none(), "{beyond:?} bytes were granted at one instant");
+        let (mut grants, mut refusals) = (0, 0);
+        for call in &calls {
+            let meanwhile = &bounds[call.ticks.clone()];
+            let least = meanwhile.iter().map(|(least, _)| *least).min().expect("a call has ticks");
+            let most = meanwhile.iter().map(|(_, most)| *most).max().expect("a call has ticks");
+            match call.outcome {
+                Outcome::Granted => {
+                    grants += 1;
+                    assert!(least + call.bytes <= limit, "{} bytes were granted beside {least}", call.bytes);
+                }
+                Outcome::Refused { in_use_bytes } => {
+                    refusals += 1;
+                    assert!(most + call.bytes > limit, "{} bytes were refused beside {most}", call.bytes);
+                    assert!((least..=most).contains(&in_use_bytes), "{in_use_bytes} in {least}..={most}");
+                    assert!(in_use_bytes + call.bytes > limit, "the refusal's own number is its reason");
+                }
+                Outcome::Released => {}
+            }
+        }
+        assert_eq!(bounds.last(), Some(&(0, 0)), "everything was freed");
+        self.heap.check();
+        assert_eq!((self.heap.in_use_bytes(), self.heap.stats().draining_bytes), (0, 0));
+        (grants, refusals)
+    }
+}
+
 fn race(limit: u64, sizes: &[u64]) {
-    let race = Race {
-        heap: heap(limit, sizes),
-        sizes: sizes.to_vec(),
-        clock: AtomicUsize::new(0),
-        shelf: Mutex::new(Vec::new()),
-    };
-    let racer = |seed| Racer {
-        race: &race,
-        random: fastrand::Rng::with_seed(seed),
-        live: Vec::new(),
-        promised: Vec::new(),
-        calls: Vec::new(),
-    };
+    let race = Race::new(limit, sizes);
     let start = Barrier::new(usize::try_from(THREADS).expect("a few"));
     let run = &|seed| {
         start.wait();
-        racer(seed).run()
+        race.racer(seed, seed).run(calls())
     };
-    let mut calls: Vec<Call> = thread::scope(|scope| {
+    let calls: Vec<Call> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|seed| scope.spawn(move || run(seed))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
-    let mut last = racer(THREADS);
-    while !race.shelf.lock().is_empty() {
-        last.unpin();
-    }
-    calls.append(&mut last.calls);
-
-    let bounds = bounds(&calls, race.clock.load(Ordering::Relaxed));
-    let beyond = bounds.iter().find(|(least, _)| *least > limit);
-    assert!(beyond.is_none(), "{beyond:?} bytes were granted at one instant");
-    let (mut refusals, mut grants) = (0, 0);
-    for call in &calls {
-        let meanwhile = &bounds[call.ticks.clone()];
-        let least = meanwhile.iter().map(|(least, _)| *least).min().expect("a call has ticks");
-        let most = meanwhile.iter().map(|(_, most)| *most).max().expect("a call has ticks");
-        match call.outcome {
-            Outcome::Granted => {
-                grants += 1;
-                assert!(least + call.bytes <= limit, "{} bytes were granted beside {least}", call.bytes);
-            }
-            Outcome::Refused { in_use_bytes } => {
-                refusals += 1;
-                assert!(most + call.bytes > limit, "{} bytes were refused beside {most}", call.bytes);
-                assert!((least..=most).contains(&in_use_bytes), "{in_use_bytes} in {least}..={most}");
-                assert!(in_use_bytes + call.bytes > limit, "the refusal's own number is its reason");
-            }
-            Outcome::Released => {}
-        }
-    }
+    let (grants, refusals) = race.judge(calls);
     assert!(refusals > 100 && grants > 100, "{grants} grants and {refusals} refusals are no race");
-    assert_eq!(bounds.last(), Some(&(0, 0)), "everything was freed");
-    race.heap.check();
-    assert_eq!((race.heap.in_use_bytes(), race.heap.stats().draining_bytes), (0, 0));
 }
 
 #[test]
