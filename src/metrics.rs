@@ -7,7 +7,7 @@
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
-use crate::memory::{HeapStats, PathCounts};
+use crate::memory::{HeapStats, PathCounts, ReclaimAction};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -121,6 +121,8 @@ pub struct Snapshot {
     pub leases_expired: u64,
     /// How long after their deadline.
     pub lease_lag: Distribution,
+    /// Seconds since memory was last reclaimed; since the start where it never was.
+    pub seconds_since_reclaim: f64,
     /// The memory below.
     pub heap: HeapStats,
     /// The HTTP server.
@@ -194,6 +196,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
             )
         })
     });
+    let reclaims = ReclaimAction::ALL.map(|action| (action.name(), heap.reclaim.slices[action as usize]));
     let states = LinkState::ALL.map(|state| {
         let is_in = state == snapshot.backend.status.state;
         (vec![("state", state.name().to_owned())], float(u64::from(is_in)))
@@ -240,6 +243,11 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
         by_slab(&rows::SLAB_REUSE_RATIO, &|class| ratio(class.reused, class.allocations)),
+        single(&rows::COMPACTION_MOVES, float(heap.compaction.moves)),
+        single(&rows::COMPACTION_BYTES, float(heap.compaction.moved_bytes)),
+        by(&rows::RECLAIM, "action", &reclaims),
+        single(&rows::RECLAIMED_BYTES, float(heap.reclaim.bytes)),
+        single(&rows::SINCE_RECLAIM, snapshot.seconds_since_reclaim),
         by(&rows::REFUSED, "reason", &http.refused),
         single(&rows::BACKEND_UP, float(u64::from(snapshot.backend.status.state == LinkState::Connected))),
         family(&rows::CONNECTION_STATE, states),
@@ -359,7 +367,7 @@ fn histogram(bounds: &[f64], counts: &[u64], sum_seconds: f64) -> Histogram {
 mod tests {
     use super::*;
     use crate::clock::Now;
-    use crate::memory::ClassStats;
+    use crate::memory::{ClassStats, CompactionStats, ReclaimStats};
 
     fn snapshot() -> Snapshot {
         let class = ClassStats {
@@ -389,12 +397,15 @@ mod tests {
             reserved_bytes: 64,
             tag_bytes: vec![("cache".to_owned(), 5)],
             leases_expired: 3,
+            seconds_since_reclaim: 12.5,
             lease_lag: Distribution { bounds: &[0.01, 0.1], counts: vec![1, 1, 1], sum_seconds: 1.5 },
             heap: HeapStats {
                 in_use_bytes: 4096,
                 limit_bytes: 10_240,
                 pool_size_bytes: 10_240,
                 classes: vec![class],
+                reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096 },
+                compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
                 ..HeapStats::default()
             },
             http: HttpSnapshot {
@@ -449,6 +460,11 @@ mod tests {
             r#"maas_tag_bytes{tag="cache"} 5"#,
             r#"maas_tag_bytes{tag="other"} 0"#,
             "maas_lease_expired_total 3",
+            "maas_compaction_moves_total 6",
+            "maas_compaction_bytes_total 6144",
+            r#"maas_reclaim_total{action="surplus"} 2"#,
+            "maas_reclaimed_bytes_total 4096",
+            "maas_seconds_since_last_reclaim 12.5",
             r#"maas_lease_expiry_lag_seconds_bucket{le="0.1"} 2"#,
             "maas_lease_expiry_lag_seconds_count 3",
             "maas_lease_expiry_lag_seconds_sum 1.5",

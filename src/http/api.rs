@@ -265,6 +265,9 @@ impl Api {
             reserved_bytes: pool.reserved_bytes,
             tag_bytes: pool.tags.iter().map(|tag| (tag.tag.to_string(), tag.allocated_bytes)).collect(),
             leases_expired: pool.leases_expired,
+            seconds_since_reclaim: Now::read()
+                .since(pool.janitor.last_reclaim.unwrap_or(self.started))
+                .as_secs_f64(),
             lease_lag: Distribution {
                 bounds: &LEASE_LAG_BUCKETS,
                 counts: pool.lease_lag.buckets.to_vec(),

@@ -41,6 +41,7 @@ mod service;
 pub mod signal;
 mod socket;
 pub mod traffic;
+mod upkeep;
 
 pub use config::Config;
 pub use exchange::Arrival;

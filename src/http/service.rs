@@ -5,6 +5,7 @@ use super::allocation::json;
 use super::api::Api;
 use super::error::{Problem, ProblemBody};
 use super::query::{self, Query};
+use super::upkeep::{CompactionBlock, ReclaimBlock};
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
@@ -93,12 +94,8 @@ pub(super) struct Stats {
     /// Null until large objects exist.
     #[schema(value_type = Option<Object>, required)]
     large_objects: Option<()>,
-    /// Null until reclaim is observed.
-    #[schema(value_type = Option<Object>, required)]
-    reclaim: Option<()>,
-    /// Null until compaction exists.
-    #[schema(value_type = Option<Object>, required)]
-    compaction: Option<()>,
+    reclaim: ReclaimBlock,
+    compaction: CompactionBlock,
     /// Null until health scores exist.
     #[schema(value_type = Option<Object>, required)]
     health: Option<()>,
@@ -294,8 +291,8 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: None,
         large_objects: None,
-        reclaim: None,
-        compaction: None,
+        reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, Now::read()),
+        compaction: CompactionBlock::new(&stats.heap.compaction),
         health: None,
     };
     Ok(json(StatusCode::OK, &body))

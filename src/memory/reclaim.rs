@@ -76,6 +76,8 @@ impl Heap {
     ) -> Result<u64, OsError> {
         let room = self.class(class);
         let size = room.slab_bytes();
+        // What lies in a magazine can be neither moved nor given back: left at the top it would hold pages of its own.
+        let _closed = room.is_packed().then(|| self.close_magazines());
         let (mut floor, mut left) = (0, sweep.wanted);
         // Where nothing can be moved any more, gaps are left below what stays: no request fails for that.
         if room.is_packed() && self.clear_top(class, sweep) {

@@ -66,10 +66,7 @@ impl<'a> Turn<'a> {
     fn begin(heap: &'a Heap, turn: MutexGuard<'a, ()>) -> Turn<'a> {
         let scarce = &heap.scarce;
         scarce.raised.store(true, Ordering::Relaxed); // published by the class locks taken next
-        let closed = heap.gate.close();
-        heap.empty_magazines();
-        heap.empty_depots();
-        Turn { scarce, _turn: turn, _closed: closed }
+        Turn { scarce, _turn: turn, _closed: heap.close_magazines() }
     }
 }
 

@@ -13,9 +13,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Barrier;
 
+/// Every class has magazines, however small the pool is: much of it may lie in them.
+fn config(limit: u64, sizes: &[u64]) -> Config {
+    let with_magazine = ClassConfig { magazine_capacity: Some(8), ..ClassConfig::default() };
+    let classes = sizes.iter().map(|size| (*size, with_magazine)).collect();
+    Config { slab_sizes: sizes.to_vec(), max_pool_size: limit, classes, ..Config::default() }
+}
+
 fn heap(limit: u64, sizes: &[u64]) -> Arc<Heap> {
-    let config = Config { slab_sizes: sizes.to_vec(), max_pool_size: limit, ..Config::default() };
-    Arc::new(Heap::new(&config).expect("the configuration is right"))
+    Arc::new(Heap::new(&config(limit, sizes)).expect("the configuration is right"))
 }
 
 fn allocate(heap: &Heap, size_bytes: u64) -> Result<SlabLocation, AllocateError> {

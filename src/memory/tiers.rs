@@ -11,6 +11,7 @@
 
 use super::depot::BATCH_ROUNDS;
 use super::dirty;
+use super::grant::ClosedGate;
 use super::magazine::{OpenRack, Round};
 use super::segment::Exclusive;
 use super::{Heap, SizeClass};
@@ -33,8 +34,8 @@ impl Heap {
 
     #[cold]
     fn open_another_rack(&self) -> Option<OpenRack<'_>> {
-        let (mine, count) = (slot::current(), slot::count());
-        (1..RACKS_TRIED.min(count)).find_map(|step| self.racks.of((mine + step) % count).try_open())
+        let others = slot::near(slot::current()).take(RACKS_TRIED - 1);
+        others.into_iter().find_map(|slot| self.racks.of(slot).try_open())
     }
 
     /// A slab from the thread's magazine, claimed and in use.
@@ -184,8 +185,16 @@ impl Heap {
         }
     }
 
+    /// Keeps everybody from the magazines until what is returned is dropped; all free slabs are in their classes.
+    pub(super) fn close_magazines(&self) -> ClosedGate<'_> {
+        let closed = self.gate.close();
+        self.empty_magazines();
+        self.empty_depots();
+        closed
+    }
+
     /// Takes all batches out of the depots. After [`Heap::empty_magazines`], all free slabs are in their classes.
-    pub(super) fn empty_depots(&self) {
+    fn empty_depots(&self) {
         for room in &self.classes {
             let mut account = room.lock();
             while room.depot().take(|_| true, |round| room.put_rounds(&mut account, [round])).is_some() {}

@@ -96,6 +96,19 @@ pub(super) const SLAB_CREATED: Row =
     counter("maas_slab_created_total", "Slabs taken from the budget, those made ready at start included.");
 pub(super) const SLAB_REUSE_RATIO: Row =
     gauge("maas_slab_reuse_ratio", "Reused slabs as a part of all slabs given out, 0 to 1.");
+pub(super) const COMPACTION_MOVES: Row =
+    counter("maas_compaction_moves_total", "Live blocks moved so that whole pages could be given back.");
+pub(super) const COMPACTION_BYTES: Row = counter("maas_compaction_bytes_total", "Bytes of the blocks moved.");
+pub(super) const RECLAIM: Row = counter(
+    "maas_reclaim_total",
+    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), or idle.",
+);
+pub(super) const RECLAIMED_BYTES: Row =
+    counter("maas_reclaimed_bytes_total", "Bytes of free memory given back.");
+pub(super) const SINCE_RECLAIM: Row = gauge(
+    "maas_seconds_since_last_reclaim",
+    "Seconds since free memory was last given back; since the start where it never was.",
+);
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");
 pub(super) const BACKEND_UP: Row =
@@ -107,7 +120,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 39] = [
+pub(super) const ALL: [&Row; 44] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -142,6 +155,11 @@ pub(super) const ALL: [&Row; 39] = [
     &SLAB_CREATED,
     &ALLOCATION_PATH,
     &SLAB_REUSE_RATIO,
+    &COMPACTION_MOVES,
+    &COMPACTION_BYTES,
+    &RECLAIM,
+    &RECLAIMED_BYTES,
+    &SINCE_RECLAIM,
     &REFUSED,
     &BACKEND_UP,
     &CONNECTION_STATE,

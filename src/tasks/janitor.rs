@@ -66,9 +66,12 @@ fn work(pool: &Pool, look: Duration, idle: Duration) {
     loop {
         let chore = pool.await_chore(if gives_back { Duration::ZERO } else { look });
         let began = Now::read();
-        match chore {
+        let has_worked = match chore {
             Chore::Ended => return,
-            Chore::Ready => pool.do_chore(),
+            Chore::Ready => {
+                pool.do_chore();
+                true
+            }
             Chore::Nothing => {
                 if began.since(interval_began) >= idle {
                     interval_began = began;
@@ -76,10 +79,12 @@ fn work(pool: &Pool, look: Duration, idle: Duration) {
                     gives_back = true;
                 }
                 gives_back = gives_back && pool.reclaim_idle_slice();
+                gives_back
             }
-        }
+        };
         let ended = Now::read();
-        pool.note_janitor(ended.since(began), ended);
+        let busy = if has_worked { ended.since(began) } else { Duration::ZERO };
+        pool.note_janitor(busy, ended);
     }
 }
 

@@ -9,6 +9,7 @@ mod bad_bodies;
 mod bad_requests;
 mod batch;
 mod cancel;
+mod compaction;
 mod connections;
 mod content;
 mod description;

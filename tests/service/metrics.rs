@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 const GAUGES: &str = "maas_active_allocations maas_allocation_size_bytes maas_pool_size_bytes \
     maas_utilization_percent maas_http_connections maas_pool_utilization_ratio maas_pool_limit_bytes \
     maas_peak_in_use_bytes maas_draining_bytes maas_committed_bytes maas_metadata_bytes maas_inflight_bytes \
-    maas_waiting_requests maas_slabs maas_slab_reuse_ratio maas_backend_up maas_connection_state maas_build_info \
+    maas_waiting_requests maas_slabs maas_slab_reuse_ratio maas_backend_up maas_connection_state maas_build_info maas_seconds_since_last_reclaim \
     process_resident_memory_bytes process_virtual_memory_bytes process_open_fds process_max_fds \
     process_start_time_seconds process_threads";
 const COUNTERS: &str = "maas_request_count maas_slab_reuse_total maas_http_requests_total \
     maas_http_received_bytes_total maas_http_sent_bytes_total maas_slab_created_total maas_refused_total \
-    maas_push_attempts_total maas_readers_cut_total process_cpu_seconds_total";
+    maas_push_attempts_total maas_readers_cut_total maas_compaction_moves_total \
+    maas_compaction_bytes_total maas_reclaim_total maas_reclaimed_bytes_total process_cpu_seconds_total";
 
 #[test]
 fn the_content_type_is_that_of_the_text_format() {
@@ -58,6 +59,7 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
         ("maas_connection_state{state=", "off disconnected connected reconnecting native_metrics"),
         ("maas_refused_total{reason=", "pool-exhausted system-memory table-full inflight-exhausted stopping"),
         ("maas_http_timed_out_total{kind=", "silent head idle body reader"),
+        ("maas_reclaim_total{action=", "backing surplus idle"),
         ("maas_push_attempts_total{target=\"backend\",result=", "ok error"),
         ("maas_push_attempts_total{target=\"pushgateway\",result=", "ok error"),
     ] {

@@ -165,7 +165,9 @@ fn without_anybody_who_moves_them_free_slabs_leave_all_the_same() {
 
 #[test]
 fn slabs_beyond_those_that_a_class_keeps_leave_as_whole_pages() {
-    let classes = [(1024, crate::memory::ClassConfig { initial: Some(0), max_free: Some(4), magazine_capacity: None })].into();
+    let classes =
+        [(1024, crate::memory::ClassConfig { initial: Some(0), max_free: Some(4), magazine_capacity: None })]
+            .into();
     let config = Config { slab_sizes: vec![1024], max_pool_size: 1 << 20, classes, ..Config::default() };
     let (heap, owner) = Owner::of_configured(&config);
     let blocks: Vec<usize> = (0..1000).map(|_| owner.allocate(&heap, 1024).expect("there is room")).collect();

@@ -285,7 +285,7 @@ fn walk(config: &Config) {
 }
 
 fn shape(limit: u64, sizes: &[u64]) -> Config {
-    Config { slab_sizes: sizes.to_vec(), max_pool_size: limit, ..Config::default() }
+    super::config(limit, sizes)
 }
 
 #[test]
@@ -311,7 +311,8 @@ fn tiny_blocks_beside_one_that_takes_all_are_refused_only_when_there_is_no_room(
 
 #[test]
 fn classes_that_may_keep_few_free_slabs_are_refused_only_when_there_is_no_room() {
-    let exception = |max_free| ClassConfig { initial: Some(0), max_free: Some(max_free), ..ClassConfig::default() };
+    let exception =
+        |max_free| ClassConfig { initial: Some(0), max_free: Some(max_free), ..ClassConfig::default() };
     let classes = [(1024, exception(0)), (4096, exception(3)), (5000, exception(1))].into();
     walk(&Config { classes, ..shape(4 << 20, &[1024, 4096, 5000, 1 << 18]) });
 }
