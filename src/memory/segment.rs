@@ -46,7 +46,7 @@ pub(super) struct SegmentRecord {
     owner: AtomicU32,
 }
 
-#[cfg(not(feature = "loom"))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 const _: () = assert!(size_of::<SegmentRecord>() == 16, "metadata is bounded: 16 bytes a slab");
 
 /// Why a record could not be entered.

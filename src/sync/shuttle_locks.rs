@@ -32,6 +32,11 @@ impl<T> Mutex<T> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { mutex: self, held: Some(held) }
     }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let held = self.0.try_lock().ok()?; // nobody panics with a lock in its hands and goes on
+        Some(MutexGuard { mutex: self, held: Some(held) })
+    }
 }
 
 impl<T> fmt::Debug for Mutex<T> {
