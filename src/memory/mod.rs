@@ -171,6 +171,8 @@ pub struct Heap {
     classes: Box<[Class]>,
     /// Their slabs' sizes, side by side for the search.
     sizes: Box<[u64]>,
+    /// Where the search begins: the smallest class for the smallest size of so many bits, less one.
+    first_class: [u8; 65],
     /// Bytes held by slabs, free ones included.
     budget: Budget,
     /// Bytes granted: in clients' hands, held by readers, promised, or in a magazine. Under the same limit: whoever
@@ -234,6 +236,11 @@ impl Heap {
             classes,
             budget: Budget::new(limit),
             in_use: Budget::new(limit),
+            first_class: std::array::from_fn(|bits| {
+                let least = if bits == 0 { 0 } else { 1 + (1_u64 << (bits - 1)) };
+                let at = sizes.partition_point(|size| *size < least);
+                u8::try_from(at).expect("there are at most 255 classes")
+            }),
             sizes: sizes.clone().into(),
             racks: PerSlot::new(|_| Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))),
             gate: Gate::default(),
@@ -284,10 +291,18 @@ impl Heap {
     }
 
     /// The smallest class that holds `size_bytes`, with its slab size; none where the largest is too small.
+    #[inline]
     pub fn class_for(&self, size_bytes: u64) -> Option<(SizeClass, u64)> {
-        let at = self.sizes.partition_point(|slab_bytes| *slab_bytes < size_bytes);
-        let number = u8::try_from(at).expect("`new` allows at most 255 classes");
-        self.sizes.get(at).map(|slab_bytes| (SizeClass(number), *slab_bytes))
+        // One step where sizes are powers of two, and few more where they are not.
+        let bits = u64::BITS - size_bytes.saturating_sub(1).leading_zeros();
+        let mut number = self.first_class[bits as usize];
+        loop {
+            let slab_bytes = *self.sizes.get(usize::from(number))?;
+            if slab_bytes >= size_bytes {
+                return Some((SizeClass(number), slab_bytes));
+            }
+            number += 1;
+        }
     }
 
     /// Size of the slabs of a class, in bytes.
@@ -343,6 +358,12 @@ impl Heap {
             Some(index) => Ok(SlabLocation::new(class, index)),
             None => self.allocate_past_magazine(class),
         }
+    }
+
+    /// As [`Heap::allocate`], of what the thread's magazine has; none where it has none, and nothing changed then.
+    #[inline]
+    pub fn allocate_ready(&self, class: SizeClass) -> Option<SlabLocation> {
+        self.take_from_magazine(class).map(|index| SlabLocation::new(class, index))
     }
 
     /// The thread's magazine has no slab, or may not give one out.

@@ -78,21 +78,21 @@ impl Local {
         act(&mut self.slots().mine().lock())
     }
 
-    /// Makes an entry that was taken live, in the slot that is locked. Returns what it says: `created` may have moved on
+    /// Makes an entry that was taken live, in the slot that is locked. Returns when it was created: that may have moved on
     /// by a few nanoseconds, so that the creation order is one.
-    pub(super) fn enter(&self, slot: &mut Slot, index: u32, record: Record, now: Now) -> Record {
+    #[inline]
+    pub(super) fn enter(&self, slot: &mut Slot, index: u32, record: &Record, now: Now) -> Now {
         let created = slot.order.next_key(record.created.0);
-        let record = Record { created: Now(created), ..record };
         // Listed first: whoever finds it live finds its slot by that.
         slot.order.append(self.table(), index, created);
         self.heap().set_owner(record.location, owner_of(index));
-        self.table().used(index).publish(&record);
+        self.table().used(index).publish(record, Now(created));
         slot.live += 1;
         slot.live_bytes += self.heap().slab_bytes(record.location);
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);
         }
-        record
+        Now(created)
     }
 
     /// A free entry of the slot that is locked, claimed; none where that takes more than looking at the slot.

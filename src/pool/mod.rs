@@ -185,6 +185,9 @@ impl Pool {
         now: Now,
     ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
+        if let Some(made) = local.allocate_at_once(request, now) {
+            return Ok(made);
+        }
         match local.allocate(request, now) {
             Ok(Started::Made(made)) => Ok(made),
             Ok(Started::Claimed(plan)) => {

@@ -278,7 +278,8 @@ impl<'a> Plan<'a> {
                     deadline: block.lease.map(|lease| now.after(lease)),
                     tag: block.tag,
                 };
-                made.push((index, self.local.enter(slot, index, record, now)));
+                let created = self.local.enter(slot, index, &record, now);
+                made.push((index, Record { created, ..record }));
             }
         });
         // Named while the blocks still keep the tags' numbers.

@@ -161,14 +161,15 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Begins an allocation: writes everything, the key last. For the owner of a free entry.
-    pub(super) fn publish(self, record: &Record) {
+    #[inline]
+    pub(super) fn publish(self, record: &Record, created: Now) {
         let durable = self.durable;
         self.volatile.lent.store(0, Ordering::Relaxed);
         durable.key_high.store(record.key.high, Ordering::Relaxed);
         durable.tag.store(TagNumber::word(record.tag), Ordering::Relaxed);
         durable.size_bytes.store(record.size_bytes, Ordering::Relaxed);
         durable.location.store(record.location.word(), Ordering::Relaxed);
-        durable.created.store(record.created.0, Ordering::Relaxed);
+        durable.created.store(created.0, Ordering::Relaxed);
         durable.deadline.store(deadline_word(record.deadline), Ordering::Relaxed);
         durable.key_low.store(record.key.low, Ordering::Release); // pairs with the Acquire in `read`
     }
@@ -309,13 +310,13 @@ mod loom_tests {
             let entry = |halves: &(DurableEntry, VolatileEntry)| {
                 Entry { durable: &halves.0, volatile: &halves.1 }.lock().read()
             };
-            Entry { durable: &halves.0, volatile: &halves.1 }.publish(&record(1));
+            Entry { durable: &halves.0, volatile: &halves.1 }.publish(&record(1), Now(1));
             let writer = {
                 let halves = Arc::clone(&halves);
                 thread::spawn(move || {
                     let entry = Entry { durable: &halves.0, volatile: &halves.1 };
                     entry.lock().clear();
-                    entry.publish(&record(2));
+                    entry.publish(&record(2), Now(2));
                 })
             };
             if let Some(seen) = entry(&halves) {
