@@ -131,6 +131,16 @@ impl Handover {
         self.told.notify_all();
     }
 
+    /// Ends the service of the queue, and gives up what is left in it, if anything is.
+    pub(super) fn abandon(&self) {
+        let jobs = {
+            let mut queue = self.queue.lock();
+            queue.is_served = false;
+            std::mem::take(&mut queue.jobs)
+        };
+        self.places.add_permits(jobs.len());
+    }
+
     /// Jobs that wait.
     pub(super) fn waiting(&self) -> usize {
         self.queue.lock().jobs.len()
@@ -188,5 +198,105 @@ impl Local {
             job.work();
         }
         outcome.await.expect("a job that somebody waits for is done").map(Backing::into_slabs)
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::memory::Config;
+    use std::task::{Context, Waker};
+    use std::{future::Future, pin::pin, task::Poll};
+
+    const LARGE: u64 = 64 << 10;
+
+    fn local() -> Arc<Local> {
+        let memory = Config { slab_sizes: vec![1024, LARGE], max_pool_size: 1 << 20, ..Config::default() };
+        Local::new(
+            Arc::new(Heap::new(&memory).expect("the configuration is right")),
+            &crate::pool::Config::default(),
+        )
+    }
+
+    /// A granted backing of one large slab.
+    fn backing(local: &Local) -> Backing {
+        let (class, bytes) = local.heap().class_for(LARGE).expect("a class");
+        local.heap().grant(bytes).expect("there is room");
+        Backing::new(local.heap(), Vec::new(), vec![class], bytes)
+    }
+
+    fn poll_once<T>(call: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        match call.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn without_a_janitor_the_work_is_done_at_once() {
+        let local = local();
+        let made = poll_once(pin!(local.finish(backing(&local)))).expect("at once").expect("it is granted");
+        assert_eq!((made.len(), local.heap().in_use_bytes()), (1, LARGE));
+        made.into_iter().for_each(|slab| local.heap().free(slab));
+        local.heap().check();
+    }
+
+    #[test]
+    fn with_one_it_waits_for_it_and_who_hangs_up_at_any_point_leaves_nothing() {
+        let local = local();
+        local.handover().set_served(true);
+        assert_eq!(local.handover().await_chore(Duration::ZERO), Chore::Nothing);
+        {
+            let mut served = pin!(local.finish(backing(&local)));
+            assert!(poll_once(served.as_mut()).is_none());
+            assert_eq!(local.handover().await_chore(Duration::ZERO), Chore::Ready);
+            {
+                let mut gone = pin!(local.finish(backing(&local)));
+                assert!(poll_once(gone.as_mut()).is_none());
+            }
+            assert!(local.handover().do_chore());
+            let made = poll_once(served.as_mut()).expect("it is done").expect("it is granted");
+            made.into_iter().for_each(|slab| local.heap().free(slab));
+        }
+        assert_eq!(local.heap().in_use_bytes(), LARGE, "the other one's claim, until its turn");
+        assert!(local.handover().do_chore());
+        {
+            // Hung up when the work is done, and nobody has looked yet.
+            let mut done = pin!(local.finish(backing(&local)));
+            assert!(poll_once(done.as_mut()).is_none());
+            assert!(local.handover().do_chore());
+            assert_eq!(local.heap().in_use_bytes(), LARGE);
+        }
+        assert_eq!((local.heap().in_use_bytes(), local.handover().do_chore()), (0, false));
+        local.handover().set_served(false);
+        assert_eq!(local.handover().await_chore(Duration::from_secs(60)), Chore::Ended);
+        local.heap().check();
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_those_beyond_it_come_in_as_others_leave() {
+        let local = local();
+        local.handover().set_served(true);
+        let empty = || Backing::new(local.heap(), Vec::new(), Vec::new(), 0);
+        let mut waiting: Vec<_> = (0..HANDED_OVER_MAX + 5).map(|_| Box::pin(local.finish(empty()))).collect();
+        assert!(waiting.iter_mut().all(|call| poll_once(call.as_mut()).is_none()));
+        assert_eq!(local.handover().waiting(), HANDED_OVER_MAX);
+        while !waiting.is_empty() {
+            assert!(local.handover().do_chore());
+            waiting.retain_mut(|call| poll_once(call.as_mut()).is_none());
+        }
+        assert!(!local.handover().do_chore());
+    }
+
+    #[test]
+    fn what_a_janitor_leaves_undone_is_given_back() {
+        let local = local();
+        local.handover().set_served(true);
+        let mut call = Box::pin(local.finish(backing(&local)));
+        assert!(poll_once(call.as_mut()).is_none());
+        local.handover().abandon();
+        assert_eq!(local.heap().in_use_bytes(), 0);
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(call.as_mut())));
+        assert!(failed.is_err(), "the request fails instead of waiting for ever");
     }
 }

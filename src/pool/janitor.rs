@@ -58,6 +58,12 @@ impl Pool {
         local.handover().set_served(false);
     }
 
+    /// For a janitor that has ended, for whatever reason: what it has not done is given up, so that nobody waits for it.
+    pub fn abandon_chores(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.handover().abandon();
+    }
+
     /// Waits up to `patience` for something that a request waits for.
     pub fn await_chore(&self, patience: Duration) -> Chore {
         let Engine::Local(local) = &self.engine;

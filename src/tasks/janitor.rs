@@ -21,12 +21,13 @@ pub(super) struct Janitor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// However the thread ends, nothing is handed over to it any more.
+/// However the thread ends, nothing is handed over to it any more, and nobody waits for it. After a clean end nothing is
+/// left; after a panic, which is a bug, those that wait fail, and their claims are given back.
 struct Service<'a>(&'a Pool);
 
 impl Drop for Service<'_> {
     fn drop(&mut self) {
-        self.0.end_janitor();
+        self.0.abandon_chores();
     }
 }
 

@@ -96,14 +96,28 @@ fn checkerboard(size: u64) {
         }
         lasting.push((id, read(&pool, id)));
     }
-    let (in_use, _) = pool.in_use_and_limit_bytes();
-    for _ in 0..(limit - in_use) / LARGE {
-        allocate(&pool, LARGE).expect("what is free is enough");
-        assert!(excess(&pool) <= memory::page_size(), "{} bytes", excess(&pool));
+    // In the second round those are moved again that were moved before.
+    for _ in 0..2 {
+        let (in_use, _) = pool.in_use_and_limit_bytes();
+        let moves_before = moves(&pool);
+        let mut filling = Vec::new();
+        for _ in 0..(limit - in_use) / LARGE {
+            filling.push(allocate(&pool, LARGE).expect("what is free is enough"));
+            assert!(excess(&pool) <= memory::page_size(), "{} bytes", excess(&pool));
+        }
+        assert!(allocate(&pool, LARGE).is_none());
+        assert!(moves(&pool) > moves_before + 100, "{} moves", moves(&pool));
+        check(&pool);
+        // Half as many stay as before, so that some of those that were moved lie too high by then.
+        filling.into_iter().for_each(|id| free(&pool, id));
+        while allocate(&pool, size).is_some_and(|id| {
+            lasting.push((id, (vec![0; in_memory], 0)));
+            true
+        }) {}
+        random.shuffle(&mut lasting);
+        let kept = lasting.len() / 8;
+        lasting.drain(kept..).for_each(|(id, _)| free(&pool, id));
     }
-    assert!(allocate(&pool, LARGE).is_none());
-    assert!(moves(&pool) > 100, "{} moves", moves(&pool));
-    check(&pool);
     for (id, before) in lasting {
         assert!(read(&pool, id) == before, "content and version are as they were");
         free(&pool, id);
