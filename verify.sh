@@ -6,6 +6,8 @@
 #   ./verify.sh --hunt ROUNDS  runs all hunts that long: for torn reads, lost updates, stale bytes, leaks, wrong answers
 #   ./verify.sh --soak [SECONDS]
 #                              runs the mixed load that long, 600 s if not said, and looks at what has grown
+#   ./verify.sh --sanitize     runs the tests of memory and pool under the address and the thread sanitizer, where there
+#                              is a nightly toolchain
 #
 # Flags can stand together.
 #
@@ -225,6 +227,122 @@ check_soak() {
     figures soak
 }
 
+# ---- Coverage and sanitizers -----------------------------------------------------------------------------------------
+
+# Of the lines of src/memory/ and src/pool/, tests left out, so many percent are run by the library's own tests of them.
+readonly coverage_floor=95
+
+# Finds LLVM's tools, as new as the compiler, whose profiles older ones cannot read: $llvm_profdata and $llvm_cov.
+# They stand beside rustc as the component llvm-tools, in PATH, or where LLVM_PROFDATA and LLVM_COV say.
+find_llvm() {
+    local wanted found host directory
+    wanted=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    directory=$(rustc --print sysroot)/lib/rustlib/$host/bin
+    for llvm_cov in "${LLVM_COV-}" "$directory/llvm-cov" llvm-cov "llvm-cov-$wanted"; do
+        llvm_profdata=${llvm_cov/%llvm-cov/llvm-profdata}
+        llvm_profdata=${llvm_profdata/%llvm-cov-$wanted/llvm-profdata-$wanted}
+        [ "$llvm_cov" != "${LLVM_COV-}" ] || llvm_profdata=${LLVM_PROFDATA-}
+        if ! command -v "$llvm_cov" >/dev/null || ! command -v "$llvm_profdata" >/dev/null; then continue; fi
+        found=$("$llvm_cov" --version | sed -n 's/.*LLVM version \([0-9]*\).*/\1/p')
+        [ "${found:-0}" -lt "$wanted" ] || return 0
+    done
+    return 1
+}
+
+# Percent, lines that ran, lines, file: for each file of src/memory/ and src/pool/ in a report in lcov's form, and for
+# all of them at the end. Test modules, which end a file or are files of their own, do not count.
+coverage_by_file() {
+    awk '
+        function line(name, ran, all) { printf "%.1f %d %d %s\n", 100 * ran / all, ran, all, name }
+        /^SF:/ {
+            file = substr($0, 4)
+            counts = file ~ /\/src\/(memory|pool)\// && file !~ /tests/
+            tests_begin = 0
+            for (at = 1; counts && (getline text < file) > 0; at++) {
+                if (before ~ /^#\[cfg\(.*test/ && text ~ /^(pub\(crate\) )?mod / && !tests_begin) tests_begin = at
+                before = text
+            }
+            close(file)
+            sub(/.*\/src\//, "", file)
+        }
+        /^DA:/ && counts {
+            split(substr($0, 4), number, ",")
+            if (tests_begin && number[1] >= tests_begin) next
+            all[file]++
+            ran[file] += number[2] > 0
+        }
+        END {
+            for (file in all) {
+                line(file, ran[file], all[file])
+                sum += all[file]
+                sum_ran += ran[file]
+            }
+            if (sum) line("total", sum_ran, sum)
+        }' "$1"
+}
+
+# Only our own crate is compiled again, beside the ordinary build.
+check_coverage() {
+    local name="line coverage of memory/ and pool/" wrapper tests total
+    if ! find_llvm; then
+        skip "$name" "no llvm-cov as new as rustc (rustup component add llvm-tools)"
+        return
+    fi
+    wrapper=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/coverage/rustc
+    mkdir -p "${wrapper%/*}"
+    # At the same place each time, so that cargo knows what it built.
+    # shellcheck disable=SC2016 # the wrapper expands it
+    printf '#!/bin/sh\nexec "$@" -C instrument-coverage\n' >"$wrapper"
+    chmod +x "$wrapper"
+    cargo_step "$name" "the tests fail, or do not build, when they are measured" \
+        env RUSTC_WORKSPACE_WRAPPER="$wrapper" cargo test --locked --lib --no-run --message-format json-render-diagnostics
+    tests=$(grep -o '"executable":"[^"]*"' "$cargo_log" | tail -n 1 | cut -d '"' -f 4)
+    run "$cargo_log" env LLVM_PROFILE_FILE="$work/profiles/%p-%m.profraw" "$tests" memory:: pool::
+    evidence=$cargo_log
+    [ "$ended" -eq 0 ] || fail "exit code $ended"
+    # A test may end a process of its own on purpose, which leaves half a profile behind.
+    "$llvm_profdata" merge --failure-mode=all --sparse "$work"/profiles/*.profraw -o "$work/profile" >"$cargo_log" 2>&1 ||
+        fail "llvm-profdata cannot read the profiles"
+    "$llvm_cov" export --format=lcov --instr-profile="$work/profile" "$tests" >"$work/lcov" 2>"$cargo_log" ||
+        fail "llvm-cov cannot read the profile"
+    coverage_by_file "$work/lcov" | sort -n >"$work/coverage"
+    evidence=$work/coverage
+    total=$(awk '$4 == "total" { print $1 }' "$work/coverage")
+    [ -n "$total" ] || fail "no line of memory/ and pool/ was measured"
+    awk -v total="$total" -v floor=$coverage_floor 'BEGIN { exit !(total >= floor) }' ||
+        fail "$total % of the lines are run, $coverage_floor % is the floor" "each line above: percent, lines run, lines, file"
+    evidence=''
+    passed "$total %"
+    awk -v floor=$coverage_floor '$1 < floor { printf "    %s: %s %%\n", $4, $1 }' "$work/coverage"
+}
+
+# One sanitizer over the tests of memory and pool, with what cargo needs beside.
+sanitize() {
+    local name=$1
+    shift
+    cargo_step "$name sanitizer: memory/ and pool/" "the report above names both sides" \
+        env RUSTFLAGS="-Zsanitizer=$name" CARGO_PROFILE_TEST_DEBUG=line-tables-only CARGO_PROFILE_DEV_DEBUG=line-tables-only \
+        MAAS_DRIFT_OPERATIONS=20000 MAAS_HUNT_ROUNDS=200 \
+        cargo +nightly test --locked --lib --target "$(rustc -vV | sed -n 's/^host: //p')" \
+        --target-dir "target/sanitize/$name" "$@" -- memory:: pool:: slot::
+    count_tests "memory:: pool:: slot::"
+}
+
+check_sanitizers() {
+    if ! cargo +nightly --version >/dev/null 2>&1; then
+        skip "address and thread sanitizer" "no nightly toolchain (rustup toolchain install nightly)"
+        return
+    fi
+    sanitize address
+    # It knows nothing of what a library does that was built without it, and takes that for races.
+    if [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; then
+        sanitize thread -Zbuild-std
+    else
+        skip "thread sanitizer: memory/ and pool/" "no source of the standard library (rustup +nightly component add rust-src)"
+    fi
+}
+
 check_code() {
     cargo_step "formatting" "cargo fmt puts it right" cargo fmt --check -- --color never
     passed
@@ -240,6 +358,10 @@ check_code() {
     cargo_step "model checking of the lock-free parts" "one model alone: cargo test --features loom --lib NAME" \
         cargo test --locked --features loom --lib loom_
     count_tests "--features loom --lib loom_"
+    cargo_step "random schedules of the whole heap" "MAAS_SHUTTLE_SCHEDULES says how many each test tries" \
+        cargo test --locked --features shuttle --lib shuttle_
+    count_tests "--features shuttle --lib shuttle_"
+    check_coverage
     cargo_step "release build" "each error above names its line" \
         cargo build --locked --release --message-format json-render-diagnostics
     maas=$(grep -o '"executable":"[^"]*/maas"' "$cargo_log" | tail -n 1 | cut -d '"' -f 4)
@@ -999,7 +1121,7 @@ misused() {
 }
 
 main() {
-    local with_peers=no hunt_rounds='' soak_seconds='' began total
+    local with_peers=no sanitized=no hunt_rounds='' soak_seconds='' began total
     while [ $# -gt 0 ]; do
         case $1 in
             --with-peers) with_peers=yes ;;
@@ -1015,6 +1137,7 @@ main() {
                     shift
                 fi
                 ;;
+            --sanitize) sanitized=yes ;;
             -h | --help)
                 usage
                 finished=yes
@@ -1030,6 +1153,7 @@ main() {
     preflight
     if [ "$with_peers" = yes ]; then install_peers; fi
     check_code
+    if [ "$sanitized" = yes ]; then check_sanitizers; fi
     if [ -n "$hunt_rounds" ]; then check_hunts "$hunt_rounds"; fi
     if [ -n "$soak_seconds" ]; then check_soak "$soak_seconds"; fi
     check_allocations

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod drift;
+mod edges;
 mod expiry;
 mod twin;
 mod waiting;
