@@ -19,8 +19,10 @@ const RESIDENT_RATIO_MAX: f64 = 1.05;
 /// Pools made, one after the other, to time how long that takes.
 const STARTS: usize = 15;
 
-/// The cases: their names, and what makes their rows.
-const CASES: [(&str, fn(&str)); 5] = [
+/// A case: its name, and what makes its rows.
+type Case = (&'static str, fn(&str));
+
+const CASES: [Case; 5] = [
     ("metadata/10^6", |case| metadata(case, 1_000_000)),
     ("metadata/10^7", |case| metadata(case, 10_000_000)),
     ("resident/10^6x1KiB", resident),
