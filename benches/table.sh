@@ -27,7 +27,11 @@ load=$(cut -d ' ' -f 1 /proc/loadavg)
 
 {
     printf '\nMeasured %s at commit %s.\n\n' "$(date -u +%F)" "$commit"
-    printf -- '- Processor: %s, %s CPUs. Others kept %s CPUs busy just before (load of the last minute).\n' \
+    # Building was some of it, so the bound is not low; a busy machine is far above.
+    if [ "${load%.*}" -ge "$(($(nproc) + 1))" ]; then
+        printf '**The machine was busy** (load %s): to be measured again before anything is decided by it.\n\n' "$load"
+    fi
+    printf -- '- Processor: %s, %s CPUs; load of the last minute before: %s, our build included.\n' \
         "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$load"
     printf -- '- Linux %s, %s, %s.\n' "$(uname -r | cut -d - -f 1)" "$(rustc -V)" "$(getconf GNU_LIBC_VERSION)"
     printf -- '- mimalloc crate %s (its third generation), tikv-jemallocator %s, criterion %s.\n' \
