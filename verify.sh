@@ -369,6 +369,30 @@ check_code() {
     passed
 }
 
+# Counts instructions of the hot paths and compares them with the committed numbers. After the release build, and in its
+# directory: what the guard depends on is there already, built as it is released.
+check_instructions() {
+    local name="instructions of the hot paths" numbers=benches/instructions.txt held compiler
+    held=$(sed -n 's/^# rustc //p' "$numbers")
+    compiler=$(rustc -vV | sed -n -e 's/^rustc //p' -e 's/^host: //p' | paste -s -d ' ' | sed 's/ \([^ ]*\)$/ for \1/')
+    if ! command -v valgrind >/dev/null; then
+        skip "$name" "valgrind is not installed"
+        return
+    fi
+    if [ "$held" != "$compiler" ]; then
+        skip "$name" "the numbers are for rustc $held, this is rustc $compiler"
+        return
+    fi
+    cargo_step "$name" "where a change is meant, the same with -- --renew writes new numbers; where Cargo.lock is stale, cargo update --workspace --manifest-path benches/Cargo.toml" \
+        cargo run --locked --release --manifest-path benches/Cargo.toml --no-default-features \
+        --target-dir "${CARGO_TARGET_DIR:-$root/target}" --bin instructions
+    [ "$(grep -c ' committed ' "$cargo_log")" -gt 0 ] || {
+        evidence=$cargo_log
+        fail "no path was counted"
+    }
+    passed "$(grep -c ' committed ' "$cargo_log") paths within 2 %"
+}
+
 # ---- The server and questions to it ----------------------------------------------------------------------------------
 
 # Nothing of this machine's configuration: the environment is empty, and the directory has no config.toml or .env.
@@ -1154,6 +1178,7 @@ main() {
     if [ "$with_peers" = yes ]; then install_peers; fi
     check_code
     if [ "$sanitized" = yes ]; then check_sanitizers; fi
+    check_instructions
     if [ -n "$hunt_rounds" ]; then check_hunts "$hunt_rounds"; fi
     if [ -n "$soak_seconds" ]; then check_soak "$soak_seconds"; fi
     check_allocations
