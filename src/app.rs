@@ -100,6 +100,9 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
     tasks.keep_leases(pool.clone());
+    if config.memory.canaries {
+        tasks.sweep_slabs(pool.clone());
+    }
     let signal = Signal::default();
     {
         let signal = signal.clone();

@@ -8,10 +8,13 @@
 //!       └──── reclaim ◀─────┘
 //! ```
 //!
+//! One that was found damaged when it was free, or let go of, is retired: it stays held, and goes nowhere any more.
+//!
 //! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed.
 
-use super::bytes::Slabs;
+use super::bytes::{Protection, Slabs};
 use super::index_set::IndexSet;
+use super::layout::Layout;
 use super::os::{OsError, SideTable, page_size};
 use super::segment::SegmentRecord;
 use parking_lot::{Mutex, MutexGuard};
@@ -35,7 +38,7 @@ pub(super) struct Class {
 pub struct ClassStats {
     /// Size of a slab, in bytes.
     pub slab_size_bytes: u64,
-    /// Slabs held from the budget: used + free + being scrubbed.
+    /// Slabs held from the budget: used + free + being scrubbed + retired.
     pub total: u64,
     /// Slabs in clients' hands, or still held by a reader.
     pub used: u64,
@@ -43,6 +46,8 @@ pub struct ClassStats {
     pub free: u64,
     /// Slabs being zeroed after a client freed them.
     pub scrubbing: u64,
+    /// Slabs out of use for good, because something wrote to them that had no right to.
+    pub retired: u64,
     /// Slabs ever taken from the budget, those made ready at start included.
     pub created: u64,
     /// Times a slab was given out.
@@ -63,6 +68,8 @@ pub(super) struct Account {
     reclaimed: IndexSet,
     /// No slab from here on was ever held.
     fresh: u64,
+    /// Where the slabs lie.
+    layout: Layout,
     /// For each page, how many held slabs overlap it. None where slabs are whole pages: there it is always one.
     page_holds: Option<SideTable<AtomicU16>>,
     stats: ClassStats,
@@ -70,9 +77,15 @@ pub(super) struct Account {
 
 impl Class {
     /// Reserves a class for `count` slabs.
-    pub(super) fn reserve(slab_bytes: u64, count: u64, max_free: Option<u32>) -> Result<Class, OsError> {
-        let slabs = Slabs::reserve(slab_bytes, count)?;
-        let pages = (slab_bytes * count).div_ceil(page_size());
+    pub(super) fn reserve(
+        slab_bytes: u64,
+        count: u64,
+        max_free: Option<u32>,
+        protection: &Protection,
+    ) -> Result<Class, OsError> {
+        let slabs = Slabs::reserve(slab_bytes, count, protection)?;
+        let layout = slabs.layout();
+        let pages = layout.pages_of(0..count).end;
         let page_holds =
             if slab_bytes.is_multiple_of(page_size()) { None } else { Some(SideTable::new(pages)?) };
         Ok(Class {
@@ -83,6 +96,7 @@ impl Class {
                 served: IndexSet::new(count)?,
                 reclaimed: IndexSet::new(count)?,
                 fresh: 0,
+                layout,
                 page_holds,
                 stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
             }),
@@ -105,7 +119,7 @@ impl Class {
     /// Bytes of records and of the account when every slab was held at least once.
     pub(super) fn metadata_bytes_max(&self) -> u64 {
         let slabs = self.slabs.count();
-        let pages = (slabs * self.slab_bytes()).div_ceil(page_size());
+        let pages = self.slabs.layout().pages_of(0..slabs).end;
         let counted = (!self.slab_bytes().is_multiple_of(page_size())).then_some(pages);
         Account::metadata_bytes_of(slabs, counted) + slabs * size_of::<SegmentRecord>() as u64
     }
@@ -139,7 +153,7 @@ impl Class {
         if !account.reclaimed.remove(index) {
             account.fresh += 1;
         }
-        account.hold_pages(self.slab_bytes(), index);
+        account.hold_pages(index);
         account.free.insert(index);
         account.stats.total += 1;
         account.stats.free += 1;
@@ -151,6 +165,19 @@ impl Class {
     pub(super) fn begin_scrub(&self, account: &mut Account) {
         account.stats.used -= 1;
         account.stats.scrubbing += 1;
+    }
+
+    /// A client let go of a damaged slab.
+    pub(super) fn retire_used(&self, account: &mut Account) {
+        account.stats.used -= 1;
+        account.stats.retired += 1;
+    }
+
+    /// A free slab is damaged.
+    pub(super) fn retire_free(&self, account: &mut Account, index: u64) {
+        account.free.remove(index);
+        account.stats.free -= 1;
+        account.stats.retired += 1;
     }
 
     /// A slab was scrubbed and is free. Returns bytes that go back to the budget, where the class has free slabs
@@ -176,11 +203,11 @@ impl Class {
         for _ in 0..slabs_max {
             // One contiguous run of free slabs at a time, so that it leaves in one call.
             let Some(run) = account.highest_free_run(slabs_max - bytes / self.slab_bytes()) else { break };
-            let pages = account.release_pages(self.slab_bytes(), run.clone());
+            let pages = account.release_pages(run.clone());
             if !pages.is_empty()
                 && let Err(error) = self.slabs.decommit(pages.clone())
             {
-                account.retake_pages(self.slab_bytes(), run);
+                account.retake_pages(run);
                 failure = Some(error);
                 break;
             }
@@ -221,11 +248,16 @@ impl Account {
     }
 
     fn pages_up_to_fresh(&self) -> u64 {
-        (self.fresh * self.stats.slab_size_bytes).div_ceil(page_size())
+        self.layout.pages_of(0..self.fresh).end
     }
 
     pub(super) fn fresh(&self) -> u64 {
         self.fresh
+    }
+
+    /// The first free slab from `index` on.
+    pub(super) fn free_from(&self, index: u64) -> Option<u64> {
+        self.free.first_from(index)
     }
 
     /// The highest contiguous run of free slabs, at most `slabs_max` of them.
@@ -238,11 +270,6 @@ impl Account {
         Some(first..last + 1)
     }
 
-    /// Pages that a slab overlaps.
-    fn pages_of(slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
-        slabs.start * slab_bytes / page_size()..(slabs.end * slab_bytes).div_ceil(page_size())
-    }
-
     /// Adds to the holds of a page whose slabs are counted; returns how many there are now.
     fn add_page_holds(&self, page: u64, holds: i16) -> u16 {
         let counter = self.page_holds.as_ref().expect("only pages that slabs share are counted").get(page);
@@ -252,54 +279,49 @@ impl Account {
     }
 
     /// Counts a newly held slab on its pages.
-    fn hold_pages(&mut self, slab_bytes: u64, index: u64) {
+    fn hold_pages(&mut self, index: u64) {
         if self.page_holds.is_none() {
-            self.stats.committed_bytes += slab_bytes;
+            self.stats.committed_bytes += self.stats.slab_size_bytes;
             return;
         }
-        for page in Account::pages_of(slab_bytes, index..index + 1) {
+        for page in self.layout.pages_of(index..index + 1) {
             if self.add_page_holds(page, 1) == 1 {
                 self.stats.committed_bytes += page_size();
             }
         }
     }
 
-    /// Counts a run of slabs off its pages; returns the pages that no held slab overlaps any more. They are one run:
-    /// only the first and the last page of the slabs can be shared with a neighbour.
-    fn release_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
-        let pages = Account::pages_of(slab_bytes, slabs.clone());
+    /// Counts a run of slabs off its pages; returns the pages that no held slab overlaps any more. They are one run, with
+    /// the guards between them: only the first and the last page of the slabs can be shared with a neighbour.
+    fn release_pages(&mut self, slabs: Range<u64>) -> Range<u64> {
+        let pages = self.layout.pages_of(slabs.clone());
         if self.page_holds.is_none() {
-            self.stats.committed_bytes -= slab_bytes * (slabs.end - slabs.start);
+            self.stats.committed_bytes -= self.stats.slab_size_bytes * (slabs.end - slabs.start);
             return pages;
         }
         for index in slabs {
-            for page in Account::pages_of(slab_bytes, index..index + 1) {
-                self.add_page_holds(page, -1);
+            for page in self.layout.pages_of(index..index + 1) {
+                if self.add_page_holds(page, -1) == 0 {
+                    self.stats.committed_bytes -= page_size();
+                }
             }
         }
         let start = if self.add_page_holds(pages.start, 0) == 0 { pages.start } else { pages.start + 1 };
         let end = if self.add_page_holds(pages.end - 1, 0) == 0 { pages.end } else { pages.end - 1 };
-        let emptied = start..end.max(start);
-        self.stats.committed_bytes -= page_size() * (emptied.end - emptied.start);
-        emptied
+        start..end.max(start)
     }
 
     /// Undoes [`Account::release_pages`].
-    fn retake_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) {
-        if self.page_holds.is_none() {
-            self.stats.committed_bytes += slab_bytes * (slabs.end - slabs.start);
-            return;
-        }
-        for index in slabs {
-            self.hold_pages(slab_bytes, index);
-        }
+    fn retake_pages(&mut self, slabs: Range<u64>) {
+        slabs.for_each(|index| self.hold_pages(index));
     }
 
     /// Asserts what must be true between any two calls.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let stats = self.stats;
-        assert_eq!(stats.total, stats.used + stats.free + stats.scrubbing, "every held slab is in one place");
+        let placed = stats.used + stats.free + stats.scrubbing + stats.retired;
+        assert_eq!(stats.total, placed, "every held slab is in one place");
         assert_eq!(stats.free, self.free.len(), "the free set holds the free slabs");
         assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
         assert!(stats.reused <= stats.allocations);

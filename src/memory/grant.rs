@@ -53,12 +53,12 @@ impl Heap {
 
     /// Takes a grant back that was of no use because something else was refused. Tells nobody.
     pub(crate) fn ungrant(&self, bytes: u64) {
-        self.in_use.give_back(bytes);
+        self.return_granted(bytes);
     }
 
     /// Gives back granted bytes that did not become slabs.
     pub fn give_back(&self, bytes: u64) {
-        self.in_use.give_back(bytes);
+        self.return_granted(bytes);
         self.tell_room_freed();
     }
 

@@ -9,8 +9,12 @@
 //!   scarce.rs  the path taken when fresh bytes cannot be had: finds the memory for what was granted
 //!   class.rs   one size class: free, held and reclaimed slabs
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
+//!   reads.rs   what the holder of a slab reads
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
+//!   layout.rs  where slabs and guard pages lie: arithmetic
 //!   dirty.rs   which 64ths of a slab were written
+//!   hardening.rs  stray writes: how they are found, and what becomes of a damaged slab
+//!   guard.rs   guard pages, and what is said of a hit
 //!   drain.rs   slabs that were freed and are still read
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
@@ -26,24 +30,32 @@ pub mod config;
 mod dirty;
 mod drain;
 mod grant;
+mod guard;
+mod hardening;
 mod index_set;
+mod layout;
 mod os;
+mod reads;
 mod scarce;
 mod segment;
 mod stats;
 
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
-pub use config::{ClassConfig, Config};
+pub use config::{ClassConfig, Config, HugePages};
+pub use hardening::{Swept, Violation};
 pub use os::{OsError, page_size};
 pub use segment::AccessError;
 pub use stats::HeapStats;
 
 pub(crate) use budget::Budget;
+#[cfg(test)]
+pub(crate) use os::faults;
 
-use bytes::Slabs;
+use bytes::{Protection, Slabs};
 use class::{Account, Class};
 use grant::RoomFreed;
+use hardening::Hardening;
 use scarce::Scarce;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -162,6 +174,8 @@ pub struct Heap {
     room_freed: OnceLock<RoomFreed>,
     /// Freed by their client, still held by a reader. Approximate only between the two halves of a free.
     draining_bytes: AtomicU64,
+    /// What was found to be damaged.
+    hardening: Hardening,
 }
 
 /// Share of the pool that may be made ready at start: one part in ten.
@@ -192,11 +206,12 @@ impl Heap {
         if sizes.first().is_none_or(|smallest| *smallest > limit) {
             return Err(HeapError::NoClass { limit_bytes: limit });
         }
+        let protection = Protection::new(config);
         let classes = sizes
             .iter()
             .map(|&size| {
                 let max_free = config.classes.get(&size).and_then(|class| class.max_free);
-                Class::reserve(size, limit / size, max_free)
+                Class::reserve(size, limit / size, max_free, &protection)
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
@@ -207,6 +222,7 @@ impl Heap {
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
+            hardening: Hardening::new(config.canaries),
         };
         heap.prewarm(config);
         Ok(heap)
@@ -303,12 +319,9 @@ impl Heap {
         self.back(class).inspect_err(|_| self.give_back(bytes))
     }
 
-    /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
-    ///
-    /// # Errors
-    /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
+    /// Turns granted bytes into a slab of `class`, all zeros unless it is damaged, with the caller as its only holder.
     #[inline]
-    pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    fn back_unseen(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         let room = &self.classes[usize::from(class.0)];
         let mut account = room.lock();
         // Read under the class's lock: see scarce.rs.
@@ -371,13 +384,16 @@ impl Heap {
         };
         // From here on the slab is nobody's. It leaves `in_use` before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.
+        if access.is_damaged() {
+            return self.retire_released(location, access);
+        }
         let bytes = slabs.slab_bytes();
         if access.was_draining() {
             self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         let mut account = room.lock();
         room.begin_scrub(&mut account);
-        self.in_use.give_back(bytes);
+        self.return_granted(bytes);
         if access.dirty() != 0 {
             drop(account); // zeroing up to 4 MiB is no work for a lock that others want
             slabs.scrub(index, &access);

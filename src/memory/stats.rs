@@ -1,7 +1,7 @@
 //! What the heap has to say about itself: its numbers, and whether they agree.
 
 use super::class::ClassStats;
-use super::{Heap, segment};
+use super::{Heap, Violation, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -13,6 +13,10 @@ pub struct HeapStats {
     pub peak_in_use_bytes: u64,
     /// Bytes of freed blocks that a reader still holds; part of `in_use_bytes`.
     pub draining_bytes: u64,
+    /// Bytes of slabs that are out of use for good; part of `in_use_bytes`.
+    pub retired_bytes: u64,
+    /// Stray writes that were found, by what found them: see [`super::Violation`].
+    pub guard_violations: [u64; Violation::ALL.len()],
     /// Bytes held from the budget.
     pub pool_size_bytes: u64,
     /// The budget.
@@ -41,6 +45,8 @@ impl Heap {
             in_use_bytes: self.in_use_bytes(),
             peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
             draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
+            retired_bytes: accounts.iter().map(|(stats, _)| stats.retired * stats.slab_size_bytes).sum(),
+            guard_violations: self.hardening.found(),
             pool_size_bytes: self.budget.held(),
             limit_bytes: self.budget.limit(),
             committed_bytes: accounts.iter().map(|(stats, _)| stats.committed_bytes).sum(),
@@ -58,10 +64,10 @@ impl Heap {
             account.check();
             let stats = account.stats();
             held += stats.total * stats.slab_size_bytes;
-            used += stats.used * stats.slab_size_bytes;
+            used += (stats.used + stats.retired) * stats.slab_size_bytes;
         }
         assert_eq!(held, self.budget.held(), "the budget is the sum of the slabs held");
-        let granted = self.in_use_bytes();
+        let granted = self.in_use_bytes() + self.hardening.owed_bytes();
         assert!(used <= granted, "{used} bytes are used, but only {granted} were granted");
         assert!(held <= self.budget.limit(), "the limit holds");
         assert!(self.peak_in_use_bytes.load(Ordering::Relaxed) >= used);
