@@ -101,6 +101,9 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         .context("starting the pushes")?;
     tasks.start_janitor(pool.clone()).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
+    if config.memory.canaries {
+        tasks.sweep_slabs(pool.clone());
+    }
     let signal = Signal::default();
     {
         let signal = signal.clone();

@@ -7,7 +7,7 @@
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
-use crate::memory::{HeapStats, PathCounts, ReclaimAction};
+use crate::memory::{HeapStats, PathCounts, ReclaimAction, Violation};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -189,7 +189,13 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         family(row, counts.iter().map(|(name, count)| (vec![(label, (*name).to_owned())], float(*count))))
     };
     let slabs = heap.classes.iter().flat_map(|class| {
-        [("used", class.used), ("free", class.free), ("scrubbing", class.scrubbing)].map(|(state, count)| {
+        let states = [
+            ("used", class.used),
+            ("free", class.free),
+            ("scrubbing", class.scrubbing),
+            ("retired", class.retired),
+        ];
+        states.map(|(state, count)| {
             (
                 vec![("slab_size", class.slab_size_bytes.to_string()), ("state", state.to_owned())],
                 float(count),
@@ -197,6 +203,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         })
     });
     let reclaims = ReclaimAction::ALL.map(|action| (action.name(), heap.reclaim.slices[action as usize]));
+    let violations: Vec<_> =
+        Violation::ALL.into_iter().map(Violation::name).zip(heap.guard_violations).collect();
     let states = LinkState::ALL.map(|state| {
         let is_in = state == snapshot.backend.status.state;
         (vec![("state", state.name().to_owned())], float(u64::from(is_in)))
@@ -229,6 +237,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::IN_USE, float(heap.in_use_bytes)),
         single(&rows::PEAK_IN_USE, float(heap.peak_in_use_bytes)),
         single(&rows::DRAINING, float(heap.draining_bytes)),
+        single(&rows::RETIRED, float(heap.retired_bytes)),
+        by(&rows::GUARD_VIOLATIONS, "kind", &violations),
         single(&rows::COMMITTED, float(heap.committed_bytes)),
         single(&rows::METADATA, float(snapshot.metadata_bytes)),
         single(&rows::ALLOCATIONS_MAX, float(snapshot.allocations_max)),
@@ -376,6 +386,7 @@ mod tests {
             used: 3,
             free: 6,
             scrubbing: 1,
+            retired: 0,
             created: 10,
             allocations: 8,
             reused: 2,
@@ -403,6 +414,8 @@ mod tests {
                 in_use_bytes: 4096,
                 limit_bytes: 10_240,
                 pool_size_bytes: 10_240,
+                retired_bytes: 1024,
+                guard_violations: [1, 2],
                 classes: vec![class],
                 reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096 },
                 compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
@@ -445,6 +458,10 @@ mod tests {
             r#"maas_slab_reuse_total{slab_size="1024"} 2"#,
             r#"maas_slab_reuse_ratio{slab_size="1024"} 0.25"#,
             r#"maas_slabs{slab_size="1024",state="scrubbing"} 1"#,
+            r#"maas_slabs{slab_size="1024",state="retired"} 0"#,
+            "maas_retired_bytes 1024",
+            r#"maas_guard_violations_total{kind="canary"} 1"#,
+            r#"maas_guard_violations_total{kind="use_after_free"} 2"#,
             r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="0.000025"} 2"#,
             r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="10"} 3"#,
             r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="+Inf"} 4"#,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::values::Raw;
+use crate::memory::HugePages;
 use crate::tasks;
 
 /// The largest size that a class or the pool may have: 2^46 bytes, so that sums of a few of them, rounded up to
@@ -68,6 +69,16 @@ pub(super) fn slab_sizes(raw: &Raw) -> Result<Vec<u64>, String> {
         sizes.push(size);
     }
     Ok(sizes)
+}
+
+/// Pages that the system is asked for, by name.
+pub(super) fn huge_pages(raw: &Raw) -> Result<HugePages, String> {
+    match raw.text().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "off" => Ok(HugePages::Off),
+        "2mib" => Ok(HugePages::TwoMebibytes),
+        "1gib" => Ok(HugePages::OneGibibyte),
+        _ => Err("expected \"off\", \"2MiB\" or \"1GiB\"".to_owned()),
+    }
 }
 
 #[cfg(test)]

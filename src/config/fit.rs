@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Config, Draft, PoolSize, names};
 use crate::limits::Limits;
+use crate::memory::HugePages;
 use crate::pool::TAGS_MAX;
 use crate::units::ByteCount;
 
@@ -137,7 +138,17 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
             ByteCount(smallest)
         )
     });
-    too_large.into_iter().chain(too_small).collect()
+    let huge = config.memory.huge_pages;
+    let has_none = |multiple: &u64| !sizes.iter().any(|size| size.is_multiple_of(*multiple));
+    let without_effect = huge.slab_multiple_bytes().filter(has_none).map(|multiple| {
+        let multiple = ByteCount(multiple);
+        format!("memory.huge_pages asks for slabs of whole multiples of {multiple}, but there are none: it does nothing")
+    });
+    let too_much = (huge == HugePages::OneGibibyte).then(|| {
+        "memory.huge_pages is \"1GiB\", but the system makes no pages of more than 2 MiB of memory that is given back"
+            .to_owned()
+    });
+    too_large.into_iter().chain(too_small).chain(without_effect).chain(too_much).collect()
 }
 
 impl Draft {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::limits::{LimitSource, MemoryLimit};
+use crate::memory::HugePages;
 
 /// A working directory with the sources of one test.
 struct Place {
@@ -326,6 +327,21 @@ fn connections_stay_128_below_the_limit_of_open_files() {
 fn an_allocation_size_that_no_class_holds_is_a_warning() {
     let loaded = Place::new().environment("MAAS__MEMORY__MAX_ALLOCATION_SIZE", "1GiB").loaded();
     assert!(loaded.warnings[0].contains("largest size class is 4194304 (4 MiB)"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn huge_pages_have_three_names_and_those_that_do_nothing_are_warned_of() {
+    let warnings = |value: &str| {
+        let loaded = Place::new().environment("MAAS__MEMORY__HUGE_PAGES", value).loaded();
+        (loaded.config.memory.huge_pages, loaded.warnings)
+    };
+    assert_eq!(warnings("off"), (HugePages::Off, vec![]));
+    assert_eq!(warnings("2mib"), (HugePages::TwoMebibytes, vec![]));
+    let (kind, told) = warnings("1GiB");
+    assert_eq!((kind, told.len()), (HugePages::OneGibibyte, 2));
+    assert!(told[0].contains("whole multiples of 1073741824 (1 GiB), but there are none"), "{told:?}");
+    let problems = Place::new().file("config.toml", "memory.huge_pages = true").problems();
+    assert_eq!(problems, ["memory.huge_pages = true (config.toml): expected \"off\", \"2MiB\" or \"1GiB\""]);
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub(super) struct Stats {
     peak_in_use_bytes: u64,
     /// Bytes of freed blocks that a reader still holds.
     draining_bytes: u64,
+    /// Bytes of slabs that are out of use for good because a stray write damaged them; part of what is in use.
+    retired_bytes: u64,
     /// Bytes of request bodies being received, and of answers to batches.
     inflight_bytes: u64,
     /// Bytes set aside for a request that waited long enough.
@@ -119,7 +121,7 @@ pub(super) struct TagBlock {
 pub(super) struct SlabStats {
     /// Size of a slab.
     slab_size_bytes: u64,
-    /// Slabs held: used, free, or being zeroed.
+    /// Slabs held: used, free, being zeroed, or retired.
     total: u64,
     /// Slabs in clients' hands, or still being read.
     used: u64,
@@ -282,6 +284,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         memory: MemoryBlock::new(&stats),
         peak_in_use_bytes: stats.heap.peak_in_use_bytes,
         draining_bytes: stats.heap.draining_bytes,
+        retired_bytes: stats.heap.retired_bytes,
         inflight_bytes: stats.inflight_bytes,
         reserved_bytes: stats.reserved_bytes,
         waiting_requests: stats.waiting_requests,

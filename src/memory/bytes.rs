@@ -5,13 +5,16 @@
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
 use super::dirty;
-use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
+use super::guard::{Guards, Watch};
+use super::layout::Layout;
+use super::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{Heap, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
-use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tracing::warn;
 
 // SAFETY: outside the model checker a record is two plain atomic words, for which zero is a value; nothing to drop.
 unsafe impl ZeroIsValid for SegmentRecord {}
@@ -19,40 +22,79 @@ unsafe impl ZeroIsValid for SegmentRecord {}
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Address space is made usable in runs of this many bytes, or of one slab where that is larger.
-const COMMIT_RUN_BYTES: u64 = 64 << 10;
+/// Of a slab that is given out again, so many bytes at its beginning and as many at its end have to be zeros; of a small
+/// one all. Measured: see ARCHITECTURE.md.
+const LOOKED_AT_BYTES: u64 = 64;
 
-/// Memory and records of all slabs of one size. Slab `i` lies at `i * slab_bytes`, without gaps.
+/// How a class's slabs are protected, and what pages they get.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Protection {
+    /// Slabs are looked at before they are given out.
+    pub(super) canaries: bool,
+    /// How guards are made; none: there are none.
+    pub(super) guards: Option<Arc<Guards>>,
+    /// Huge pages are asked for where slabs are multiples of this; none: nowhere.
+    pub(super) huge_multiple_bytes: Option<u64>,
+}
+
+/// Memory and records of all slabs of one size. `layout.rs` says where each lies.
 #[derive(Debug)]
 pub(super) struct Slabs {
-    slab_bytes: u64,
+    layout: Layout,
     count: u64,
+    canaries: bool,
+    /// Before `region`: nothing is told of a region that is gone.
+    _watch: Option<Watch>,
     region: Reservation,
     records: SideTable<SegmentRecord>,
+    guards: Option<Arc<Guards>>,
+    /// There were no more guards to be had for these slabs. That was told.
+    guards_ended: AtomicBool,
     /// The region below this offset is readable and writable. Grows under the class's lock, read by anyone.
     usable_bytes: AtomicU64,
 }
 
 impl Slabs {
     /// Reserves address space for `count` slabs of `slab_bytes`. No memory is used yet.
-    pub(super) fn reserve(slab_bytes: u64, count: u64) -> Result<Slabs, OsError> {
-        let region = Reservation::reserve(slab_bytes.saturating_mul(count))?;
+    pub(super) fn reserve(slab_bytes: u64, count: u64, protection: &Protection) -> Result<Slabs, OsError> {
+        let is_huge =
+            protection.huge_multiple_bytes.is_some_and(|multiple| slab_bytes.is_multiple_of(multiple));
+        let align = if is_huge { HUGE_PAGE_BYTES } else { page_size() };
+        let layout = match protection.guards {
+            Some(_) => Layout::guarded(slab_bytes, page_size(), align),
+            None => Layout::packed(slab_bytes, page_size()),
+        };
+        let region = Reservation::reserve_aligned(layout.region_bytes(count), align)?;
+        let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages };
+        // A kernel that does not know this advice has no huge pages at all, and resident memory follows the pool.
+        let _ = region.advise(pages);
+        if let Err(error) = region.advise(Treatment::NoDump) {
+            warn!(slab_size_bytes = slab_bytes, %error, "core dumps will show the content of blocks");
+        }
         Ok(Slabs {
-            slab_bytes,
+            layout,
             count,
-            region,
+            canaries: protection.canaries,
+            _watch: protection.guards.is_some().then(|| Watch::begin(&region, layout)),
             records: SideTable::new(count)?,
+            region,
+            guards: protection.guards.clone(),
+            guards_ended: AtomicBool::new(false),
             usable_bytes: AtomicU64::new(0),
         })
     }
 
     pub(super) fn slab_bytes(&self) -> u64 {
-        self.slab_bytes
+        self.layout.slab_bytes()
     }
 
     /// How many slabs there is address space for.
     pub(super) fn count(&self) -> u64 {
         self.count
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
     }
 
     pub(super) fn record(&self, index: u64) -> &SegmentRecord {
@@ -67,19 +109,41 @@ impl Slabs {
     }
 
     /// Offsets of one slab in the region.
+    #[inline]
     fn span(&self, index: u64) -> Range<u64> {
         assert!(index < self.count, "slab {index} of {}", self.count);
-        index * self.slab_bytes..(index + 1) * self.slab_bytes
+        self.layout.span(index)
     }
 
     /// Makes the bytes of a slab, and of all below it, usable. One caller at a time.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system grants no memory for them, or for their guards.
     pub(super) fn commit(&self, index: u64) -> Result<(), OsError> {
         let usable = self.usable_bytes.load(Ordering::Relaxed);
-        let needed = self.span(index).end;
-        if needed > usable {
-            let end = needed.next_multiple_of(page_size().max(COMMIT_RUN_BYTES)).min(self.region.len());
+        if self.span(index).end > usable {
+            let end = self.layout.usable_end(index).min(self.region.len());
             self.region.commit(usable..end)?;
+            self.install_guards(usable..end)?;
             self.usable_bytes.store(end, Ordering::Release); // pairs with the Acquire in `claim`
+        }
+        Ok(())
+    }
+
+    /// Puts a guard behind each run that begins in `bytes`, none of which was ever usable.
+    fn install_guards(&self, bytes: Range<u64>) -> Result<(), OsError> {
+        let Some(guards) = &self.guards else { return Ok(()) };
+        for (slabs_guarded, page) in self.layout.guards_in(bytes) {
+            if !guards.install(&self.region, page)? {
+                if !self.guards_ended.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                    let (slab_size_bytes, first_slab) = (self.slab_bytes(), slabs_guarded.saturating_sub(1));
+                    warn!(
+                        slab_size_bytes,
+                        first_slab, "no more guard pages can be had: from this slab on there are none"
+                    );
+                }
+                break;
+            }
         }
         Ok(())
     }
@@ -89,12 +153,23 @@ impl Slabs {
         if slabs.is_empty() {
             return Ok(());
         }
-        let (start, end) = (self.span(slabs.start).start, self.span(slabs.end - 1).end);
-        assert!(end <= self.usable_bytes.load(Ordering::Relaxed), "slabs {slabs:?} were never committed");
-        self.region.populate(start / page_size() * page_size()..end.next_multiple_of(page_size()))
+        assert!(
+            self.span(slabs.end - 1).end <= self.usable_bytes.load(Ordering::Relaxed),
+            "slabs {slabs:?} were never committed"
+        );
+        let pages_of = |slabs: Range<u64>| {
+            let pages = self.layout.pages_of(slabs);
+            pages.start * page_size()..pages.end * page_size()
+        };
+        if self.layout.is_guarded() {
+            // A guard cannot be touched: what lies between them, piece by piece.
+            return slabs.into_iter().try_for_each(|index| self.region.populate(pages_of(index..index + 1)));
+        }
+        self.region.populate(pages_of(slabs))
     }
 
-    /// Gives a free slab to its first holder; false if it is not free.
+    /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
+    /// is looked at: what a stray write left makes it damaged, which its record says.
     ///
     /// # Panics
     /// If the slab was never committed.
@@ -102,7 +177,63 @@ impl Slabs {
         // Everything below relies on this: a slab that can have holders is readable and writable.
         let usable = self.usable_bytes.load(Ordering::Acquire); // pairs with the Release in `commit`
         assert!(self.span(index).end <= usable, "slab {index} was never committed");
-        self.record(index).claim()
+        let record = self.record(index);
+        if !self.canaries || !record.was_written() {
+            return record.claim();
+        }
+        let Some(access) = record.close_free() else { return false };
+        if !self.ends_are_zero(index, &access) {
+            access.set_damaged();
+        }
+        access.end(0);
+        true
+    }
+
+    /// Gives a closed slab to its first holder. False where it was looked at, as [`Slabs::claim`] does, and is damaged: it
+    /// stays closed then. For whoever took it from where it lay closed.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    #[inline]
+    pub(super) fn open(&self, index: u64) -> bool {
+        let record = self.record(index);
+        if self.canaries && record.was_written() && !self.is_undamaged(index) {
+            return false;
+        }
+        record.open();
+        true
+    }
+
+    /// Whether a closed slab shows no stray write. For whoever took it from where it lay closed.
+    fn is_undamaged(&self, index: u64) -> bool {
+        let access = self.record(index).reopen();
+        let is_zero = self.ends_are_zero(index, &access);
+        access.stay_closed();
+        is_zero
+    }
+
+    /// Whether the ends of a slab are zeros, or all of it where it is small.
+    fn ends_are_zero(&self, index: u64, access: &Exclusive<'_>) -> bool {
+        let (slab_bytes, part) = (self.slab_bytes(), LOOKED_AT_BYTES);
+        if slab_bytes <= 2 * part {
+            return self.reads_zero(index, access, 0..slab_bytes);
+        }
+        self.reads_zero(index, access, 0..part)
+            && self.reads_zero(index, access, slab_bytes - part..slab_bytes)
+    }
+
+    /// Whether a range of a slab reads as zeros. The slab was written since its pages came, or that costs a fault.
+    ///
+    /// # Panics
+    /// If the access is to another slab, the slab was never committed, or the range is outside of it.
+    #[inline]
+    pub(super) fn reads_zero(&self, index: u64, access: &Exclusive<'_>, range: Range<u64>) -> bool {
+        assert!(access.is_for(self.record(index)), "slab {index} was to be read with access to another");
+        let usable = self.usable_bytes.load(Ordering::Acquire); // as in `claim`
+        assert!(self.span(index).end <= usable, "slab {index} was never committed");
+        // SAFETY: both assertions: the slab was committed, and the access is to it and exclusive, so its bytes do not
+        // change before that ends, which is after the slice.
+        is_zero(&unsafe { self.lend(index) }[in_memory(range.start)..in_memory(range.end)])
     }
 
     /// Closes a free slab, which then lies in a magazine or a batch; false if it is not free.
@@ -134,7 +265,7 @@ impl Slabs {
         let writes = source.writes();
         let copied = target.map(|target| {
             let start = self.span(from).start;
-            for (part, written) in dirty::parts(self.slab_bytes, source.dirty(), 0..self.slab_bytes) {
+            for (part, written) in dirty::parts(self.slab_bytes(), source.dirty(), 0..self.slab_bytes()) {
                 if written {
                     let length = usize::try_from(part.end - part.start).expect("a slab fits in memory");
                     let address = self.region.address(&(start + part.start..start + part.end));
@@ -153,15 +284,16 @@ impl Slabs {
     /// The bytes of a slab, for a holder.
     ///
     /// # Safety
-    /// - The caller is a holder of the slab (`claim` returned true or the record's `hold` returned `Ok`) for as long
-    ///   as the slice lives, and keeps `self` alive as long.
+    /// - The caller is a holder of the slab (`claim` returned true or the record's `hold` returned `Ok`), or has exclusive
+    ///   access to it, for as long as the slice lives, and keeps `self` alive as long.
+    /// - The slab was committed: so was every slab that ever had a holder.
     unsafe fn lend(&self, index: u64) -> &[u8] {
         let span = self.span(index);
-        let length = usize::try_from(self.slab_bytes).expect("a slab fits in memory");
         let start = self.region.address(&span);
-        // SAFETY: `address` asserted the bounds; a held slab was claimed, so it is committed. Its bytes do not change
-        // while it has this holder: `change`, `release` and `decommit` need exclusive access, which the record refuses.
-        unsafe { std::slice::from_raw_parts(start, length) }
+        // SAFETY: `address` asserted the bounds; the caller vouches that it is committed. Its bytes do not change while it
+        // has this holder: `change`, `release` and `decommit` need exclusive access, which the record refuses; and the
+        // caller changes none.
+        unsafe { std::slice::from_raw_parts(start, in_memory(self.slab_bytes())) }
     }
 
     /// Zeroes everything that was written of a slab outside `kept`.
@@ -171,10 +303,10 @@ impl Slabs {
     pub(super) fn scrub_outside(&self, index: u64, access: &Exclusive<'_>, kept: Range<u64>) {
         assert!(access.is_for(self.record(index)), "slab {index} was to be scrubbed with access to another");
         let start = self.span(index).start;
-        let (before, after) = (0..kept.start, kept.end..self.slab_bytes);
-        for (part, written) in [before, after]
-            .into_iter()
-            .flat_map(|outside| dirty::parts(self.slab_bytes, access.dirty(), outside))
+        let slab_bytes = self.slab_bytes();
+        let (before, after) = (0..kept.start, kept.end..slab_bytes);
+        for (part, written) in
+            [before, after].into_iter().flat_map(|outside| dirty::parts(slab_bytes, access.dirty(), outside))
         {
             if written {
                 // SAFETY: only a committed slab is ever written. Access to it is exclusive, by the assertion above:
@@ -182,7 +314,7 @@ impl Slabs {
                 unsafe { self.region.zero(start + part.start..start + part.end) };
             }
         }
-        access.set_dirty(access.dirty() & dirty::mask_of(self.slab_bytes, &kept));
+        access.set_dirty(access.dirty() & dirty::mask_of(slab_bytes, &kept));
     }
 
     /// Zeroes everything that was written of a slab.
@@ -202,7 +334,8 @@ impl Slabs {
     /// If a slab that overlaps the pages is not free.
     pub(super) fn decommit(&self, pages: Range<u64>) -> Result<(), OsError> {
         let bytes = pages.start * page_size()..(pages.end * page_size()).min(self.region.len());
-        let overlapping = bytes.start / self.slab_bytes..bytes.end.div_ceil(self.slab_bytes).min(self.count);
+        let overlapping = self.layout.slabs_on(bytes.clone());
+        let overlapping = overlapping.start..overlapping.end.min(self.count);
         let closed: Vec<Exclusive<'_>> = overlapping
             .map(|index| {
                 self.record(index)
@@ -214,9 +347,28 @@ impl Slabs {
         // be claimed before it is made free again below. Slabs are zeroed before they are free, so nothing is lost
         // and nobody relies on what the pages read as afterwards.
         let given_back = unsafe { self.region.decommit(bytes) };
-        closed.into_iter().for_each(Exclusive::make_free);
+        for access in closed {
+            if given_back.is_ok() {
+                access.forget_written(); // looking at it would only bring pages back
+            }
+            access.make_free();
+        }
         given_back
     }
+}
+
+/// An offset in a slab, as an index.
+#[inline]
+pub(super) fn in_memory(offset: u64) -> usize {
+    usize::try_from(offset).expect("a slab fits in memory")
+}
+
+/// Whether all bytes are zero.
+#[inline]
+fn is_zero(bytes: &[u8]) -> bool {
+    /// As many as stay in the fastest cache beside those that are looked at.
+    const STEP: usize = 4096;
+    bytes.chunks(STEP).all(|part| *part == ZEROS[..part.len()])
 }
 
 /// Exclusive access to the bytes of one slab, for a change that nobody sees half done. Ends with [`Change::end`].
@@ -236,8 +388,9 @@ impl Change<'_> {
     pub(super) fn copy(&self, offset: u64, bytes: &[u8]) {
         let slabs = self.slabs;
         let within = offset..offset + bytes.len() as u64;
-        assert!(within.end <= slabs.slab_bytes, "{within:?} is outside a slab of {} bytes", slabs.slab_bytes);
-        self.access.raise_dirty(dirty::mask_of(slabs.slab_bytes, &within));
+        let slab_bytes = slabs.slab_bytes();
+        assert!(within.end <= slab_bytes, "{within:?} is outside a slab of {slab_bytes} bytes");
+        self.access.raise_dirty(dirty::mask_of(slab_bytes, &within));
         let start = slabs.span(self.index).start;
         let target = slabs.region.address(&(start + within.start..start + within.end));
         // SAFETY: `address` asserted that the target lies inside the region, and the assertion above that it lies
@@ -249,6 +402,11 @@ impl Change<'_> {
     /// Zeroes everything outside `kept`.
     pub(super) fn zero_outside(&self, kept: Range<u64>) {
         self.slabs.scrub_outside(self.index, &self.access, kept);
+    }
+
+    /// Whether `range` reads as zeros.
+    pub(super) fn reads_zero(&self, range: Range<u64>) -> bool {
+        self.slabs.reads_zero(self.index, &self.access, range)
     }
 
     /// Writes counted so far.
@@ -286,63 +444,9 @@ impl Pin {
         slabs.record(index).is_overdue()
     }
 
-    /// The parts of `range` that may be other than zero, with their offsets in the slab. Nothing is copied.
-    ///
-    /// # Panics
-    /// If `range` is not inside the slab.
-    pub fn written(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
-        let (slabs, index) = self.heap.slabs(self.location);
-        let slab_bytes = slabs.slab_bytes();
-        assert!(
-            range.start <= range.end && range.end <= slab_bytes,
-            "{range:?} is outside {slab_bytes} bytes"
-        );
-        let in_memory = |offset: u64| usize::try_from(offset).expect("a slab fits in memory");
-        dirty::parts(slab_bytes, slabs.record(index).dirty(), range)
-            .filter(|(_, written)| *written)
-            .map(move |(part, _)| (part.start, &self.as_ref()[in_memory(part.start)..in_memory(part.end)]))
-    }
-
-    /// The bytes of `range`, in order: parts that were written as slices of the slab, all others from a static
-    /// buffer of zeros. Nothing is copied; the slab is held until the last part is dropped. The parts share the pin, so
-    /// that a [`std::sync::Weak`] to it tells whether any is left.
-    ///
-    /// # Panics
-    /// If `range` is not inside the slab.
-    pub fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
-        let (slabs, index) = self.heap.slabs(self.location);
-        let slab_bytes = slabs.slab_bytes();
-        assert!(
-            range.start <= range.end && range.end <= slab_bytes,
-            "{range:?} is outside {slab_bytes} bytes"
-        );
-        let written = slabs.record(index).dirty();
-        let whole = Bytes::from_owner(Lent(self));
-        dirty::parts(slab_bytes, written, range).flat_map(move |(part, written)| {
-            // A written part leaves whole; zeros leave in pieces as long as the static buffer.
-            let step = if written { slab_bytes } else { ZEROS.len() as u64 };
-            let whole = whole.clone();
-            let starts =
-                (part.start..part.end).step_by(usize::try_from(step).expect("a slab fits in memory"));
-            starts.map(move |start| {
-                let end = (start + step).min(part.end);
-                let in_memory = |offset: u64| usize::try_from(offset).expect("a slab fits in memory");
-                if written {
-                    whole.slice(in_memory(start)..in_memory(end))
-                } else {
-                    Bytes::from_static(&ZEROS[..in_memory(end - start)])
-                }
-            })
-        })
-    }
-}
-
-/// A share of a pin, as the owner of bytes that are lent.
-struct Lent(Arc<Pin>);
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
+    /// The slabs and the index in them that are held.
+    pub(super) fn slabs(&self) -> (&Slabs, u64) {
+        self.heap.slabs(self.location)
     }
 }
 
@@ -361,120 +465,55 @@ impl Drop for Pin {
     }
 }
 
-#[cfg(all(test, not(feature = "loom")))]
-mod tests {
-    use super::*;
+/// A hold for the length of a look.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    heap: &'a Heap,
+    location: SlabLocation,
+}
 
-    fn one_slab(slab_bytes: u64) -> Slabs {
-        let slabs = Slabs::reserve(slab_bytes, 4).expect("a little address space can be had");
-        slabs.commit(1).expect("a little memory can be had");
-        assert!(slabs.claim(1));
-        slabs
+impl<'a> Look<'a> {
+    /// Holds the slab at `location`.
+    ///
+    /// # Errors
+    /// As [`Pin::new`].
+    pub(super) fn new(heap: &'a Heap, location: SlabLocation) -> Result<Look<'a>, AccessError> {
+        let (slabs, index) = heap.slabs(location);
+        slabs.record(index).hold()?;
+        Ok(Look { heap, location })
     }
 
-    fn write(slabs: &Slabs, index: u64, offset: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        let change = slabs.change(index)?;
-        change.copy(offset, bytes);
-        let writes = change.writes() + 1;
-        change.end(writes);
-        Ok(())
-    }
-
-    fn release(slabs: &Slabs, index: u64) -> bool {
-        let last = slabs.record(index).release();
-        last.map(|access| {
-            slabs.scrub(index, &access);
-            access.make_free();
-        })
-        .is_some()
-    }
-
-    fn content(slabs: &Slabs) -> Vec<u8> {
-        // SAFETY: slab 1 is held by the test, which lives as long as the copy takes.
-        unsafe { slabs.lend(1) }.to_vec()
-    }
-
-    #[test]
-    fn written_parts_are_zeroed_at_release_and_neighbours_stay() {
-        let slabs = one_slab(1000);
-        assert!(slabs.claim(0));
-        write(&slabs, 0, 990, &[9; 10]).expect("the only holder");
-        write(&slabs, 1, 7, &[1, 2, 3]).expect("the only holder");
-        assert_eq!(content(&slabs)[..11], [0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0]);
-        assert!(release(&slabs, 1));
-        assert!(slabs.claim(1));
-        assert_eq!(content(&slabs), vec![0; 1000]);
-        // SAFETY: slab 0 is held by the test.
-        assert_eq!(unsafe { slabs.lend(0) }[990..], [9; 10]);
-    }
-
-    #[test]
-    fn a_copy_has_the_written_parts_and_the_count_of_writes_and_needs_both_slabs_alone() {
-        let slabs = one_slab(1000);
-        assert!(slabs.claim(0));
-        write(&slabs, 1, 7, &[1, 2, 3]).expect("the only holder");
-        write(&slabs, 1, 990, &[4; 10]).expect("the only holder");
-        slabs.record(1).hold().expect("held");
-        assert_eq!(slabs.copy_slab(1, 0), Err(AccessError::Shared), "it is read");
-        assert!(!release(&slabs, 1));
-        assert_eq!(slabs.copy_slab(1, 2), Err(AccessError::Free), "nobody holds the other");
-        assert_eq!(slabs.copy_slab(1, 0), Ok(()));
-        // SAFETY: slab 0 is held by the test.
-        assert_eq!(unsafe { slabs.lend(0) }, content(&slabs));
-        let states = [0, 1].map(|index| {
-            let record = slabs.record(index);
-            (record.writes(), record.holders(), record.dirty())
-        });
-        assert_eq!(states, [(2, 1, 1 | 1 << 30 | 1 << 31); 2]);
-        assert!(release(&slabs, 1) && release(&slabs, 0));
-    }
-
-    #[test]
-    fn a_shared_slab_is_not_written() {
-        let slabs = one_slab(4096);
-        slabs.record(1).hold().expect("held");
-        assert_eq!(write(&slabs, 1, 0, &[1]), Err(AccessError::Shared));
-        assert!(!release(&slabs, 1));
-        write(&slabs, 1, 0, &[1]).expect("alone again");
-    }
-
-    #[test]
-    #[should_panic(expected = "outside a slab")]
-    fn a_write_past_the_end_is_refused() {
-        let slabs = one_slab(1024);
-        let _ = write(&slabs, 1, 1020, &[0; 5]);
-    }
-
-    #[test]
-    #[should_panic(expected = "never committed")]
-    fn a_slab_without_memory_is_never_given_out() {
-        let slabs = Slabs::reserve(1 << 20, 4).expect("a little address space can be had");
-        slabs.claim(3);
-    }
-
-    #[test]
-    #[should_panic(expected = "only while all slabs on them are free")]
-    fn pages_of_a_held_slab_are_never_given_back() {
-        let slabs = one_slab(1024);
-        let _ = slabs.decommit(0..1);
-    }
-
-    #[test]
-    fn pages_given_back_leave_the_slab_usable() {
-        let slabs = one_slab(4096);
-        write(&slabs, 1, 0, &[7; 4096]).expect("the only holder");
-        assert!(release(&slabs, 1));
-        slabs.decommit(1..2).expect("the system takes pages back");
-        assert!(slabs.claim(1));
-        assert_eq!(content(&slabs), vec![0; 4096]);
-    }
-
-    #[test]
-    fn a_failed_give_back_leaves_everything_as_it_was() {
-        let slabs = one_slab(4096);
-        assert!(release(&slabs, 1));
-        super::super::os::faults::fail_after(0);
-        assert_eq!(slabs.decommit(1..2).expect_err("the planned failure").call, "madvise");
-        assert!(slabs.claim(1));
+    /// Whether `range` reads as zeros.
+    pub(super) fn reads_zero(&self, range: Range<u64>) -> bool {
+        let (slabs, index) = self.heap.slabs(self.location);
+        // SAFETY: `new` made us a holder and only `drop` ends that; the heap, and so the slabs, outlive us.
+        is_zero(&unsafe { slabs.lend(index) }[in_memory(range.start)..in_memory(range.end)])
     }
 }
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.heap.release(self.location);
+    }
+}
+
+/// What a stray write or read does: for tests, which show that it is found.
+#[cfg(all(test, not(feature = "loom")))]
+impl Slabs {
+    /// Whether guards are markers of the kernel.
+    pub(super) fn has_guard_markers(&self) -> bool {
+        self.guards.as_ref().is_some_and(|guards| guards.are_markers())
+    }
+
+    /// Writes one byte where nobody may, `offset` bytes from the slab's beginning.
+    pub(super) fn poke(&self, index: u64, offset: u64, byte: u8) {
+        let at = self.span(index).start + offset;
+        let target = self.region.address(&(at..at + 1));
+        // SAFETY: `address` asserted that the byte lies inside the region; tests call this while nobody else touches it,
+        // and where it may not be touched the process is meant to end.
+        unsafe { target.write_volatile(byte) };
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

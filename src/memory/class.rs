@@ -11,12 +11,15 @@
 //! Slabs are handed out lowest index first, so that the top of the range empties and whole runs can be reclaimed. Where
 //! slabs share pages, live ones are moved down for that first (`compact.rs`), so that no reclaimed slab lies below a
 //! held one, and no page is held for a part of it, but where somebody kept a slab from being moved.
+//!
+//! One that was found damaged when it was free, or let go of, is retired: it stays held, and goes nowhere any more.
 
-use super::bytes::Slabs;
+use super::bytes::{Protection, Slabs};
 use super::compact::{Step, Sweep};
 use super::depot::Depot;
 use super::idle::IdleWork;
 use super::index_set::IndexSet;
+use super::layout::Layout;
 use super::magazine::Round;
 use super::os::{OsError, SideTable, page_size};
 use super::segment::SegmentRecord;
@@ -51,7 +54,7 @@ pub(super) struct Class {
 pub struct ClassStats {
     /// Size of a slab, in bytes.
     pub slab_size_bytes: u64,
-    /// Slabs held from the budget: used + free + being scrubbed.
+    /// Slabs held from the budget: used + free + being scrubbed + retired.
     pub total: u64,
     /// Slabs in clients' hands, or still held by a reader.
     pub used: u64,
@@ -59,6 +62,8 @@ pub struct ClassStats {
     pub free: u64,
     /// Slabs being zeroed after a client freed them.
     pub scrubbing: u64,
+    /// Slabs out of use for good, because something wrote to them that had no right to.
+    pub retired: u64,
     /// Slabs ever taken from the budget, those made ready at start included.
     pub created: u64,
     /// Times a slab was given out.
@@ -102,6 +107,8 @@ pub(super) struct Account {
     gaps: u64,
     /// What an interval has left to be done; see `idle.rs`.
     pub(super) idle: IdleWork,
+    /// Where the slabs lie.
+    layout: Layout,
     /// For each page, how many held slabs overlap it. None where slabs are whole pages: there it is always one.
     page_holds: Option<SideTable<AtomicU16>>,
     stats: ClassStats,
@@ -115,15 +122,17 @@ impl Class {
         max_free: Option<u32>,
         rounds_max: u64,
         idle_min: u32,
+        protection: &Protection,
     ) -> Result<Class, OsError> {
-        let slabs = Slabs::reserve(slab_bytes, count)?;
+        let slabs = Slabs::reserve(slab_bytes, count, protection)?;
+        let layout = slabs.layout();
         let slots = u32::try_from(slot::count()).expect("slots are few");
         // What may be free in all is bounded: nothing lies in the depot then, and what magazines may hold counts.
         let (batches, max_free) = match max_free {
             None => (BATCHES_PER_SLOT * slots, u64::MAX),
             Some(max_free) => (0, u64::from(max_free) - rounds_max * u64::from(slots)),
         };
-        let pages = (slab_bytes * count).div_ceil(page_size());
+        let pages = layout.pages_of(0..count).end;
         let page_holds =
             if slab_bytes.is_multiple_of(page_size()) { None } else { Some(SideTable::new(pages)?) };
         Ok(Class {
@@ -139,6 +148,7 @@ impl Class {
                 fresh_max: 0,
                 gaps: 0,
                 idle: IdleWork::default(),
+                layout,
                 page_holds,
                 stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
             }),
@@ -170,7 +180,7 @@ impl Class {
     /// Bytes of records and of the account when every slab was held at least once.
     pub(super) fn metadata_bytes_max(&self) -> u64 {
         let slabs = self.slabs.count();
-        let pages = (slabs * self.slab_bytes()).div_ceil(page_size());
+        let pages = self.slabs.layout().pages_of(0..slabs).end;
         let counted = (!self.slab_bytes().is_multiple_of(page_size())).then_some(pages);
         Account::metadata_bytes_of(slabs, counted) + slabs * size_of::<SegmentRecord>() as u64
     }
@@ -221,7 +231,7 @@ impl Class {
             account.fresh += 1;
             account.fresh_max = account.fresh_max.max(account.fresh);
         }
-        account.hold_pages(self.slab_bytes(), index);
+        account.hold_pages(index);
         account.put_round(Round::new(index, false));
         account.stats.total += 1;
         account.stats.created += 1;
@@ -231,6 +241,18 @@ impl Class {
     /// A client let go of a slab: it is being scrubbed from now on, and counts as free memory.
     pub(super) fn begin_scrub(&self, account: &mut Account) {
         account.stats.scrubbing += 1;
+    }
+
+    /// A damaged slab that was used, or lay in a magazine, is retired.
+    pub(super) fn retire_used(&self, account: &mut Account) {
+        account.stats.retired += 1;
+    }
+
+    /// A free slab is damaged.
+    pub(super) fn retire_free(&self, account: &mut Account, index: u64) {
+        account.free.remove(index);
+        account.served.remove(index);
+        account.stats.retired += 1;
     }
 
     /// A slab was scrubbed and is free. Returns how many free slabs the class has beyond those that it may keep.
@@ -258,11 +280,11 @@ impl Class {
         slabs_max: u64,
     ) -> Result<u64, OsError> {
         let Some(run) = account.highest_free_run(floor, slabs_max) else { return Ok(0) };
-        let pages = account.release_pages(self.slab_bytes(), run.clone());
+        let pages = account.release_pages(run.clone());
         if !pages.is_empty()
             && let Err(error) = self.slabs.decommit(pages)
         {
-            account.retake_pages(self.slab_bytes(), run);
+            account.retake_pages(run);
             return Err(error);
         }
         for index in run.clone() {
@@ -294,7 +316,7 @@ impl Class {
                 // Only a look: whoever owns it decides under its own lock.
                 if record.owner() != 0 && record.holders() == 1 {
                     account.free.remove(place);
-                    let claimed = self.slabs.claim(place);
+                    let claimed = self.slabs.record(place).claim(); // no look at it: what is moved there covers all that is read
                     assert!(claimed, "slab {place} was in the free set and not free");
                     account.stats.scrubbing += 1;
                     return Step::Move { from: index, to: place };
@@ -323,7 +345,11 @@ impl Account {
     /// The class's numbers as far as they are kept here: what lies in magazines and in the depot counts as used.
     pub(super) fn stats(&self) -> ClassStats {
         let free = self.free.len();
-        ClassStats { free, used: self.stats.total - free - self.stats.scrubbing, ..self.stats }
+        ClassStats {
+            free,
+            used: self.stats.total - free - self.stats.scrubbing - self.stats.retired,
+            ..self.stats
+        }
     }
 
     /// Free slabs, without those in magazines and in the depot.
@@ -357,7 +383,7 @@ impl Account {
     /// Resident bytes of the account itself, roughly: what its bitmaps can have touched.
     pub(super) fn metadata_bytes(&self) -> u64 {
         // Three bitmaps of one bit a slab, and two bytes a page, up to the highest slab ever held.
-        let pages = (self.fresh_max * self.stats.slab_size_bytes).div_ceil(page_size());
+        let pages = self.layout.pages_of(0..self.fresh_max).end;
         Account::metadata_bytes_of(self.fresh_max, self.page_holds.as_ref().map(|_| pages))
     }
 
@@ -404,6 +430,11 @@ impl Account {
         }
     }
 
+    /// The first free slab from `index` on.
+    pub(super) fn free_from(&self, index: u64) -> Option<u64> {
+        self.free.first_from(index)
+    }
+
     /// The highest contiguous run of free slabs, at most `slabs_max` of them, none below `floor`.
     fn highest_free_run(&self, floor: u64, slabs_max: u64) -> Option<Range<u64>> {
         let last = self.free.highest().filter(|last| *last >= floor && slabs_max > 0)?;
@@ -412,11 +443,6 @@ impl Account {
             first -= 1;
         }
         Some(first..last + 1)
-    }
-
-    /// Pages that a slab overlaps.
-    fn pages_of(slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
-        slabs.start * slab_bytes / page_size()..(slabs.end * slab_bytes).div_ceil(page_size())
     }
 
     /// Adds to the holds of a page whose slabs are counted; returns how many there are now.
@@ -428,58 +454,53 @@ impl Account {
     }
 
     /// Counts a newly held slab on its pages.
-    fn hold_pages(&mut self, slab_bytes: u64, index: u64) {
+    fn hold_pages(&mut self, index: u64) {
         if self.page_holds.is_none() {
-            self.stats.committed_bytes += slab_bytes;
+            self.stats.committed_bytes += self.stats.slab_size_bytes;
             return;
         }
-        for page in Account::pages_of(slab_bytes, index..index + 1) {
+        for page in self.layout.pages_of(index..index + 1) {
             if self.add_page_holds(page, 1) == 1 {
                 self.stats.committed_bytes += page_size();
             }
         }
     }
 
-    /// Counts a run of slabs off its pages; returns the pages that no held slab overlaps any more. They are one run:
-    /// only the first and the last page of the slabs can be shared with a neighbour.
-    fn release_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) -> Range<u64> {
-        let pages = Account::pages_of(slab_bytes, slabs.clone());
+    /// Counts a run of slabs off its pages; returns the pages that no held slab overlaps any more. They are one run, with
+    /// the guards between them: only the first and the last page of the slabs can be shared with a neighbour.
+    fn release_pages(&mut self, slabs: Range<u64>) -> Range<u64> {
+        let pages = self.layout.pages_of(slabs.clone());
         if self.page_holds.is_none() {
-            self.stats.committed_bytes -= slab_bytes * (slabs.end - slabs.start);
+            self.stats.committed_bytes -= self.stats.slab_size_bytes * (slabs.end - slabs.start);
             return pages;
         }
         for index in slabs {
-            for page in Account::pages_of(slab_bytes, index..index + 1) {
-                self.add_page_holds(page, -1);
+            for page in self.layout.pages_of(index..index + 1) {
+                if self.add_page_holds(page, -1) == 0 {
+                    self.stats.committed_bytes -= page_size();
+                }
             }
         }
         let start = if self.add_page_holds(pages.start, 0) == 0 { pages.start } else { pages.start + 1 };
         let end = if self.add_page_holds(pages.end - 1, 0) == 0 { pages.end } else { pages.end - 1 };
-        let emptied = start..end.max(start);
-        self.stats.committed_bytes -= page_size() * (emptied.end - emptied.start);
-        emptied
+        start..end.max(start)
     }
 
     /// Undoes [`Account::release_pages`].
-    fn retake_pages(&mut self, slab_bytes: u64, slabs: Range<u64>) {
-        if self.page_holds.is_none() {
-            self.stats.committed_bytes += slab_bytes * (slabs.end - slabs.start);
-            return;
-        }
-        for index in slabs {
-            self.hold_pages(slab_bytes, index);
-        }
+    fn retake_pages(&mut self, slabs: Range<u64>) {
+        slabs.for_each(|index| self.hold_pages(index));
     }
 
     /// Asserts what must be true between any two calls.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let stats = self.stats;
-        assert!(stats.total >= self.free.len() + stats.scrubbing, "every held slab is in one place");
+        let placed = self.free.len() + stats.scrubbing + stats.retired;
+        assert!(stats.total >= placed, "every held slab is in one place");
         assert_eq!(self.fresh, stats.total + self.reclaimed.len(), "slabs below fresh are held or reclaimed");
         assert!(stats.reused <= stats.allocations && self.fresh <= self.fresh_max);
         if self.page_holds.is_some() {
-            let pages = (self.fresh_max * stats.slab_size_bytes).div_ceil(page_size());
+            let pages = self.layout.pages_of(0..self.fresh_max).end;
             let held = (0..pages).filter(|page| self.add_page_holds(*page, 0) > 0).count() as u64;
             assert_eq!(
                 stats.committed_bytes,

@@ -13,6 +13,14 @@ pub struct Config {
     pub initial_slabs_per_size: u32,
     /// Touch the pages of the slabs made ready at start, so that their first write does not fault. Default: false.
     pub prefault: bool,
+    /// Find stray writes: behind the end of a block's content when it is freed, and in free slabs before they are given
+    /// out again and by a sweep. A slab that was damaged is retired. Default: true.
+    pub canaries: bool,
+    /// Put a guard page behind each slab of whole pages, and behind each 64 KiB of smaller ones: whoever touches it ends
+    /// the process. Default: false.
+    pub guard_pages: bool,
+    /// Pages that the system is asked for. Default: off.
+    pub huge_pages: HugePages,
     /// Exceptions for single classes, by class size.
     pub classes: BTreeMap<u64, ClassConfig>,
 }
@@ -29,6 +37,29 @@ pub struct ClassConfig {
     pub magazine_capacity: Option<u32>,
 }
 
+/// Pages that the system is asked for, for slabs of whole such pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Ordinary ones, whatever the system does by itself: resident memory follows what is written.
+    #[default]
+    Off,
+    /// Of 2 MiB, for slabs of whole multiples of that.
+    TwoMebibytes,
+    /// For slabs of whole multiples of 1 GiB. The system makes pages of 2 MiB of it at most.
+    OneGibibyte,
+}
+
+impl HugePages {
+    /// Bytes that a slab must be a multiple of to be asked for; none where none is.
+    pub fn slab_multiple_bytes(self) -> Option<u64> {
+        match self {
+            HugePages::Off => None,
+            HugePages::TwoMebibytes => Some(2 << 20),
+            HugePages::OneGibibyte => Some(1 << 30),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -36,6 +67,9 @@ impl Default for Config {
             max_pool_size: 1 << 30,
             initial_slabs_per_size: 10,
             prefault: false,
+            canaries: true,
+            guard_pages: false,
+            huge_pages: HugePages::Off,
             classes: BTreeMap::new(),
         }
     }

@@ -133,7 +133,7 @@ impl Heap {
 
     /// Takes a grant back that was of no use because something else was refused. Tells nobody.
     pub(crate) fn ungrant(&self, bytes: u64) {
-        self.in_use.give_back(bytes);
+        self.return_granted(bytes);
         // Where it was closed because the pool is nearly full, somebody opens it again.
         if self.gate.is_nearly_full()
             && self.in_use.held() <= self.limit_bytes() - self.limit_bytes() / SLACK_SHARE

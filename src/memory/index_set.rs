@@ -105,6 +105,27 @@ impl IndexSet {
         self.descend(|word| 63 - u64::from(word.leading_zeros()))
     }
 
+    /// The first member from `index` on.
+    pub(super) fn first_from(&self, index: u64) -> Option<u64> {
+        let mut at = index;
+        for (height, level) in self.levels.iter().enumerate() {
+            // Members of this word from our bit on; else the next word that has any, which the level above knows.
+            if at / 64 >= level.count() {
+                return None;
+            }
+            let found = word(level, at / 64) & (u64::MAX << (at % 64));
+            if found != 0 {
+                let first = at / 64 * 64 + u64::from(found.trailing_zeros());
+                let below = self.levels[..height].iter().rev();
+                return Some(
+                    below.fold(first, |at, level| at * 64 + u64::from(word(level, at).trailing_zeros())),
+                );
+            }
+            at = at / 64 + 1;
+        }
+        None
+    }
+
     fn descend(&self, choose_bit: impl Fn(u64) -> u64) -> Option<u64> {
         if self.len == 0 {
             return None;
@@ -139,6 +160,8 @@ mod tests {
                 }
                 prop_assert_eq!(set.contains(index), twin.contains(&index));
                 prop_assert_eq!(set.lowest(), twin.first().copied());
+                prop_assert_eq!(set.first_from(index / 2), twin.range(index / 2..).next().copied());
+                prop_assert_eq!(set.first_from(index + 1), twin.range(index + 1..).next().copied());
                 prop_assert_eq!(set.highest(), twin.last().copied());
             }
         }

@@ -15,8 +15,12 @@
 //!   compact.rs live slabs moved down, so that what is given back is whole pages
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
+//!   reads.rs   what the holder of a slab reads
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
+//!   layout.rs  where slabs and guard pages lie: arithmetic
 //!   dirty.rs   which 32nds of a slab were written
+//!   hardening.rs  stray writes: how they are found, and what becomes of a damaged slab
+//!   guard.rs   guard pages, and what is said of a hit
 //!   drain.rs   slabs that were freed and are still read
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
@@ -34,10 +38,14 @@ mod depot;
 mod dirty;
 mod drain;
 mod grant;
+mod guard;
+mod hardening;
 mod idle;
 mod index_set;
+mod layout;
 mod magazine;
 mod os;
+mod reads;
 mod reclaim;
 mod scarce;
 mod segment;
@@ -47,19 +55,23 @@ mod tiers;
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
-pub use config::{ClassConfig, Config};
+pub use config::{ClassConfig, Config, HugePages};
+pub use hardening::{Swept, Violation};
 pub use os::{OsError, page_size};
 pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use segment::AccessError;
 pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
+#[cfg(test)]
+pub(crate) use os::faults;
 
 use crate::slot::{self, PerSlot};
-use bytes::Slabs;
+use bytes::{Protection, Slabs};
 use class::{Account, Class, Source};
 use compact::Compactor;
 use grant::{Gate, RoomFreed};
+use hardening::Hardening;
 use magazine::Rack;
 use reclaim::Reclaimed;
 use scarce::Scarce;
@@ -190,6 +202,8 @@ pub struct Heap {
     room_freed: OnceLock<RoomFreed>,
     /// Freed by their client, still held by a reader. Approximate only between the two halves of a free.
     draining_bytes: AtomicU64,
+    /// What was found to be damaged.
+    hardening: Hardening,
 }
 
 /// Share of the pool that may be made ready at start: one part in ten.
@@ -224,12 +238,13 @@ impl Heap {
             let class = config.classes.get(&size).copied().unwrap_or_default();
             magazine::rounds_max(size, limit, slot::count() as u64, &class)
         };
+        let protection = Protection::new(config);
         let classes = sizes
             .iter()
             .map(|&size| {
                 let exception = config.classes.get(&size).copied().unwrap_or_default();
                 let initial = exception.initial.unwrap_or(config.initial_slabs_per_size);
-                Class::reserve(size, limit / size, exception.max_free, rounds_max(size), initial)
+                Class::reserve(size, limit / size, exception.max_free, rounds_max(size), initial, &protection)
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
@@ -250,6 +265,7 @@ impl Heap {
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
+            hardening: Hardening::new(config.canaries),
         };
         heap.prewarm(config);
         Ok(heap)
@@ -382,10 +398,12 @@ impl Heap {
         backed.inspect_err(|_| self.give_back(bytes))
     }
 
-    /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder.
+    /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder. A free slab that was
+    /// damaged is retired on the way.
     ///
     /// # Errors
-    /// [`AllocateError::System`] where the system grants no pages; the bytes are then still granted.
+    /// [`AllocateError::System`] where the system grants no pages, [`AllocateError::Exhausted`] where a slab was retired
+    /// that leaves no room for another; the bytes are then still granted.
     #[inline]
     pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         match self.back_unless_scarce(class)? {
@@ -407,26 +425,36 @@ impl Heap {
     /// Backs past the magazines: by a free slab of the class, else by fresh bytes from the budget; else not.
     #[cold]
     fn back_one(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        let room = &self.classes[usize::from(class.0)];
-        let size = room.slab_bytes();
-        {
+        self.take_undamaged(|| {
+            let room = self.class(class);
             let mut account = room.lock();
             // Read under the class's lock: see scarce.rs.
-            if !self.scarce.is_raised() {
-                if let Some(index) = room.take_free(&mut account) {
-                    account.count_source(Source::Class);
-                    return Ok(Some(SlabLocation::new(class, index)));
-                }
-                if self.budget.take(size) {
-                    let taken = self.take_fresh(room, &mut account);
-                    account.count_source(Source::Fresh);
-                    return taken
-                        .map(|index| Some(SlabLocation::new(class, index)))
-                        .map_err(|error| AllocateError::System { requested_bytes: size, error });
-                }
+            if self.scarce.is_raised() {
+                return Ok(None);
             }
+            let taken = self.take_free_or_fresh(room, &mut account)?;
+            Ok(taken.map(|(index, source)| {
+                account.count_source(source);
+                SlabLocation::new(class, index)
+            }))
+        })
+    }
+
+    /// A free slab of the class, or one that is fresh from the budget.
+    fn take_free_or_fresh(
+        &self,
+        room: &Class,
+        account: &mut Account,
+    ) -> Result<Option<(u64, Source)>, AllocateError> {
+        if let Some(index) = room.take_free(account) {
+            return Ok(Some((index, Source::Class)));
         }
-        Ok(None)
+        if !self.budget.take(room.slab_bytes()) {
+            return Ok(None);
+        }
+        let taken = self.take_fresh(room, account);
+        let system = |error| AllocateError::System { requested_bytes: room.slab_bytes(), error };
+        taken.map(|index| Some((index, Source::Fresh))).map_err(system)
     }
 
     /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
@@ -484,6 +512,9 @@ impl Heap {
         let (room, index) = (&self.classes[usize::from(location.class().0)], location.index());
         // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.
+        if access.is_damaged() {
+            return self.retire_released(location, access);
+        }
         let (slabs, bytes) = (room.slabs(), room.slab_bytes());
         if access.was_draining() {
             self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -4,12 +4,14 @@
 //! [`Reservation::decommit`] lets the system have the run's pages back while the run stays usable. Nobody may rely on
 //! a decommitted run reading as zeros: whoever needs zeros zeroes first. Every call can fail and says so by value.
 //! A [`SideTable`] is an array of records on such memory: all zeros at first, resident only where it was touched.
+//! Whoever touches a guard page is ended with SIGSEGV; [`tell_guard_hits`] has that told in one line before.
 #![allow(unsafe_code)] // the floor: the rest of the crate decides in indices
 
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 /// A system call about memory failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,11 +30,21 @@ pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
+/// `MADV_GUARD_INSTALL` of Linux 6.13 (include/uapi/asm-generic/mman-common.h): pages become markers that fault, without
+/// a mapping of their own. Before that the number is unknown, which is `EINVAL`.
+const GUARD_INSTALL: libc::c_int = 102;
+
+/// Bytes in a huge page: what the smallest page table but one maps, on every machine with pages of 4 KiB.
+pub(super) const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
 /// Address space of our own, unmapped on drop. Offsets count from its start.
 #[derive(Debug)]
 pub(super) struct Reservation {
     base: NonNull<u8>,
     bytes: usize,
+    /// Mapped before `base`, to bring it to its alignment, and in all.
+    bytes_before: usize,
+    bytes_mapped: usize,
 }
 
 // SAFETY: a Reservation is an address and a length; the mapping behind it belongs to the process, not to a thread.
@@ -47,10 +59,20 @@ impl Reservation {
     /// [`OsError`] where the address space or the number of mappings is exhausted, or `bytes` is beyond what the
     /// machine can address.
     pub(super) fn reserve(bytes: u64) -> Result<Reservation, OsError> {
+        Reservation::reserve_aligned(bytes, page_size())
+    }
+
+    /// As [`Reservation::reserve`], at an address that is a multiple of `align`, a power of two and whole pages.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn reserve_aligned(bytes: u64, align: u64) -> Result<Reservation, OsError> {
         let error = |errno| OsError { call: "mmap", bytes, errno };
-        let rounded =
-            bytes.max(1).checked_next_multiple_of(page_size()).and_then(|bytes| usize::try_from(bytes).ok());
-        let length = rounded.ok_or(error(rustix::io::Errno::NOMEM))?;
+        let no_memory = || error(rustix::io::Errno::NOMEM);
+        let rounded = bytes.max(1).checked_next_multiple_of(page_size());
+        let bytes = rounded.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(no_memory)?;
+        let slack = usize::try_from(align - page_size()).map_err(|_| no_memory())?;
+        let length = bytes.checked_add(slack).ok_or_else(no_memory)?;
         faults::gate().map_err(error)?;
         // SAFETY: a fresh private mapping at an address of the system's choice touches nobody's memory.
         let base = unsafe {
@@ -62,8 +84,12 @@ impl Reservation {
             )
         }
         .map_err(error)?;
-        let base = NonNull::new(base.cast::<u8>()).ok_or(error(rustix::io::Errno::NOMEM))?;
-        Ok(Reservation { base, bytes: length })
+        let align = usize::try_from(align).map_err(|_| no_memory())?;
+        let bytes_before = (base as usize).next_multiple_of(align) - base as usize;
+        // SAFETY: at most `align` less a page, which the mapping is longer by; both addresses are whole pages.
+        let base = unsafe { base.cast::<u8>().add(bytes_before) };
+        let base = NonNull::new(base).ok_or_else(no_memory)?;
+        Ok(Reservation { base, bytes, bytes_before, bytes_mapped: length })
     }
 
     /// Bytes reserved.
@@ -138,6 +164,64 @@ impl Reservation {
         unsafe { mm::madvise(start, length, Advice::LinuxPopulateWrite) }.map_err(error)
     }
 
+    /// Says how the system is to treat all of the reservation: it changes no byte.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system does not know the advice.
+    pub(super) fn advise(&self, treatment: Treatment) -> Result<(), OsError> {
+        let (start, length) = self.pages(&(0..self.len()));
+        let error = |errno| OsError { call: "madvise", bytes: length as u64, errno };
+        let advice = match treatment {
+            Treatment::NoDump => Advice::LinuxDontDump,
+            Treatment::HugePages => Advice::LinuxHugepage,
+            Treatment::SmallPages => Advice::LinuxNoHugepage,
+        };
+        faults::gate().map_err(error)?;
+        // SAFETY: `pages` asserted that the run lies inside this mapping; none of the three changes a byte.
+        unsafe { mm::madvise(start, length, advice) }.map_err(error)
+    }
+
+    /// Makes a page fault at every access, by a marker: without a mapping of its own. It stays when pages around it go.
+    /// Nothing may have been written to it.
+    ///
+    /// # Errors
+    /// [`OsError`]: with `EINVAL` where the kernel has no markers.
+    ///
+    /// # Panics
+    /// If the run is not whole pages inside the reservation.
+    pub(super) fn install_guard_marker(&self, run: Range<u64>) -> Result<(), OsError> {
+        let (start, length) = self.pages(&run);
+        let error = |errno| OsError { call: "madvise", bytes: length as u64, errno };
+        faults::gate().map_err(error)?;
+        if faults::markers_are_refused() {
+            return Err(error(rustix::io::Errno::INVAL));
+        }
+        // SAFETY: `pages` asserted that the run lies inside this mapping. No slab lies on a guard page (`layout.rs`), so
+        // no reference to its bytes exists.
+        let outcome = unsafe { libc::madvise(start, length, GUARD_INSTALL) };
+        if outcome == 0 {
+            return Ok(());
+        }
+        let errno = std::io::Error::last_os_error();
+        Err(error(rustix::io::Errno::from_io_error(&errno).unwrap_or(rustix::io::Errno::NOMEM)))
+    }
+
+    /// Makes a page fault at every access, by taking its access rights: it becomes a mapping of its own.
+    ///
+    /// # Errors
+    /// [`OsError`] where the process has as many mappings as it may.
+    ///
+    /// # Panics
+    /// If the run is not whole pages inside the reservation.
+    pub(super) fn forbid_access(&self, run: Range<u64>) -> Result<(), OsError> {
+        let (start, length) = self.pages(&run);
+        let error = |errno| OsError { call: "mprotect", bytes: length as u64, errno };
+        faults::gate().map_err(error)?;
+        // SAFETY: `pages` asserted that the run lies inside this mapping. No slab lies on a guard page (`layout.rs`), so
+        // no reference to its bytes exists.
+        unsafe { mm::mprotect(start, length, MprotectFlags::empty()) }.map_err(error)
+    }
+
     /// Start and length of a run as the system calls want them.
     fn pages(&self, run: &Range<u64>) -> (*mut c_void, usize) {
         let page = page_size();
@@ -167,10 +251,81 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `reserve` and is owned by `self` alone; whoever hands out references to
-        // its bytes keeps the Reservation alive meanwhile.
-        let unmapped = unsafe { mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+        // SAFETY: the mapping was made by `reserve_aligned` and begins there: so far before `base`.
+        let start = unsafe { self.base.as_ptr().sub(self.bytes_before) };
+        // SAFETY: the mapping is owned by `self` alone; whoever hands out references to its bytes keeps the Reservation
+        // alive meanwhile.
+        let unmapped = unsafe { mm::munmap(start.cast(), self.bytes_mapped) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping failed: {unmapped:?}");
+    }
+}
+
+/// How the system is to treat a reservation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Treatment {
+    /// Its bytes stand in no core dump.
+    NoDump,
+    /// Huge pages where they fit.
+    HugePages,
+    /// No huge pages, whatever the system does by itself: what was not touched stays without memory.
+    SmallPages,
+}
+
+/// What the process did at SIGSEGV before us. Written once, before the handler that reads it is there.
+static BEFORE_US: OnceLock<libc::sigaction> = OnceLock::new();
+
+/// Has a fault in a region that is watched told in one line before it ends the process. All other faults go where they
+/// went before. Only the first call does something; where the system refuses, hits end the process without the line.
+pub(super) fn tell_guard_hits() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let mut before = no_action();
+        // SAFETY: the signal exists, no new action is named, and `before` is room for the old one.
+        let asked = unsafe { libc::sigaction(libc::SIGSEGV, std::ptr::null(), &raw mut before) };
+        if asked != 0 || BEFORE_US.set(before).is_err() {
+            return;
+        }
+        let mut ours = no_action();
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) = on_fault;
+        ours.sa_sigaction = handler as usize;
+        ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        set_action(&ours);
+    });
+}
+
+/// The action that a process begins with.
+fn no_action() -> libc::sigaction {
+    // SAFETY: a plain struct of the C library, for which zero is a value: the default action, nothing blocked.
+    unsafe { std::mem::zeroed() }
+}
+
+fn set_action(action: &libc::sigaction) {
+    // SAFETY: the signal exists, and `action` is one that the system gave us, the default, or `on_fault` with its
+    // signature. Where the system refuses, the action stays as it is.
+    let _ = unsafe { libc::sigaction(libc::SIGSEGV, action, std::ptr::null_mut()) };
+}
+
+/// Runs wherever a thread faults, so everything it calls is async-signal-safe: no lock, no memory, no panic.
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: with SA_SIGINFO the system hands a valid pointer to a handler, for as long as it runs.
+    let info = unsafe { &*info };
+    // SAFETY: the union's field is that of this signal; what another process sends has a code of 0 or less.
+    let address = unsafe { info.si_addr() } as usize;
+    let is_fault = info.si_code > 0;
+    let line = if is_fault { super::guard::line_about(address) } else { None };
+    if let Some(line) = &line {
+        let bytes = line.as_bytes();
+        // SAFETY: the pointer and the length are those of a slice. One call, so that the line stays in one piece.
+        let _ = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    }
+    // The instruction runs again when we return, and what was there before us has the fault; of ours it is the end.
+    match BEFORE_US.get().filter(|_| line.is_none()) {
+        Some(before) => set_action(before),
+        None => set_action(&no_action()),
+    }
+    if !is_fault {
+        // SAFETY: raising a signal in our own thread touches no memory. It comes when this handler has returned.
+        let _ = unsafe { libc::raise(signal) };
     }
 }
 
@@ -215,9 +370,17 @@ impl<T: ZeroIsValid> SideTable<T> {
         {
             let bytes = count.saturating_mul(size_of::<T>() as u64);
             let region = Reservation::reserve(bytes)?;
+            // Without this a record that is touched may cost 2 MiB where the system gives huge pages to everybody. A
+            // system that does not know the advice has none.
+            let _ = region.advise(Treatment::SmallPages);
             region.commit(0..region.len())?;
             Ok(SideTable { region, count, records_are: std::marker::PhantomData })
         }
+    }
+
+    /// How many records there are.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// The record at `index`.
@@ -248,22 +411,46 @@ pub(crate) mod faults {
 
     use std::cell::Cell;
 
-    thread_local!(static FAIL_AT: Cell<Option<u64>> = const { Cell::new(None) });
+    thread_local! {
+        static FAIL_AT: Cell<Option<u64>> = const { Cell::new(None) };
+        static FAIL_ON: Cell<bool> = const { Cell::new(false) };
+        static REFUSE_MARKERS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether the system has no guard markers for this thread from now on.
+    pub(crate) fn refuse_markers(refused: bool) {
+        REFUSE_MARKERS.set(refused);
+    }
+
+    pub(super) fn markers_are_refused() -> bool {
+        REFUSE_MARKERS.get()
+    }
 
     /// The call after `successes` more ones fails, once.
     pub(crate) fn fail_after(successes: u64) {
         FAIL_AT.set(Some(successes));
+        FAIL_ON.set(false);
+    }
+
+    /// Every call after `successes` more ones fails.
+    pub(crate) fn fail_on_after(successes: u64) {
+        FAIL_AT.set(Some(successes));
+        FAIL_ON.set(true);
     }
 
     /// No call fails any more; true if the planned failure was still to come.
     pub(crate) fn disarm() -> bool {
-        FAIL_AT.take().is_some()
+        FAIL_ON.set(false);
+        FAIL_AT.take().is_some_and(|successes| successes != FAILING)
     }
+
+    /// In place of the successes that are left: calls fail on.
+    const FAILING: u64 = u64::MAX;
 
     pub(super) fn gate() -> Result<(), rustix::io::Errno> {
         match FAIL_AT.get() {
-            Some(0) => {
-                FAIL_AT.set(None);
+            Some(0 | FAILING) => {
+                FAIL_AT.set(FAIL_ON.get().then_some(FAILING));
                 Err(rustix::io::Errno::NOMEM)
             }
             Some(successes) => {
@@ -282,33 +469,13 @@ mod faults {
     pub(super) fn gate() -> Result<(), rustix::io::Errno> {
         Ok(())
     }
+
+    /// Where tests take guard markers away.
+    #[inline(always)]
+    pub(super) fn markers_are_refused() -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_space_beyond_the_machine_is_an_error_value() {
-        let refused = Reservation::reserve(u64::MAX).expect_err("no machine has that");
-        assert_eq!(refused.call, "mmap");
-        assert!(Reservation::reserve(1 << 60).is_err());
-    }
-
-    #[test]
-    #[should_panic(expected = "is outside")]
-    fn a_run_outside_the_reservation_is_refused() {
-        let region = Reservation::reserve(page_size()).expect("one page can be had");
-        let _ = region.commit(0..2 * page_size());
-    }
-
-    #[test]
-    fn a_failing_call_is_reported_once_and_the_next_works() {
-        let region = Reservation::reserve(page_size()).expect("one page can be had");
-        faults::fail_after(0);
-        let refused = region.commit(0..page_size()).expect_err("the planned failure");
-        assert_eq!((refused.call, refused.bytes), ("mprotect", page_size()));
-        assert!(!faults::disarm());
-        region.commit(0..page_size()).expect("the next call works");
-    }
-}
+mod tests;

@@ -161,17 +161,15 @@ impl Heap {
 
     /// A free slab, or a fresh one, for whoever has the turn.
     fn take_in_turn(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        let room = self.class(class);
-        let mut account = room.lock();
-        let index = match room.take_free(&mut account) {
-            Some(index) => index,
-            None if self.budget.take(room.slab_bytes()) => self
-                .take_fresh(room, &mut account)
-                .map_err(|error| AllocateError::System { requested_bytes: room.slab_bytes(), error })?,
-            None => return Ok(None),
-        };
-        account.count_source(Source::Reclaim);
-        Ok(Some(SlabLocation::new(class, index)))
+        self.take_undamaged(|| {
+            let room = self.class(class);
+            let mut account = room.lock();
+            let taken = self.take_free_or_fresh(room, &mut account)?;
+            Ok(taken.map(|(index, _)| {
+                account.count_source(Source::Reclaim);
+                SlabLocation::new(class, index)
+            }))
+        })
     }
 
     /// Takes free slabs from the class that has most free bytes, about as many as `class` needs for one slab, at most

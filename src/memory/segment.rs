@@ -13,31 +13,42 @@
 //! A free slab on its way through magazines stays EXCLUSIVE: the one magazine or batch that lists it has it alone.
 //!
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
+//! A slab whose bytes changed by themselves ends RETIRED: from there no way leads on.
 //!
-//! Two flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
+//! Four flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
 //! OVERDUE: those readers have had their time. It is only ever set beside DRAINING, and it takes nothing away: holders
-//! may look at it and let go, and until they do the bytes stay as they are. Both end when the slab is free.
+//! may look at it and let go, and until they do the bytes stay as they are. DAMAGED: whoever holds the slab last retires
+//! it. These end when the slab is free. WRITTEN stays with a free slab, until its pages go back to the system: something
+//! was written since, so its pages are there, and a look whether all of it is zero costs no fault.
 
 use crate::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
 
-/// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 46
-/// bits for writes: 2 years at a million a second.
+/// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 44
+/// bits for writes: half a year at a million a second, all to one block.
 const HOLDER_BITS: u32 = 16;
 const HOLDERS: u64 = (1 << HOLDER_BITS) - 1;
 /// In place of a holder count: one thread is changing the bytes.
 const EXCLUSIVE: u64 = HOLDERS;
+/// In place of a holder count: the slab was damaged, and is out of use for good.
+const RETIRED: u64 = HOLDERS - 1;
 /// Holders at most. One more is refused; it is far above what the connection limit lets arise.
-const HOLDERS_MAX: u64 = HOLDERS - 1;
+const HOLDERS_MAX: u64 = HOLDERS - 2;
 /// The client freed the slab while readers held it.
 const DRAINING: u64 = 1 << 63;
 /// Those readers have had their time.
 const OVERDUE: u64 = 1 << 62;
-const FLAGS: u64 = DRAINING | OVERDUE;
+/// A byte was written since the slab's pages came. The one flag that a free slab may have.
+const WRITTEN: u64 = 1 << 61;
+/// Bytes changed that nobody wrote.
+const DAMAGED: u64 = 1 << 60;
+const FLAGS: u64 = DRAINING | OVERDUE | WRITTEN | DAMAGED;
+const WRITES_MAX: u64 = (DAMAGED >> HOLDER_BITS) - 1;
 
 /// The record of one slab. All zero is a free slab whose bytes are zero.
 #[derive(Debug, Default)]
 pub(super) struct SegmentRecord {
-    /// Draining << 63 | overdue << 62 | writes << 16 | holders. Changed by compare-and-swap; see the drawing above.
+    /// Draining << 63 | overdue << 62 | written << 61 | damaged << 60 | writes << 16 | holders. Changed by
+    /// compare-and-swap, and by whoever is exclusive; see the drawing above.
     state: AtomicU64,
     /// One bit for each 32nd of the slab that may be other than zero. Written while exclusive, read by holders.
     dirty: AtomicU32,
@@ -52,7 +63,7 @@ const _: () = assert!(size_of::<SegmentRecord>() == 16, "metadata is bounded: 16
 /// Why a record could not be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// The slab is free: the location is stale.
+    /// The slab is free, or retired: the location is stale.
     #[error("the slab is free")]
     Free,
     /// Others hold the slab, so its bytes must not change.
@@ -66,8 +77,25 @@ pub enum AccessError {
 impl SegmentRecord {
     /// FREE → 1 holder, 0 writes. False if it was not free.
     pub(super) fn claim(&self) -> bool {
-        // Acquire pairs with the Release in `make_free`: whoever claims sees the zeros that scrubbing left.
-        self.state.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.leave_free(1)
+    }
+
+    /// From FREE to `holders`, which is a count, or EXCLUSIVE. False if it was not free.
+    fn leave_free(&self, holders: u64) -> bool {
+        let mut state = self.state.load(Ordering::Relaxed);
+        while state & !WRITTEN == 0 {
+            // Acquire pairs with the Release in `make_free`: whoever comes sees the zeros that scrubbing left.
+            match self.state.compare_exchange_weak(
+                state,
+                state | holders,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
     }
 
     /// Adds a holder, waiting out a write in progress.
@@ -76,7 +104,7 @@ impl SegmentRecord {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             match state & HOLDERS {
-                0 => return Err(AccessError::Free),
+                0 | RETIRED => return Err(AccessError::Free),
                 EXCLUSIVE => {
                     backoff.wait();
                     state = self.state.load(Ordering::Relaxed);
@@ -102,7 +130,7 @@ impl SegmentRecord {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             let holders = state & HOLDERS;
-            assert!(holders != 0 && holders != EXCLUSIVE, "released a slab that nobody holds");
+            assert!(is_held(state), "released a slab that nobody holds");
             let last = holders == 1;
             // Its writes count no more.
             let next = if last { state & FLAGS | EXCLUSIVE } else { state - 1 };
@@ -115,20 +143,21 @@ impl SegmentRecord {
         }
     }
 
-    /// Drops the only holder, who gets exclusive access; none, and nothing changed, where there are others.
+    /// Drops the only holder, who gets exclusive access; none, and nothing changed, where there are others, or the slab
+    /// is damaged.
     ///
     /// # Panics
     /// If nobody holds the slab.
     #[inline]
     pub(super) fn release_unshared(&self) -> Option<Exclusive<'_>> {
         let state = self.state.load(Ordering::Relaxed);
-        let holders = state & HOLDERS;
-        assert!(holders != 0 && holders != EXCLUSIVE, "released a slab that nobody holds");
-        if state & (FLAGS | HOLDERS) != 1 {
+        assert!(is_held(state), "released a slab that nobody holds");
+        if state & (FLAGS & !WRITTEN | HOLDERS) != 1 {
             return None;
         }
         // Acquire: as in `release`. Where a reader just came, it is looked at again there.
-        let closed = self.state.compare_exchange(state, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed);
+        let next = state & WRITTEN | EXCLUSIVE;
+        let closed = self.state.compare_exchange(state, next, Ordering::Acquire, Ordering::Relaxed);
         closed.is_ok().then_some(Exclusive(self))
     }
 
@@ -136,7 +165,7 @@ impl SegmentRecord {
     pub(super) fn begin_write(&self) -> Result<Exclusive<'_>, AccessError> {
         let state = self.state.load(Ordering::Relaxed);
         match state & HOLDERS {
-            0 => Err(AccessError::Free),
+            0 | RETIRED => Err(AccessError::Free),
             1 => self
                 .state
                 // Acquire pairs with the Release in `release`: readers that left are done before bytes change.
@@ -156,8 +185,16 @@ impl SegmentRecord {
     pub(super) fn open(&self) {
         // No exchange: nobody else changes the word of a closed slab. What zeroed it came before by the lock, or the stack,
         // by which it was handed here. Release pairs with the Acquire in `hold`.
-        assert_eq!(self.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was given out that is not closed");
-        self.state.store(1, Ordering::Release);
+        let state = self.state.load(Ordering::Relaxed);
+        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was given out that is not closed");
+        self.state.store(state & WRITTEN | 1, Ordering::Release);
+    }
+
+    /// Whether the slab is closed, and who took it from where it lay closed has it alone.
+    pub(super) fn reopen(&self) -> Exclusive<'_> {
+        let state = self.state.load(Ordering::Relaxed);
+        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was looked at that is not closed");
+        Exclusive(self)
     }
 
     /// A slab that was closed is free. For whoever took it from where it lay closed.
@@ -165,14 +202,14 @@ impl SegmentRecord {
     /// # Panics
     /// If it is not closed.
     pub(super) fn free_closed(&self) {
-        assert_eq!(self.state.load(Ordering::Relaxed), EXCLUSIVE, "a slab was freed that is not closed");
-        self.state.store(0, Ordering::Release); // pairs with the Acquire in `claim` and `close_free`
+        let state = self.state.load(Ordering::Relaxed);
+        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was freed that is not closed");
+        self.state.store(state & WRITTEN, Ordering::Release); // pairs with the Acquire in `leave_free`
     }
 
     /// FREE → EXCLUSIVE, so that nobody can claim the slab. None if it was not free.
     pub(super) fn close_free(&self) -> Option<Exclusive<'_>> {
-        let closed = self.state.compare_exchange(0, EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed); // see `claim`
-        closed.is_ok().then_some(Exclusive(self))
+        self.leave_free(EXCLUSIVE).then_some(Exclusive(self))
     }
 
     /// Notes that the client freed the slab while readers hold it. For the holder that frees. Whether that is new.
@@ -199,6 +236,28 @@ impl SegmentRecord {
         self.state.load(Ordering::Relaxed) & OVERDUE != 0
     }
 
+    /// Says that bytes of the slab changed that nobody wrote: it is retired when its last holder lets go. For holders.
+    /// Whether that is new.
+    pub(super) fn set_damaged(&self) -> bool {
+        self.state.fetch_or(DAMAGED, Ordering::Relaxed) & DAMAGED == 0 // travels with the count: same word
+    }
+
+    /// Whether bytes changed that nobody wrote. For holders.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & DAMAGED != 0
+    }
+
+    /// Whether anything was written to the slab since its pages came.
+    pub(super) fn was_written(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & WRITTEN != 0
+    }
+
+    /// Whether the slab is out of use for good.
+    #[cfg(test)]
+    pub(super) fn is_retired(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & HOLDERS == RETIRED
+    }
+
     /// Writes counted since the slab was claimed.
     pub(super) fn writes(&self) -> u64 {
         (self.state.load(Ordering::Relaxed) & !FLAGS) >> HOLDER_BITS
@@ -206,10 +265,8 @@ impl SegmentRecord {
 
     /// Holders now; none while a thread changes the bytes.
     pub(super) fn holders(&self) -> u64 {
-        match self.state.load(Ordering::Relaxed) & HOLDERS {
-            EXCLUSIVE => 0,
-            holders => holders,
-        }
+        let state = self.state.load(Ordering::Relaxed);
+        if is_held(state) { state & HOLDERS } else { 0 }
     }
 
     /// The parts that may be other than zero. For holders, and for whoever has exclusive access.
@@ -228,10 +285,14 @@ impl SegmentRecord {
     }
 }
 
+/// Whether `state` is that of a slab that has holders.
+fn is_held(state: u64) -> bool {
+    !matches!(state & HOLDERS, 0 | RETIRED | EXCLUSIVE)
+}
+
 /// Whether `state` is that of a slab that was freed and has holders.
 fn has_lingering_readers(state: u64) -> bool {
-    let holders = state & HOLDERS;
-    state & DRAINING != 0 && holders != 0 && holders != EXCLUSIVE
+    state & DRAINING != 0 && is_held(state)
 }
 
 /// Exclusive access to one slab's bytes. Made by the record, one at a time; ends as a write or as a free slab.
@@ -254,8 +315,41 @@ impl Exclusive<'_> {
         self.0.state.load(Ordering::Relaxed) & DRAINING != 0
     }
 
+    /// Whether anything was written to the slab since its pages came.
+    pub(super) fn was_written(&self) -> bool {
+        self.0.was_written()
+    }
+
+    /// Whether bytes changed that nobody wrote.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.0.is_damaged()
+    }
+
+    /// Says that bytes changed that nobody wrote.
+    pub(super) fn set_damaged(&self) {
+        self.set_state(self.state() | DAMAGED);
+    }
+
+    /// Notes that the slab's pages went back to the system.
+    pub(super) fn forget_written(&self) {
+        self.set_state(self.state() & !WRITTEN);
+    }
+
+    fn state(&self) -> u64 {
+        self.0.state.load(Ordering::Relaxed)
+    }
+
+    /// Relaxed: nobody but us changes the state while it is exclusive, and whoever takes over synchronises with the
+    /// store that ends that.
+    fn set_state(&self, state: u64) {
+        self.0.state.store(state, Ordering::Relaxed);
+    }
+
     /// Marks parts as written, before their bytes change.
     pub(super) fn raise_dirty(&self, mask: u32) {
+        if mask != 0 && !self.was_written() {
+            self.set_state(self.state() | WRITTEN);
+        }
         self.0.dirty.store(self.0.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
     }
 
@@ -271,7 +365,9 @@ impl Exclusive<'_> {
 
     /// Ends a change of the bytes: back to one holder, with `writes` counted in all.
     pub(super) fn end(self, writes: u64) {
-        self.0.state.store(writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
+        debug_assert!(writes <= WRITES_MAX, "{writes} writes are more than can be counted");
+        let kept = self.state() & (WRITTEN | DAMAGED);
+        self.0.state.store(kept | writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
     }
 
     /// The slab stays closed: nobody can hold it, or claim it, until it is opened from where it lies then. Its bytes are
@@ -279,205 +375,26 @@ impl Exclusive<'_> {
     #[inline]
     pub(super) fn stay_closed(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
-        debug_assert_eq!(
-            self.0.state.load(Ordering::Relaxed),
-            EXCLUSIVE,
-            "a slab was closed that counts writes"
-        );
+        debug_assert_eq!(self.state() & !WRITTEN, EXCLUSIVE, "a slab was closed that counts writes");
     }
 
     /// The slab is free from here on; its bytes are all zero.
     pub(super) fn make_free(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab became free with written parts");
+        debug_assert!(!self.is_damaged(), "a damaged slab became free");
         self.0.set_owner(0);
-        self.0.state.store(0, Ordering::Release); // pairs with the Acquire in `claim` and `close_free`
+        self.0.state.store(self.state() & WRITTEN, Ordering::Release); // pairs with the Acquire in `leave_free`
+    }
+
+    /// The slab is out of use for good: nobody holds it or writes to it any more.
+    pub(super) fn make_retired(self) {
+        self.0.set_owner(0);
+        self.0.state.store(RETIRED, Ordering::Relaxed); // nobody comes after us
     }
 }
 
 #[cfg(all(test, not(feature = "loom")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_walks_the_drawing() {
-        let record = SegmentRecord::default();
-        assert_eq!(record.hold(), Err(AccessError::Free));
-        assert_eq!(record.begin_write().err(), Some(AccessError::Free));
-        assert!(record.claim());
-        assert!(!record.claim(), "a slab has one owner");
-        let access = record.begin_write().expect("the only holder");
-        access.raise_dirty(5);
-        let writes = access.writes() + 1;
-        access.end(writes);
-        assert_eq!((record.writes(), record.holders(), record.dirty()), (1, 1, 5));
-        assert_eq!(record.hold(), Ok(()));
-        assert_eq!(
-            record.begin_write().err(),
-            Some(AccessError::Shared),
-            "bytes never change under a reader"
-        );
-        assert!(record.set_draining() && !record.set_draining());
-        assert!(record.release().is_none());
-        assert_eq!(record.writes(), 1, "draining is no write");
-        let last = record.release().expect("the last holder scrubs");
-        assert!(last.was_draining());
-        last.set_dirty(0);
-        record.set_owner(7);
-        last.make_free();
-        assert_eq!((record.writes(), record.holders(), record.owner()), (0, 0, 0));
-        let closed = record.close_free().expect("free");
-        assert!(!record.claim());
-        closed.make_free();
-        assert!(record.claim());
-    }
-
-    #[test]
-    fn only_readers_of_a_freed_slab_are_overdue_and_the_next_owner_begins_anew() {
-        let record = SegmentRecord::default();
-        assert!(!record.mark_overdue(), "nobody holds it");
-        assert!(record.claim());
-        record.begin_write().expect("the only holder").end((1 << 46) - 1);
-        record.hold().expect("held");
-        assert!(!record.mark_overdue() && !record.is_draining(), "it is live");
-        assert!(record.set_draining());
-        assert!(record.release().is_none());
-        assert!(record.is_draining() && !record.is_overdue());
-        assert!(record.mark_overdue() && record.mark_overdue(), "marking twice is marking once");
-        assert!(record.is_overdue() && record.is_draining());
-        assert_eq!(record.writes(), (1 << 46) - 1, "flags are no writes");
-        let last = record.release().expect("the last holder scrubs");
-        assert!(last.was_draining());
-        assert!(!record.is_draining() && !record.mark_overdue(), "its last reader has left");
-        last.make_free();
-        assert!(!record.mark_overdue() && !record.is_overdue());
-        assert!(record.claim());
-        assert!(!record.is_overdue() && !record.is_draining());
-    }
-
-    #[test]
-    fn a_closed_slab_can_only_be_opened_or_freed() {
-        let record = SegmentRecord::default();
-        record.close_free().expect("free").stay_closed();
-        assert!(!record.claim() && record.close_free().is_none());
-        assert_eq!((record.holders(), record.is_draining(), record.mark_overdue()), (0, false, false));
-        record.open();
-        assert_eq!((record.holders(), record.writes()), (1, 0));
-        record.release().expect("the only holder").stay_closed();
-        record.free_closed();
-        assert!(record.claim());
-        assert!(std::panic::catch_unwind(|| record.open()).is_err(), "it is held");
-        assert!(std::panic::catch_unwind(|| record.free_closed()).is_err(), "it is held");
-    }
-
-    #[test]
-    fn holders_are_bounded() {
-        let record = SegmentRecord::default();
-        assert!(record.claim());
-        for _ in 1..HOLDERS_MAX {
-            record.hold().expect("below the bound");
-        }
-        assert_eq!(record.hold(), Err(AccessError::TooManyHolders));
-    }
-}
+mod tests;
 
 #[cfg(all(test, feature = "loom"))]
-mod loom_tests {
-    use super::*;
-    use loom::{cell::UnsafeCell, sync::Arc, thread};
-
-    /// A slab of one byte, so that loom sees every unsynchronised access to it.
-    struct Slab {
-        record: SegmentRecord,
-        byte: UnsafeCell<u8>,
-    }
-
-    #[allow(unsafe_code)]
-    impl Slab {
-        fn held() -> Arc<Slab> {
-            let slab = Arc::new(Slab { record: SegmentRecord::default(), byte: UnsafeCell::new(0) });
-            assert!(slab.record.claim());
-            slab
-        }
-        fn read(&self) -> u8 {
-            // SAFETY: loom checks what the record promises.
-            self.byte.with(|byte| unsafe { *byte })
-        }
-        fn write(&self, value: u8) {
-            // SAFETY: loom checks what the record promises.
-            self.byte.with_mut(|byte| unsafe { *byte = value });
-        }
-    }
-
-    #[test]
-    fn loom_bytes_never_change_under_a_holder() {
-        crate::sync::model(|| {
-            let slab = Slab::held();
-            let reader = {
-                let slab = Arc::clone(&slab);
-                thread::spawn(move || {
-                    if slab.record.hold().is_ok() {
-                        let first = slab.read();
-                        assert_eq!(slab.read(), first);
-                        assert!(slab.record.release().is_none());
-                    }
-                })
-            };
-            if let Ok(access) = slab.record.begin_write() {
-                slab.write(7);
-                access.end(1);
-            }
-            reader.join().expect("no panic");
-        });
-    }
-
-    #[test]
-    fn loom_the_last_holder_scrubs_and_the_next_owner_reads_zero() {
-        crate::sync::model(|| {
-            let slab = Slab::held();
-            let access = slab.record.begin_write().expect("the only holder");
-            slab.write(7);
-            access.end(1);
-            slab.record.hold().expect("held");
-            let drop_one = |slab: &Slab| {
-                assert_eq!(slab.read(), 7, "a holder reads what was written until it lets go");
-                if let Some(last) = slab.record.release() {
-                    slab.write(0);
-                    last.make_free();
-                }
-            };
-            let other = {
-                let slab = Arc::clone(&slab);
-                thread::spawn(move || drop_one(&slab))
-            };
-            drop_one(&slab);
-            if slab.record.claim() {
-                assert_eq!(slab.read(), 0, "never a byte of an earlier owner");
-            }
-            other.join().expect("no panic");
-        });
-    }
-
-    /// A sweep marks a slab that it takes for draining, while its last reader leaves and the next owner comes.
-    #[test]
-    fn loom_the_next_owner_of_a_slab_is_never_overdue() {
-        crate::sync::model(|| {
-            let slab = Slab::held();
-            slab.record.hold().expect("held");
-            assert!(slab.record.set_draining());
-            assert!(slab.record.release().is_none());
-            let sweep = {
-                let slab = Arc::clone(&slab);
-                thread::spawn(move || slab.record.mark_overdue())
-            };
-            let last = slab.record.release().expect("the only reader");
-            slab.write(0);
-            last.make_free();
-            assert!(slab.record.claim());
-            assert!(!slab.record.is_overdue() && !slab.record.is_draining());
-            sweep.join().expect("no panic");
-            assert!(!slab.record.is_overdue(), "the mark came too late and was left out");
-            assert_eq!(slab.record.holders(), 1);
-            slab.record.begin_write().expect("the only holder").end(1);
-        });
-    }
-}
+mod loom_tests;

@@ -2,7 +2,7 @@
 
 use super::class::ClassStats;
 use super::magazine::Rack;
-use super::{CompactionStats, Heap, ReclaimStats, segment};
+use super::{CompactionStats, Heap, ReclaimStats, Violation, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -14,6 +14,10 @@ pub struct HeapStats {
     pub peak_in_use_bytes: u64,
     /// Bytes of freed blocks that a reader still holds; part of `in_use_bytes`.
     pub draining_bytes: u64,
+    /// Bytes of slabs that are out of use for good; part of `in_use_bytes`.
+    pub retired_bytes: u64,
+    /// Stray writes that were found, by what found them: see [`super::Violation`].
+    pub guard_violations: [u64; Violation::ALL.len()],
     /// Bytes held from the budget.
     pub pool_size_bytes: u64,
     /// The budget.
@@ -78,6 +82,8 @@ impl Heap {
             in_use_bytes: self.in_use_bytes(),
             peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
             draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
+            retired_bytes: classes.iter().map(|class| class.retired * class.slab_size_bytes).sum(),
+            guard_violations: self.hardening.found(),
             pool_size_bytes: self.budget.held(),
             limit_bytes: self.budget.limit(),
             committed_bytes,
@@ -104,11 +110,12 @@ impl Heap {
         let stats = self.stats();
         for class in &stats.classes {
             held += class.total * class.slab_size_bytes;
-            used += class.used * class.slab_size_bytes;
-            assert_eq!(class.total, class.used + class.free + class.scrubbing, "every slab is in one place");
+            used += (class.used + class.retired) * class.slab_size_bytes;
+            let placed = class.used + class.free + class.scrubbing + class.retired;
+            assert_eq!(class.total, placed, "every slab is in one place");
         }
         assert_eq!(held, self.budget.held(), "the budget is the sum of the slabs held");
-        let granted = self.in_use_bytes();
+        let granted = self.in_use_bytes() + self.hardening.owed_bytes();
         assert!(used <= granted, "{used} bytes are used, but only {granted} were granted");
         assert!(held <= self.budget.limit(), "the limit holds");
         assert!(self.peak_in_use_bytes.load(Ordering::Relaxed) >= used);

@@ -48,11 +48,15 @@ impl Heap {
     #[inline(always)]
     fn take_from_rack(&self, rack: &OpenRack<'_>, class: SizeClass) -> Option<u64> {
         let at = usize::from(class.0);
-        let round = rack.take(at)?;
-        self.classes[at].slabs().record(round.index()).open();
-        rack.count_given(at, round);
-        self.note_peak();
-        Some(round.index())
+        loop {
+            let round = rack.take(at)?;
+            if self.classes[at].slabs().open(round.index()) {
+                rack.count_given(at, round);
+                self.note_peak();
+                return Some(round.index());
+            }
+            self.retire_closed(class, round.index());
+        }
     }
 
     /// As [`Heap::take_from_magazine`], for a slab whose bytes were granted to the caller already: those are given back.
@@ -165,7 +169,7 @@ impl Heap {
                 let mut account = room.lock();
                 room.put_rounds(&mut account, batch.iter().copied());
             }
-            self.in_use.give_back(batch.len() as u64 * room.slab_bytes());
+            self.return_granted(batch.len() as u64 * room.slab_bytes());
             left -= batch.len() as u64;
         }
     }

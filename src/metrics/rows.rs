@@ -68,6 +68,12 @@ pub(super) const IN_USE: Row = gauge(
 pub(super) const PEAK_IN_USE: Row = gauge("maas_peak_in_use_bytes", "The most bytes that were ever in use.");
 pub(super) const DRAINING: Row =
     gauge("maas_draining_bytes", "Bytes of freed blocks that a reader still holds.");
+pub(super) const RETIRED: Row = gauge(
+    "maas_retired_bytes",
+    "Bytes of slabs that are out of use for good because a stray write damaged them; part of what is in use.",
+);
+pub(super) const GUARD_VIOLATIONS: Row =
+    counter("maas_guard_violations_total", "Stray writes that were found, by what found them.");
 pub(super) const COMMITTED: Row = gauge("maas_committed_bytes", "Bytes of slab pages that may be resident.");
 pub(super) const METADATA: Row =
     gauge("maas_metadata_bytes", "Bytes of records about allocations and slabs, outside the pool.");
@@ -90,8 +96,10 @@ pub(super) const LEASE_EXPIRY_LAG: Row = Row {
     kind: MetricType::HISTOGRAM,
     help: "Time from the end of a lease to the instant its memory was taken back.",
 };
-pub(super) const SLABS: Row =
-    gauge("maas_slabs", "Slabs held, by size and state: used, free, or being zeroed (scrubbing).");
+pub(super) const SLABS: Row = gauge(
+    "maas_slabs",
+    "Slabs held, by size and state: used, free, being zeroed (scrubbing), or damaged (retired).",
+);
 pub(super) const SLAB_CREATED: Row =
     counter("maas_slab_created_total", "Slabs taken from the budget, those made ready at start included.");
 pub(super) const SLAB_REUSE_RATIO: Row =
@@ -120,7 +128,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 44] = [
+pub(super) const ALL: [&Row; 46] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -141,6 +149,8 @@ pub(super) const ALL: [&Row; 44] = [
     &IN_USE,
     &PEAK_IN_USE,
     &DRAINING,
+    &RETIRED,
+    &GUARD_VIOLATIONS,
     &COMMITTED,
     &METADATA,
     &ALLOCATIONS_MAX,

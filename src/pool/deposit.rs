@@ -89,6 +89,7 @@ impl<'a> Deposit<'a> {
 impl Drop for Deposit<'_> {
     fn drop(&mut self) {
         if let Some(segment) = self.segment.take() {
+            self.local.heap().check_slack(segment, self.size_bytes);
             self.local.heap().free(segment);
         }
     }

@@ -63,8 +63,10 @@ impl Drains {
         Drains { time, segments: Mutex::default(), needed: AtomicBool::new(false), begun: Notify::new() }
     }
 
-    /// Frees a segment that nobody can begin to read any more.
-    pub(super) fn free(&self, heap: &Heap, location: SlabLocation, now: Now) {
+    /// Frees a segment with content of that size, which nobody can begin to read any more.
+    #[inline]
+    pub(super) fn free(&self, heap: &Heap, location: SlabLocation, size_bytes: u64, now: Now) {
+        heap.check_slack(location, size_bytes);
         if !heap.free_unread(location) {
             self.free_while_read(heap, location, now);
         }
@@ -242,7 +244,7 @@ mod tests {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         let (location, pin) = read_segment(&heap);
         assert!(!has_begun(&drains));
-        drains.free(&heap, location, seconds(100));
+        drains.free(&heap, location, 1000, seconds(100));
         assert!(has_begun(&drains) && !has_begun(&drains));
         assert_eq!(drains.sweep(&heap, seconds(100)), DRAINING);
         assert_eq!(drains.sweep(&heap, milliseconds(129_999)), DRAINING);
@@ -263,7 +265,7 @@ mod tests {
     fn a_read_that_ends_while_it_is_looked_at_is_scrubbed_where_the_look_is_dropped() {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         let held = watch(&pin).hold().expect("it is read");
         drop(pin);
         assert!(!held.is_overdue());
@@ -277,10 +279,10 @@ mod tests {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         let (location, pin) = read_segment(&heap);
         drop(pin);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         assert_eq!((heap.in_use_bytes(), has_begun(&drains)), (0, false));
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         drop(pin);
         assert_eq!(drains.sweep(&heap, seconds(31)), NOTHING);
     }
@@ -289,7 +291,7 @@ mod tests {
     fn a_reader_has_one_second_when_memory_is_needed_and_never_less() {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(10));
+        drains.free(&heap, location, 1000, seconds(10));
         drains.memory_is_needed(&heap);
         assert_eq!(drains.sweep(&heap, milliseconds(10_100)), DRAINING);
         assert!(!watch(&pin).is_overdue());
@@ -302,7 +304,7 @@ mod tests {
         drains.sweep(&heap, seconds(11));
         // It was that one's; a later one has all its time.
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(12));
+        drains.free(&heap, location, 1000, seconds(12));
         assert_eq!(drains.sweep(&heap, seconds(14)), DRAINING);
         assert!(!watch(&pin).is_overdue());
         drains.memory_is_needed(&heap);
@@ -315,7 +317,7 @@ mod tests {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         drains.memory_is_needed(&heap);
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         drains.sweep(&heap, seconds(20));
         assert!(!watch(&pin).is_overdue());
     }
@@ -324,7 +326,7 @@ mod tests {
     fn a_time_shorter_than_a_second_is_not_lengthened_by_a_need() {
         let (heap, drains) = (heap(), Drains::new(Duration::ZERO));
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         drains.memory_is_needed(&heap);
         drains.sweep(&heap, seconds(1));
         assert!(watch(&pin).is_overdue());
@@ -335,7 +337,7 @@ mod tests {
         let (heap, drains) = (heap(), Drains::new(Duration::ZERO));
         let (live, live_pin) = read_segment(&heap);
         let (freed, freed_pin) = read_segment(&heap);
-        drains.free(&heap, freed, seconds(1));
+        drains.free(&heap, freed, 1000, seconds(1));
         drains.memory_is_needed(&heap);
         drains.sweep(&heap, seconds(1000));
         assert!(!watch(&live_pin).is_overdue() && watch(&freed_pin).is_overdue());
@@ -348,16 +350,16 @@ mod tests {
     fn the_readers_of_a_slabs_next_owner_have_a_time_of_their_own() {
         let (heap, drains) = (heap(), Drains::new(Duration::from_secs(30)));
         let (location, pin) = read_segment(&heap);
-        drains.free(&heap, location, seconds(1));
+        drains.free(&heap, location, 1000, seconds(1));
         drop(pin);
         let (again, pin) = read_segment(&heap);
         assert_eq!(again, location, "the same slab");
         assert_eq!(drains.sweep(&heap, seconds(31)), NOTHING, "it is live");
         assert!(!watch(&pin).is_overdue());
-        drains.free(&heap, again, seconds(31));
+        drains.free(&heap, again, 1000, seconds(31));
         drop(pin);
         let (again, pin) = read_segment(&heap);
-        drains.free(&heap, again, seconds(40));
+        drains.free(&heap, again, 1000, seconds(40));
         assert_eq!(drains.sweep(&heap, seconds(61)), DRAINING, "it stands there once, with its last time");
         assert!(!watch(&pin).is_overdue());
         drains.sweep(&heap, seconds(70));
@@ -398,7 +400,7 @@ mod tests {
         for _ in 0..SLABS {
             // Each reader leaves, and each slab is another one: all the others are in use.
             let (location, pin) = read_segment(&heap);
-            drains.free(&heap, location, seconds(1));
+            drains.free(&heap, location, 1000, seconds(1));
             drop(pin);
             spare.push(heap.allocate(heap.class_for(1024).expect("a class").0).expect("there is room"));
         }

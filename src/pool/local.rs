@@ -344,7 +344,7 @@ impl Local {
         if lent {
             self.room_freed();
         } else {
-            self.drains.free(&self.heap, record.location, now);
+            self.drains.free(&self.heap, record.location, record.size_bytes, now);
         }
     }
 

@@ -406,6 +406,13 @@ impl Pool {
         local.drains().begun().await;
     }
 
+    /// Looks at the next free slabs, about `bytes_max` of them, for what a stray write left, and takes those out of use
+    /// that it damaged. Calls that follow each other come to every free slab. 1 MiB takes about 0.1 ms.
+    pub fn sweep_free_slabs(&self, bytes_max: u64) -> memory::Swept {
+        let Engine::Local(local) = &self.engine;
+        local.heap().sweep_slice(bytes_max)
+    }
+
     /// The second budget: bytes of requests that are being received.
     pub fn inflight(&self) -> &Inflight {
         &self.inflight

@@ -203,7 +203,7 @@ impl<'a> Upload<'a> {
                 self.committed = true;
                 drop(entry);
                 if !old_is_lent {
-                    self.local.drains().free(self.heap(), record.location, now);
+                    self.local.drains().free(self.heap(), record.location, self.size_bytes, now);
                 }
                 return Ok(Written { version: version + 1, whole });
             }
@@ -257,6 +257,7 @@ impl Drop for Upload<'_> {
                 }
             }
         }
+        self.heap().check_slack(self.location, self.size_bytes);
         self.heap().free(self.location);
     }
 }

@@ -1,7 +1,8 @@
 //! What happens when time passes? Leases end, readers of what was freed are held to their time, and metrics are pushed
 //! to those who want them.
 //!
-//! `lease_keeper.rs` ends leases; `janitor.rs` is the thread for what takes long. Two peers can be configured, and each has one task that lives as long as the service:
+//! `lease_keeper.rs` ends leases, `slab_sweeper.rs` looks for damage; `janitor.rs` is the thread for what takes long.
+//! Two peers can be configured, and each has one task that lives as long as the service:
 //!
 //! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
 //!   the local `/metrics` when it does not, and goes on trying.
@@ -24,6 +25,7 @@ mod lease_keeper;
 mod link_keeper;
 mod peer;
 mod pushgateway;
+mod slab_sweeper;
 
 #[cfg(test)]
 mod driver_tests;
@@ -45,6 +47,7 @@ use janitor::Janitor;
 use lease_keeper::LeaseKeeper;
 use peer::Peer;
 use pushgateway::Pushgateway;
+use slab_sweeper::SlabSweeper;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -140,6 +143,14 @@ impl Tasks {
     pub fn start_janitor(&mut self, pool: Arc<Pool>) -> std::io::Result<()> {
         self.janitor = Some(Janitor::start(pool)?);
         Ok(())
+    }
+
+    /// Starts the task that looks for stray writes to free slabs.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn sweep_slabs(&self, pool: Arc<Pool>) {
+        self.tracker.spawn(SlabSweeper::new(pool).run(self.token()));
     }
 
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.

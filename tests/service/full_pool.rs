@@ -226,7 +226,7 @@ fn health_has_the_members_of_the_contract_and_no_others() {
     assert_eq!(health["version"], env!("CARGO_PKG_VERSION"));
     let stats = members(&server.get("/stats").json());
     for name in
-        "memory peak_in_use_bytes draining_bytes inflight_bytes slab_sizes tags arenas large_objects reclaim compaction health"
+        "memory peak_in_use_bytes draining_bytes retired_bytes inflight_bytes slab_sizes tags arenas large_objects reclaim compaction health"
             .split(' ')
     {
         assert!(stats.split(' ').any(|member| member == name), "{name} is missing in {stats}");

@@ -3,6 +3,7 @@
 use super::{Access, Key, bytes, number, plain, sizes, text};
 use crate::config::PoolSize;
 use crate::config::checks::{self, SIZE_BYTES_MAX};
+use crate::memory::HugePages;
 
 /// Live allocations at most: the bits that an allocation's id has for its place in the table.
 const ALLOCATIONS_MAX: u32 = 1 << 24;
@@ -54,6 +55,42 @@ pub(super) const KEYS: &[Key] = &[
         access: Access::Single {
             set: |draft, raw| raw.boolean().map(|value| draft.config.memory.prefault = value),
             show: |config| plain(config.memory.prefault),
+        },
+    },
+    Key {
+        name: "memory.canaries",
+        short: None,
+        meaning: "Find stray writes behind the end of a block's content, and to free slabs; a slab that was damaged is \
+                  retired, and the service goes on.",
+        access: Access::Single {
+            set: |draft, raw| raw.boolean().map(|value| draft.config.memory.canaries = value),
+            show: |config| plain(config.memory.canaries),
+        },
+    },
+    Key {
+        name: "memory.guard_pages",
+        short: None,
+        meaning: "Put a page that nobody may touch behind each slab of whole pages, and behind each 64 KiB of smaller \
+                  ones; whoever touches it ends the process.",
+        access: Access::Single {
+            set: |draft, raw| raw.boolean().map(|value| draft.config.memory.guard_pages = value),
+            show: |config| plain(config.memory.guard_pages),
+        },
+    },
+    Key {
+        name: "memory.huge_pages",
+        short: None,
+        meaning: "Pages that the system is asked for: \"off\"; \"2MiB\" for slabs of whole multiples of 2 MiB; \"1GiB\" \
+                  for those of 1 GiB. Memory is then resident 2 MiB at a time.",
+        access: Access::Single {
+            set: |draft, raw| checks::huge_pages(raw).map(|value| draft.config.memory.huge_pages = value),
+            show: |config| {
+                text(match config.memory.huge_pages {
+                    HugePages::Off => "off",
+                    HugePages::TwoMebibytes => "2MiB",
+                    HugePages::OneGibibyte => "1GiB",
+                })
+            },
         },
     },
     Key {
