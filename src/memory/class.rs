@@ -507,9 +507,10 @@ impl Account {
                 held * page_size(),
                 "a page is committed while a held slab overlaps it"
             );
-            // The last page, and the two ends of each gap.
+            // The last page, the two ends of each gap, and with guards what each run leaves over of a page.
             let beyond = stats.committed_bytes.saturating_sub(stats.total * stats.slab_size_bytes);
-            assert!(beyond <= page_size() * (1 + 2 * self.gaps), "{beyond} bytes with {} gaps", self.gaps);
+            let pages = 1 + 2 * self.gaps + self.layout.runs_of(self.fresh);
+            assert!(beyond <= page_size() * pages, "{beyond} bytes with {} gaps", self.gaps);
         }
     }
 }

@@ -55,6 +55,12 @@ impl Layout {
         self.slab_bytes
     }
 
+    /// Runs that so many slabs lie in, each of which may leave over a part of a page; none where they are packed.
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn runs_of(&self, slabs: u64) -> u64 {
+        self.runs.map_or(0, |runs| slabs.div_ceil(runs.slabs))
+    }
+
     pub(super) fn is_guarded(&self) -> bool {
         self.runs.is_some()
     }

@@ -1,11 +1,19 @@
 //! Every detector is shown to fire, and what it found to be out of use for good while everything else goes on.
 
 use super::*;
-use crate::memory::{Edit, HeapStats, HugePages, Pin};
+use crate::memory::{ClassConfig, Edit, HeapStats, HugePages, Pin};
 use proptest::prelude::*;
 
+/// Without magazines: what is free is where a sweep comes to, and the slab freed last is the next one given out.
 fn heap(config: Config) -> Arc<Heap> {
-    Arc::new(Heap::new(&Config { initial_slabs_per_size: 0, ..config }).expect("the configuration is right"))
+    heap_with_magazines(0, config)
+}
+
+fn heap_with_magazines(capacity: u32, config: Config) -> Arc<Heap> {
+    let class = ClassConfig { magazine_capacity: Some(capacity), ..ClassConfig::default() };
+    let classes = config.slab_sizes.iter().map(|size| (*size, class)).collect();
+    let config = Config { initial_slabs_per_size: 0, classes, ..config };
+    Arc::new(Heap::new(&config).expect("the configuration is right"))
 }
 
 fn heap_of(slab_bytes: u64, slabs: u64) -> Arc<Heap> {
@@ -116,6 +124,28 @@ fn what_wrote_to_a_free_slab_is_found_when_it_is_given_out_and_another_is_given(
     assert!(allocate(&heap).is_err());
     heap.free(last);
     assert_eq!(heap.in_use_bytes(), 2048);
+}
+
+/// What lies in a magazine is granted: a slab that is retired there keeps its bytes.
+#[test]
+fn what_wrote_to_a_slab_in_a_magazine_is_found_when_it_is_given_out_and_another_is_given() {
+    let config = Config { slab_sizes: vec![1024], max_pool_size: 4 * 1024, ..Config::default() };
+    let heap = heap_with_magazines(4, config);
+    let slabs: Vec<_> = (0..3).map(|_| allocate(&heap).expect("there is room")).collect();
+    slabs.iter().for_each(|slab| write(&heap, *slab, 0, b"content"));
+    slabs.iter().for_each(|slab| heap.free(*slab));
+    heap.poke(slabs[2], 1023);
+    heap.poke(slabs[1], 0);
+    let given = allocate(&heap).expect("there is another one");
+    assert_eq!(given, slabs[0], "the two that were freed after it are damaged");
+    assert_eq!(found(&heap), ([0, 2], 2048));
+    assert_eq!(heap.in_use_bytes(), 3072);
+    heap.check();
+    let last = allocate(&heap).expect("one is left");
+    assert!(allocate(&heap).is_err());
+    [given, last].into_iter().for_each(|slab| heap.free(slab));
+    assert_eq!(heap.in_use_bytes(), 2048);
+    heap.check();
 }
 
 #[test]
