@@ -4,6 +4,7 @@ mod cancel;
 mod drift;
 mod edges;
 mod expiry;
+mod race;
 mod twin;
 mod waiting;
 
