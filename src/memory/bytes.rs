@@ -22,10 +22,6 @@ unsafe impl ZeroIsValid for SegmentRecord {}
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Of a slab that is given out again, so many bytes at its beginning and as many at its end have to be zeros; of a small
-/// one all. Measured: see ARCHITECTURE.md.
-const LOOKED_AT_BYTES: u64 = 64;
-
 /// How a class's slabs are protected, and what pages they get.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Protection {
@@ -42,7 +38,7 @@ pub(super) struct Protection {
 pub(super) struct Slabs {
     layout: Layout,
     count: u64,
-    canaries: bool,
+    pub(super) canaries: bool,
     /// Before `region`: nothing is told of a region that is gone.
     _watch: Option<Watch>,
     region: Reservation,
@@ -187,39 +183,6 @@ impl Slabs {
         }
         access.end(0);
         true
-    }
-
-    /// Gives a closed slab to its first holder. False where it was looked at, as [`Slabs::claim`] does, and is damaged: it
-    /// stays closed then. For whoever took it from where it lay closed.
-    ///
-    /// # Panics
-    /// If it is not closed.
-    #[inline]
-    pub(super) fn open(&self, index: u64) -> bool {
-        let record = self.record(index);
-        if self.canaries && record.was_written() && !self.is_undamaged(index) {
-            return false;
-        }
-        record.open();
-        true
-    }
-
-    /// Whether a closed slab shows no stray write. For whoever took it from where it lay closed.
-    fn is_undamaged(&self, index: u64) -> bool {
-        let access = self.record(index).reopen();
-        let is_zero = self.ends_are_zero(index, &access);
-        access.stay_closed();
-        is_zero
-    }
-
-    /// Whether the ends of a slab are zeros, or all of it where it is small.
-    fn ends_are_zero(&self, index: u64, access: &Exclusive<'_>) -> bool {
-        let (slab_bytes, part) = (self.slab_bytes(), LOOKED_AT_BYTES);
-        if slab_bytes <= 2 * part {
-            return self.reads_zero(index, access, 0..slab_bytes);
-        }
-        self.reads_zero(index, access, 0..part)
-            && self.reads_zero(index, access, slab_bytes - part..slab_bytes)
     }
 
     /// Whether a range of a slab reads as zeros. The slab was written since its pages came, or that costs a fault.

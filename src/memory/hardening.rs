@@ -11,7 +11,7 @@
 //! are missing from the pool, and everything else goes on. A slab never written since its pages came is not looked at:
 //! that would bring its pages in.
 
-use super::bytes::{Look, Protection};
+use super::bytes::{Look, Protection, Slabs};
 use super::class::Class;
 use super::dirty;
 use super::guard::Guards;
@@ -25,6 +25,10 @@ use tracing::warn;
 
 /// Bytes behind a block's content that are looked at.
 const SLACK_BYTES_MAX: u64 = 64;
+
+/// Of a slab that is given out again, so many bytes at its beginning and as many at its end have to be zeros; of a small
+/// one all. Measured: see ARCHITECTURE.md.
+const LOOKED_AT_BYTES: u64 = 64;
 
 /// Bytes that a sweep looks at under one hold of a class's lock: about 3 µs.
 const SWEEP_STEP_BYTES: u64 = 32 << 10;
@@ -120,6 +124,41 @@ impl Protection {
             guards: config.guard_pages.then(|| Arc::new(Guards::new())),
             huge_multiple_bytes: config.huge_pages.slab_multiple_bytes(),
         }
+    }
+}
+
+impl Slabs {
+    /// Gives a closed slab to its first holder. False where it was looked at, as [`Slabs::claim`] does, and is damaged: it
+    /// stays closed then. For whoever took it from where it lay closed.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    #[inline]
+    pub(super) fn open(&self, index: u64) -> bool {
+        let record = self.record(index);
+        if self.canaries && record.was_written() && !self.is_undamaged(index) {
+            return false;
+        }
+        record.open();
+        true
+    }
+
+    /// Whether a closed slab shows no stray write. For whoever took it from where it lay closed.
+    fn is_undamaged(&self, index: u64) -> bool {
+        let access = self.record(index).reopen();
+        let is_zero = self.ends_are_zero(index, &access);
+        access.stay_closed();
+        is_zero
+    }
+
+    /// Whether the ends of a slab are zeros, or all of it where it is small.
+    pub(super) fn ends_are_zero(&self, index: u64, access: &Exclusive<'_>) -> bool {
+        let (slab_bytes, part) = (self.slab_bytes(), LOOKED_AT_BYTES);
+        if slab_bytes <= 2 * part {
+            return self.reads_zero(index, access, 0..slab_bytes);
+        }
+        self.reads_zero(index, access, 0..part)
+            && self.reads_zero(index, access, slab_bytes - part..slab_bytes)
     }
 }
 

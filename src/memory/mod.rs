@@ -4,7 +4,9 @@
 //! It knows no clients, no ids and no time.
 //!
 //! ```text
-//!   mod.rs     Heap: which class, the fast path, how a slab comes back
+//!   mod.rs     Heap: which class, and what there is
+//!   allocate.rs  how a slab is given out
+//!   free.rs    how it comes back
 //!   grant.rs   who is granted room: the one place that refuses
 //!   magazine.rs free slabs that one slot keeps ready
 //!   depot.rs   batches of them on their way between slots            (lock-free, loom-tested)
@@ -29,6 +31,7 @@
 //!
 //! Reading order: this file, then `class.rs`, `scarce.rs`, `segment.rs`, `bytes.rs`, `os.rs`.
 
+mod allocate;
 mod budget;
 mod bytes;
 mod class;
@@ -37,6 +40,7 @@ pub mod config;
 mod depot;
 mod dirty;
 mod drain;
+mod free;
 mod grant;
 mod guard;
 mod hardening;
@@ -68,14 +72,13 @@ pub(crate) use os::faults;
 
 use crate::slot::{self, PerSlot};
 use bytes::{Protection, Slabs};
-use class::{Account, Class, Source};
+use class::Class;
 use compact::Compactor;
 use grant::{Gate, RoomFreed};
 use hardening::Hardening;
 use magazine::Rack;
 use reclaim::Reclaimed;
 use scarce::Scarce;
-use segment::Exclusive;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -360,181 +363,6 @@ impl Heap {
     /// Bytes of freed blocks that a reader still holds.
     pub fn draining_bytes(&self) -> u64 {
         self.draining_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Gives out a slab of `class`, all zeros, with the caller as its only holder.
-    ///
-    /// # Errors
-    /// [`AllocateError::Exhausted`] if, and only if, at one instant during the call the bytes in use and the slab
-    /// together exceeded the limit; free slabs of any class never stand in the way. [`AllocateError::System`] where
-    /// the system grants no pages. Nothing changed in either case.
-    #[inline]
-    pub fn allocate(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
-        match self.take_from_magazine(class) {
-            Some(index) => Ok(SlabLocation::new(class, index)),
-            None => self.allocate_past_magazine(class),
-        }
-    }
-
-    /// As [`Heap::allocate`], of what the thread's magazine has; none where it has none, and nothing changed then.
-    #[inline]
-    pub fn allocate_ready(&self, class: SizeClass) -> Option<SlabLocation> {
-        self.take_from_magazine(class).map(|index| SlabLocation::new(class, index))
-    }
-
-    /// The thread's magazine has no slab, or may not give one out.
-    #[cold]
-    fn allocate_past_magazine(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
-        if let Some(index) = self.refill(class, false) {
-            return Ok(SlabLocation::new(class, index));
-        }
-        let bytes = self.class_bytes(class);
-        self.grant(bytes)?;
-        let backed = match self.back_one(class) {
-            Ok(None) => self.back_scarce(class),
-            Ok(Some(location)) => Ok(location),
-            Err(error) => Err(error),
-        };
-        backed.inspect_err(|_| self.give_back(bytes))
-    }
-
-    /// Turns granted bytes into a slab of `class`, all zeros, with the caller as its only holder. A free slab that was
-    /// damaged is retired on the way.
-    ///
-    /// # Errors
-    /// [`AllocateError::System`] where the system grants no pages, [`AllocateError::Exhausted`] where a slab was retired
-    /// that leaves no room for another; the bytes are then still granted.
-    #[inline]
-    pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
-        match self.back_unless_scarce(class)? {
-            Some(location) => Ok(location),
-            None => self.back_scarce(class),
-        }
-    }
-
-    /// As [`Heap::back`], but none where that takes the scarce path.
-    #[inline]
-    fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        let ready = self.take_granted_from_magazine(class).or_else(|| self.refill(class, true));
-        match ready {
-            Some(index) => Ok(Some(SlabLocation::new(class, index))),
-            None => self.back_one(class),
-        }
-    }
-
-    /// Backs past the magazines: by a free slab of the class, else by fresh bytes from the budget; else not.
-    #[cold]
-    fn back_one(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        self.take_undamaged(|| {
-            let room = self.class(class);
-            let mut account = room.lock();
-            // Read under the class's lock: see scarce.rs.
-            if self.scarce.is_raised() {
-                return Ok(None);
-            }
-            let taken = self.take_free_or_fresh(room, &mut account)?;
-            Ok(taken.map(|(index, source)| {
-                account.count_source(source);
-                SlabLocation::new(class, index)
-            }))
-        })
-    }
-
-    /// A free slab of the class, or one that is fresh from the budget.
-    fn take_free_or_fresh(
-        &self,
-        room: &Class,
-        account: &mut Account,
-    ) -> Result<Option<(u64, Source)>, AllocateError> {
-        if let Some(index) = room.take_free(account) {
-            return Ok(Some((index, Source::Class)));
-        }
-        if !self.budget.take(room.slab_bytes()) {
-            return Ok(None);
-        }
-        let taken = self.take_fresh(room, account);
-        let system = |error| AllocateError::System { requested_bytes: room.slab_bytes(), error };
-        taken.map(|index| Some((index, Source::Fresh))).map_err(system)
-    }
-
-    /// Turns bytes just taken from the budget into a slab in the caller's hands; gives them back where that fails.
-    fn take_fresh(&self, room: &Class, account: &mut Account) -> Result<u64, OsError> {
-        match room.add_fresh(account) {
-            // Not necessarily the slab just added: another may have become free, at a lower index.
-            Ok(_) => Ok(room.take_free(account).expect("a slab was just added under this lock")),
-            Err(error) => {
-                self.budget.give_back(room.slab_bytes());
-                Err(error)
-            }
-        }
-    }
-
-    /// The client that allocated the slab frees it: drops its hold. Where readers still hold the slab, its bytes stay
-    /// in use, and are counted as draining, until the last of them is gone.
-    ///
-    /// # Panics
-    /// If nobody holds the slab.
-    #[inline]
-    pub fn free(&self, location: SlabLocation) {
-        if !self.free_unread(location) {
-            self.begin_draining(location);
-            self.release(location);
-        }
-    }
-
-    /// As [`Heap::free`], where nobody else holds the slab; false, and nothing changed, where readers do.
-    ///
-    /// # Panics
-    /// If nobody holds the slab.
-    #[inline]
-    pub fn free_unread(&self, location: SlabLocation) -> bool {
-        let (slabs, index) = self.slabs(location);
-        let Some(access) = slabs.record(index).release_unshared() else { return false };
-        match self.put_into_magazine(location.class(), index, access) {
-            None => self.tell_room_freed(),
-            Some(access) => self.free_past_magazine(location, access),
-        }
-        true
-    }
-
-    /// Drops one hold on a slab. The last one scrubs it and makes it free.
-    fn release(&self, location: SlabLocation) {
-        let (slabs, index) = self.slabs(location);
-        match slabs.record(index).release() {
-            Some(access) => self.free_past_magazine(location, access),
-            None => self.tell_room_freed(), // a write may wait for just this reader
-        }
-    }
-
-    /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
-    #[cold]
-    fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
-        let (room, index) = (&self.classes[usize::from(location.class().0)], location.index());
-        // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
-        // memory, and a request that needs it waits for it instead of being refused.
-        if access.is_damaged() {
-            return self.retire_released(location, access);
-        }
-        let (slabs, bytes) = (room.slabs(), room.slab_bytes());
-        if access.was_draining() {
-            self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        let mut account = room.lock();
-        room.begin_scrub(&mut account);
-        self.ungrant(bytes);
-        if access.dirty() != 0 {
-            drop(account); // zeroing up to 4 MiB is no work for a lock that others want
-            slabs.scrub(index, &access);
-            account = room.lock();
-        }
-        access.make_free();
-        let surplus = room.end_scrub(&mut account, index);
-        drop(account);
-        self.scarce.wake();
-        if surplus > 0 {
-            self.reclaim_surplus(location.class(), surplus);
-        }
-        self.tell_room_freed();
     }
 
     /// Size of the slab at `location`, in bytes.

@@ -98,6 +98,20 @@ impl Local {
         0
     }
 
+    /// Ends an allocation that a look-up found over at `now`.
+    #[cold]
+    pub(super) fn end_due(&self, index: u32, key: Key, now: Now) {
+        // As for those that are taken from a wheel: it is in no wheel any more before its memory is free.
+        let _reaping = self.reaping.lock();
+        let entry = self.table().used(index).lock();
+        // Another may have ended it meanwhile.
+        let is_over =
+            |record: &Record| record.key == key && record.deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(record) = entry.read().filter(is_over) {
+            self.end(index, entry, &record, now);
+        }
+    }
+
     /// Ends leases that are over by a tick, a slice of each slot.
     pub(super) fn expire(&self, now: Now) -> Expired {
         let mut expired = Expired::default();

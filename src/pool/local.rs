@@ -297,7 +297,8 @@ impl Local {
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
         if record.deadline.is_some_and(|deadline| deadline <= now) {
-            self.end(index, entry, &record, now);
+            drop(entry);
+            self.end_due(index, key, now);
             return Err(NotFound(id));
         }
         Ok((index, entry, record))

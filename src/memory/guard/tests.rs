@@ -1,8 +1,8 @@
 //! Guards are hit by processes of their own: this binary, told what to do by its environment.
 
 use super::*;
-use crate::memory::os::faults;
 use crate::memory::compact::Sweep;
+use crate::memory::os::faults;
 use crate::memory::{Config, Heap, ReclaimAction, SizeClass};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
@@ -143,7 +143,8 @@ fn guards_that_are_markers_take_no_mappings_and_stay_when_pages_go() {
     let closed = heap.close_magazines();
     let mut sweep = Sweep::new(1000);
     while sweep.wanted > 0 {
-        heap.reclaim_slice(SizeClass(0), &mut sweep, ReclaimAction::Idle).expect("the system takes pages back");
+        heap.reclaim_slice(SizeClass(0), &mut sweep, ReclaimAction::Idle)
+            .expect("the system takes pages back");
     }
     drop(closed);
     heap.check();

@@ -47,6 +47,42 @@ fn nobody_is_refused_for_what_another_thread_is_just_ending() {
     }
 }
 
+/// As above, where the other thread ends it because it looks for it.
+#[test]
+fn nobody_is_refused_for_what_another_threads_look_up_is_just_ending() {
+    const ROUNDS: u64 = 5000;
+    let pool = pool(1024, &[1024], &Config::default());
+    let turn = std::sync::Barrier::new(2);
+    let leased = AllocateRequest { lease: Some(Duration::from_nanos(TICK)), ..request(1, None) };
+    let ids: Vec<std::sync::OnceLock<AllocationId>> = (0..ROUNDS).map(|_| Default::default()).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (round, id) in (0..).zip(&ids) {
+                turn.wait();
+                let id = *id.get().expect("it was made before this turn");
+                assert!(at_once(pool.get(id, Now(1 + round * 10 * TICK + TICK))).is_err(), "it is over");
+                turn.wait();
+            }
+        });
+        let mut refused = 0;
+        for (round, id) in (0..).zip(&ids) {
+            let now = Now(1 + round * 10 * TICK);
+            let made = at_once(pool.allocate(&leased, Duration::ZERO, now)).expect("all have ended");
+            id.set(made.id).expect("once");
+            turn.wait();
+            // A few hundred nanoseconds apart, each round a little more, so that one meets the other half-way.
+            (0..round % 500).for_each(|_| std::hint::spin_loop());
+            let later = Now(now.0 + TICK);
+            match allocate(&pool, 1, later) {
+                Ok(made) => at_once(pool.free(made.id, later)).expect("it is live"),
+                Err(_) => refused += 1,
+            }
+            turn.wait();
+        }
+        assert_eq!(refused, 0, "nothing but a lease that is over was in the way");
+    });
+}
+
 /// Found by a reviewer: a batch that found too few entries held those it found from others for a moment.
 #[test]
 fn a_batch_that_does_not_fit_the_table_takes_nothing_from_others() {

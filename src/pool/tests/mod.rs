@@ -5,6 +5,7 @@ mod drift;
 mod edges;
 mod expiry;
 mod failing_system;
+mod race;
 mod stray_writes;
 mod twin;
 mod waiting;
