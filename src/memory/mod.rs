@@ -49,7 +49,7 @@ pub use segment::AccessError;
 pub use stats::HeapStats;
 
 pub(crate) use budget::Budget;
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 pub(crate) use os::faults;
 
 use bytes::{Protection, Slabs};
