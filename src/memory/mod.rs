@@ -67,7 +67,7 @@ pub use segment::AccessError;
 pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 pub(crate) use os::faults;
 
 use crate::slot::{self, PerSlot};

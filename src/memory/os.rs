@@ -418,6 +418,7 @@ pub(crate) mod faults {
     }
 
     /// Whether the system has no guard markers for this thread from now on.
+    #[cfg(not(feature = "loom"))]
     pub(crate) fn refuse_markers(refused: bool) {
         REFUSE_MARKERS.set(refused);
     }
@@ -433,6 +434,7 @@ pub(crate) mod faults {
     }
 
     /// Every call after `successes` more ones fails.
+    #[cfg(not(feature = "loom"))]
     pub(crate) fn fail_on_after(successes: u64) {
         FAIL_AT.set(Some(successes));
         FAIL_ON.set(true);

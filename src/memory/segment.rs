@@ -253,7 +253,7 @@ impl SegmentRecord {
     }
 
     /// Whether the slab is out of use for good.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "loom")))]
     pub(super) fn is_retired(&self) -> bool {
         self.state.load(Ordering::Relaxed) & HOLDERS == RETIRED
     }
