@@ -317,7 +317,8 @@ check_coverage() {
     awk -v floor=$coverage_floor '$1 < floor { printf "    %s: %s %%\n", $4, $1 }' "$work/coverage"
 }
 
-# One sanitizer over the tests of memory and pool, with what cargo needs beside.
+# One sanitizer over the tests of memory and pool, with what cargo needs beside. Those that hold a time are left out:
+# everything takes ten times as long.
 sanitize() {
     local name=$1
     shift
@@ -325,7 +326,7 @@ sanitize() {
         env RUSTFLAGS="-Zsanitizer=$name" CARGO_PROFILE_TEST_DEBUG=line-tables-only CARGO_PROFILE_DEV_DEBUG=line-tables-only \
         MAAS_DRIFT_OPERATIONS=20000 MAAS_HUNT_ROUNDS=200 \
         cargo +nightly test --locked --lib --target "$(rustc -vV | sed -n 's/^host: //p')" \
-        --target-dir "target/sanitize/$name" "$@" -- memory:: pool:: slot::
+        --target-dir "target/sanitize/$name" "$@" -- memory:: pool:: slot:: --skip quick
     count_tests "memory:: pool:: slot::"
 }
 

