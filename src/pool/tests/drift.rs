@@ -239,7 +239,7 @@ impl Walk {
         let (placement, always) = (Placement::Patch { offset: 100 }, Precondition::default());
         // Below the door, which would wait for room by the real clock, and so come to a later time.
         let Engine::Local(local) = &self.pool.engine;
-        let outcome = local.write(block.id, placement, &body, &always, None, self.now);
+        let outcome = at_once(local.write(block.id, placement, &body, &always, None, self.now));
         match outcome {
             Ok(_) if takes_room => {
                 assert!(self.in_use + bytes <= LIMIT);
