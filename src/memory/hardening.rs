@@ -135,12 +135,7 @@ impl Slabs {
     /// If it is not closed.
     #[inline]
     pub(super) fn open(&self, index: u64) -> bool {
-        let record = self.record(index);
-        if self.canaries && record.was_written() && !self.is_undamaged(index) {
-            return false;
-        }
-        record.open();
-        true
+        self.record(index).open(|was_written| !(was_written && self.canaries) || self.is_undamaged(index))
     }
 
     /// Whether a closed slab shows no stray write. For whoever took it from where it lay closed.

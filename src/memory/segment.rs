@@ -177,17 +177,21 @@ impl SegmentRecord {
     }
 
     /// A slab that was closed has a holder again: its first. For whoever took it from where it lay closed, and so has it
-    /// alone.
+    /// alone. `may_open` is told whether it was written, and may keep it closed; false then.
     ///
     /// # Panics
     /// If it is not closed.
     #[inline]
-    pub(super) fn open(&self) {
+    pub(super) fn open(&self, may_open: impl FnOnce(bool) -> bool) -> bool {
         // No exchange: nobody else changes the word of a closed slab. What zeroed it came before by the lock, or the stack,
         // by which it was handed here. Release pairs with the Acquire in `hold`.
         let state = self.state.load(Ordering::Relaxed);
-        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was given out that is not closed");
+        assert!(state & !WRITTEN == EXCLUSIVE, "a slab was given out that is not closed");
+        if !may_open(state & WRITTEN != 0) {
+            return false;
+        }
         self.state.store(state & WRITTEN | 1, Ordering::Release);
+        true
     }
 
     /// Whether the slab is closed, and who took it from where it lay closed has it alone.

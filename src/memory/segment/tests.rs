@@ -106,11 +106,11 @@ fn a_closed_slab_can_only_be_opened_or_freed() {
     record.close_free().expect("free").stay_closed();
     assert!(!record.claim() && record.close_free().is_none());
     assert_eq!((record.holders(), record.is_draining(), record.mark_overdue()), (0, false, false));
-    record.open();
+    assert!(record.open(|was_written| !was_written));
     assert_eq!((record.holders(), record.writes()), (1, 0));
     record.release().expect("the only holder").stay_closed();
     record.free_closed();
     assert!(record.claim());
-    assert!(std::panic::catch_unwind(|| record.open()).is_err(), "it is held");
+    assert!(std::panic::catch_unwind(|| record.open(|_| true)).is_err(), "it is held");
     assert!(std::panic::catch_unwind(|| record.free_closed()).is_err(), "it is held");
 }
