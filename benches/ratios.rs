@@ -8,7 +8,7 @@
 //! ```
 
 use maas_benches::contenders::{
-    Blocks, FreeLists, JEMALLOC, MIMALLOC, Ours, SYSTEM, Touch, VARIANTS, Variant,
+    Blocks, FreeLists, JEMALLOC, MIMALLOC, Ours, SWITCHES, SYSTEM, Touch, VARIANTS, Variant,
 };
 use maas_benches::rounds::{Contender, Outcome, Spread, digits, two_threads_over_one};
 use maas_benches::workloads::{BareArray, Churned, FreedAtOnce, Held, LIVE, SIZES, Workload, freed_at_once};
@@ -143,6 +143,31 @@ fn blocks(run: &Run) {
     }
 }
 
+/// The heap as it comes against itself with one switch the other way.
+fn switches(run: &Run) {
+    run.table(&HEAD);
+    for switch in SWITCHES {
+        for (size, size_bytes) in SIZES {
+            for touch in [Touch::Unwritten, Touch::Copied] {
+                switched(
+                    &format!("switch/{size}/{}", touch.name()),
+                    &FreedAtOnce(size_bytes, touch),
+                    switch,
+                    run,
+                );
+            }
+        }
+        switched("switch/churn/copied", &Churned(Touch::Copied), switch, run);
+    }
+}
+
+fn switched(case: &str, workload: &impl Workload, switch: &Variant, run: &Run) {
+    if run.wants(case) {
+        let (ours, other) = (Ours::new(&VARIANTS[0]), Ours::new(switch));
+        rows(case, &mut [workload.with(&ours), workload.with(&other)], run);
+    }
+}
+
 fn against_all(case: &str, workload: &impl Workload, variant: &Variant, run: &Run) {
     if run.wants(case) {
         let (ours, lists) = (Ours::new(variant), FreeLists::default());
@@ -244,6 +269,7 @@ fn threads(run: &Run) {
 fn main() {
     let run = Run::from_arguments();
     blocks(&run);
+    switches(&run);
     threads(&run);
     pool_freed_at_once(&run);
     pool_random(&run);

@@ -1,6 +1,6 @@
 //! Slots: as many as there are CPUs, one for each thread, so that threads rarely write the same cache line.
 //!
-//! A thread gets its slot at first use, in turn. Two threads may share one; whatever is kept per slot is therefore
+//! A thread gets its slot at first use: the one that fewest threads have. Two threads may share one; whatever is kept per slot is therefore
 //! guarded or atomic, and a slot only makes contention unlikely.
 //!
 //! Where the machine has several nodes, each has a run of the slots, and a thread's slot is one of the node that it
@@ -40,7 +40,7 @@ pub fn current() -> usize {
     fn choose() -> usize {
         let layout = layout();
         if layout.node_of_cpu.is_empty() {
-            let slot = thread_number() % layout.count;
+            let slot = Seat::take(layout.count);
             SLOT.set(slot);
             return slot;
         }
@@ -54,6 +54,40 @@ pub fn current() -> usize {
 pub fn near(slot: usize) -> impl Iterator<Item = usize> {
     layout().near(slot)
 }
+
+/// A thread's place at a slot, until the thread ends.
+#[cfg(not(feature = "shuttle"))]
+struct Seat(Cell<Option<usize>>);
+
+#[cfg(not(feature = "shuttle"))]
+impl Seat {
+    /// Takes the slot that fewest threads have, so that those that live side by side are apart as far as they can be:
+    /// in turn alone, two that work could share a slot while those of others, long gone or idle, stand empty.
+    fn take(count: usize) -> usize {
+        thread_local!(static SEAT: Seat = const { Seat(Cell::new(None)) });
+        let slot = (0..count).min_by_key(|slot| THREADS[*slot].load(Ordering::Relaxed)).unwrap_or(0);
+        // Where the thread is ending already nobody counts it: it will not be there for long.
+        let _ = SEAT.try_with(|seat| {
+            if seat.0.replace(Some(slot)).is_none() {
+                THREADS[slot].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        slot
+    }
+}
+
+#[cfg(not(feature = "shuttle"))]
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            THREADS[slot].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Threads that have each slot.
+#[cfg(not(feature = "shuttle"))]
+static THREADS: [AtomicUsize; SLOTS_MAX] = [const { AtomicUsize::new(0) }; SLOTS_MAX];
 
 /// The calling thread's number: threads are counted as they first ask for a slot.
 #[cfg(not(feature = "shuttle"))]
@@ -159,6 +193,25 @@ impl<T> PerSlot<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_live_side_by_side_are_spread_over_the_slots_whoever_came_and_went_before() {
+        let start = std::sync::Barrier::new(count());
+        for _ in 0..10 {
+            std::thread::spawn(current).join().expect("no panic"); // comes, goes, and leaves its slot to the next one
+            let slots: std::collections::BTreeSet<usize> = std::thread::scope(|scope| {
+                let live = || {
+                    let slot = current();
+                    start.wait(); // all of them live now
+                    slot
+                };
+                let threads: Vec<_> = (0..count()).map(|_| scope.spawn(live)).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            });
+            // Threads of other tests come and go meanwhile.
+            assert!(slots.len() > count() / 2 || count() == 1, "{slots:?}");
+        }
+    }
 
     #[test]
     fn a_thread_of_one_node_keeps_its_slot_and_all_slots_are_below_the_count() {

@@ -55,9 +55,14 @@ pub trait Blocks: Sync {
 /// One configuration of MaaS's heap: its name in the tables and what it sets.
 pub type Variant = (&'static str, fn(&mut Config));
 
-/// The configurations that are compared with the peers. A switch of `memory::Config` that protects at a price gets a
-/// line here, for it alone and off.
+/// The configurations that are compared with the peers.
 pub const VARIANTS: &[Variant] = &[("maas", |_| {})];
+
+/// Switches of `memory::Config` that protect at a price: each is compared with the heap as it comes.
+pub const SWITCHES: &[Variant] = &[
+    ("maas, canaries off", |config| config.canaries = false),
+    ("maas, guard pages on", |config| config.guard_pages = true),
+];
 
 /// MaaS's heap.
 pub struct Ours {

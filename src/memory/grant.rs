@@ -8,6 +8,7 @@
 //! emptied, and granted is in use, exactly. Only that second decision refuses. The gate then stays closed until the pool
 //! has slack: while it is nearly full, magazines would only be filled to be emptied again.
 
+use super::magazine::OpenRack;
 use super::{AllocateError, Heap};
 use crate::sync::{AtomicU32, Ordering};
 
@@ -108,13 +109,22 @@ impl Heap {
         decision()
     }
 
-    /// Keeps the most that was ever in use.
+    /// Keeps the most that was ever in use: more was granted.
     #[inline]
-    pub(super) fn note_peak(&self) {
-        // Almost always false: then shared lines are only read. What lies in other slots' magazines is left out at first.
+    fn note_peak(&self) {
+        // Mostly false: then the line is only read.
+        if self.in_use.held() > self.peak_in_use_bytes.load(std::sync::atomic::Ordering::Relaxed) {
+            self.note_new_peak();
+        }
+    }
+
+    /// As [`Heap::note_peak`]: a slab left a magazine.
+    #[inline]
+    pub(super) fn note_peak_from(&self, rack: &OpenRack<'_>) {
         let granted = self.in_use.held();
-        let peak = self.peak_in_use_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        if granted > peak && granted.saturating_sub(self.racks.mine().bytes()) > peak {
+        if granted > self.peak_in_use_bytes.load(std::sync::atomic::Ordering::Relaxed)
+            && rack.is_new_low(granted)
+        {
             self.note_new_peak();
         }
     }

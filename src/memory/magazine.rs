@@ -94,6 +94,9 @@ pub(super) struct Rack {
     lock: ByteLock,
     /// Bytes of all slabs in its magazines.
     bytes: Word,
+    /// Bytes granted when peak use was last looked at from here, and the least that `bytes` were since then.
+    peak_granted: Word,
+    peak_bytes: Word,
     /// Times that a request found its magazine empty and was served after it was filled.
     refills: Word,
     magazines: Box<[Magazine]>,
@@ -114,6 +117,8 @@ impl Rack {
         Rack {
             lock: ByteLock::default(),
             bytes: Word::new(0),
+            peak_granted: Word::new(0),
+            peak_bytes: Word::new(0),
             refills: Word::new(0),
             magazines: classes.map(magazine).collect(),
         }
@@ -174,6 +179,19 @@ impl OpenRack<'_> {
         self.rack.bytes.store(get(&self.rack.bytes) - magazine.slab_bytes, Ordering::Relaxed);
         let at = usize::try_from(len).expect("a magazine is small");
         Some(Round::from_word(get(&magazine.rounds[at])))
+    }
+
+    /// Whether peak use is to be looked at, of so many bytes granted: not where it was, with as many and when there were
+    /// no more in here. To look takes what other slots just wrote.
+    #[inline]
+    pub(super) fn is_new_low(&self, granted: u64) -> bool {
+        let rack = self.rack;
+        if get(&rack.peak_granted) == granted && get(&rack.bytes) >= get(&rack.peak_bytes) {
+            return false;
+        }
+        rack.peak_granted.store(granted, Ordering::Relaxed);
+        rack.peak_bytes.store(get(&rack.bytes), Ordering::Relaxed);
+        true
     }
 
     /// A slab that was taken is given out.

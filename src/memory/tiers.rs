@@ -52,7 +52,7 @@ impl Heap {
             let round = rack.take(at)?;
             if self.classes[at].slabs().open(round.index()) {
                 rack.count_given(at, round);
-                self.note_peak();
+                self.note_peak_from(rack);
                 return Some(round.index());
             }
             self.retire_closed(class, round.index());

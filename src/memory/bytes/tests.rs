@@ -116,3 +116,13 @@ fn a_copy_has_the_written_parts_and_the_count_of_writes_and_needs_both_slabs_alo
     assert_eq!(states, [(2, 1, 1 | 1 << 30 | 1 << 31); 2]);
     assert!(release(&slabs, 1) && release(&slabs, 0));
 }
+
+#[test]
+fn each_slab_has_a_record_of_its_own_and_neighbours_are_lines_apart() {
+    let places: std::collections::BTreeSet<u64> = (0..1024).map(spread).collect();
+    assert_eq!(places, (0..1024).collect());
+    for index in 0..1023_u64 {
+        let apart = spread(index).abs_diff(spread(index + 1)) * size_of::<SegmentRecord>() as u64;
+        assert!(apart >= 64, "records {index} and the next are {apart} bytes apart");
+    }
+}
