@@ -219,7 +219,8 @@ fn a_sweep_whose_free_slabs_another_gave_back_goes_on_below() {
     assert!(heap.clear_top(class, &mut sweep));
     assert_eq!(sweep.cleared, 10);
     // A free that leaves the class with more than it keeps does this, on another thread.
-    heap.reclaim_slice(class, &mut Sweep::new(10), ReclaimAction::Surplus).expect("the system takes pages back");
+    heap.reclaim_slice(class, &mut Sweep::new(10), ReclaimAction::Surplus)
+        .expect("the system takes pages back");
     let gives_back = |sweep: &mut Sweep| {
         heap.reclaim_slice(class, sweep, ReclaimAction::Backing).expect("the system takes pages back")
     };

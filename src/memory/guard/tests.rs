@@ -167,8 +167,7 @@ fn guarded_slabs_that_lie_idle_give_their_own_pages_back_and_live_ones_keep_thei
             ..Config::default()
         };
         let heap = Heap::new(&config).expect("the configuration is right");
-        let slabs: Vec<_> =
-            (0..SLABS).map(|_| heap.allocate(SizeClass(0)).expect("there is room")).collect();
+        let slabs: Vec<_> = (0..SLABS).map(|_| heap.allocate(SizeClass(0)).expect("there is room")).collect();
         for slab in &slabs {
             let content = vec![7; usize::try_from(slab_bytes).expect("small")];
             let edit = Edit { pieces: &[&content], writes: Some(1), ..Edit::default() };
