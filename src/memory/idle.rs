@@ -9,10 +9,8 @@
 
 use super::class::Class;
 use super::compact::Sweep;
-use super::os::page_size;
 use super::reclaim::ReclaimAction;
 use super::{Heap, SizeClass};
-use std::ops::Range;
 
 /// Bytes of pages given back in one call, unless it is one slab: 4 MiB cost 0.25 ms.
 const RUN_BYTES_MAX: u64 = 4 << 20;
@@ -119,17 +117,11 @@ impl Heap {
         let Some(start) = account.idle.rest_from else { return false };
         let run = account.free_run_from(start, (RUN_BYTES_MAX / room.slab_bytes()).max(1));
         account.idle.rest_from = (run.end < account.fresh()).then_some(run.end);
-        let pages = whole_pages(run.start * room.slab_bytes()..run.end * room.slab_bytes());
+        let pages = room.slabs().layout().pages_within(run);
         if !pages.is_empty() {
             // Where the system does not take them they stay resident, and are as good as before.
             let _ = room.slabs().decommit(pages);
         }
         true
     }
-}
-
-/// The pages that lie wholly in a range of bytes.
-fn whole_pages(bytes: Range<u64>) -> Range<u64> {
-    let (start, end) = (bytes.start.div_ceil(page_size()), bytes.end / page_size());
-    start..end.max(start)
 }

@@ -95,6 +95,17 @@ impl Layout {
         self.span(slabs.start).start / self.page_bytes..end.div_ceil(self.page_bytes)
     }
 
+    /// The pages that lie wholly between the first byte of a run of neighbours and the last, guard pages between them
+    /// included.
+    pub(super) fn pages_within(&self, slabs: Range<u64>) -> Range<u64> {
+        if slabs.is_empty() {
+            return 0..0;
+        }
+        let start = self.span(slabs.start).start.div_ceil(self.page_bytes);
+        let end = self.span(slabs.end - 1).end / self.page_bytes;
+        start..end.max(start)
+    }
+
     /// The slabs that have a byte in common with `bytes`.
     pub(super) fn slabs_on(&self, bytes: Range<u64>) -> Range<u64> {
         self.slabs_by(bytes.start, |part| part / self.slab_bytes)
@@ -198,6 +209,12 @@ mod tests {
             if !bytes.is_empty() {
                 let named: Vec<u64> = layout.slabs_on(bytes.clone()).filter(|index| *index < slabs).collect();
                 prop_assert_eq!(named, overlapping);
+            }
+            let some = ends.0 * slabs / 1000..ends.1 * slabs / 1000;
+            let pages = layout.pages_within(some.clone());
+            if !pages.is_empty() {
+                let on_them = layout.slabs_on(pages.start * PAGE..pages.end * PAGE);
+                prop_assert!(some.start <= on_them.start && on_them.end <= some.end, "{:?} in {:?}", on_them, some);
             }
             taken.extend(guards);
             taken.sort_by_key(|range| range.start);

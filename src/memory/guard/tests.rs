@@ -3,7 +3,7 @@
 use super::*;
 use crate::memory::compact::Sweep;
 use crate::memory::os::faults;
-use crate::memory::{Config, Heap, ReclaimAction, SizeClass};
+use crate::memory::{Config, Edit, Heap, ReclaimAction, SizeClass};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
@@ -153,6 +153,43 @@ fn guards_that_are_markers_take_no_mappings_and_stay_when_pages_go() {
         heap.allocate(SizeClass(0)).expect("the pages come back");
     }
     heap.check();
+}
+
+#[test]
+fn guarded_slabs_that_lie_idle_give_their_own_pages_back_and_live_ones_keep_theirs() {
+    for slab_bytes in [4096, 8192, 20_000] {
+        const SLABS: u64 = 40;
+        let config = Config {
+            slab_sizes: vec![slab_bytes],
+            max_pool_size: slab_bytes * SLABS,
+            initial_slabs_per_size: 40,
+            guard_pages: true,
+            ..Config::default()
+        };
+        let heap = Heap::new(&config).expect("the configuration is right");
+        let slabs: Vec<_> = (0..SLABS).map(|_| heap.allocate(SizeClass(0)).expect("there is room")).collect();
+        for slab in &slabs {
+            let content = vec![7; usize::try_from(slab_bytes).expect("small")];
+            let edit = Edit { pieces: &[&content], writes: Some(1), ..Edit::default() };
+            heap.edit(*slab, &edit).expect("the only holder");
+        }
+        let (live, idle) = slabs.split_at(20);
+        idle.iter().for_each(|slab| heap.free(*slab));
+        for _ in 0..3 {
+            heap.end_idle_interval();
+            while heap.reclaim_idle_slice() {}
+        }
+        heap.check();
+        let was_written = |slab: &crate::memory::SlabLocation| {
+            let (slabs, index) = heap.slabs(*slab);
+            slabs.record(index).was_written()
+        };
+        assert!(live.iter().all(was_written), "{slab_bytes}");
+        assert!(!idle.iter().any(was_written), "{slab_bytes}: what is free and idle has no pages");
+        for _ in idle {
+            heap.allocate(SizeClass(0)).expect("there is room");
+        }
+    }
 }
 
 #[test]
