@@ -87,7 +87,13 @@ impl Heap {
         let mut bytes = 0;
         for _ in 0..SLICE_RUNS_MAX {
             match room.reclaim_run(&mut room.lock(), floor, left) {
-                Ok(0) => break,
+                Ok(0) => {
+                    if left > 0 {
+                        // What was cleared is somebody else's by now: the sweep goes on below, instead of waiting for it.
+                        sweep.cleared = 0;
+                    }
+                    break;
+                }
                 Ok(slabs) => {
                     self.budget.give_back(slabs * size);
                     bytes += slabs * size;

@@ -1,7 +1,7 @@
 //! Compaction by itself: a class under random use against a naive model, with an owner that moves, or does not.
 
 use super::*;
-use crate::memory::{Config, Edit, Pin, page_size};
+use crate::memory::{Config, Edit, Pin, ReclaimAction, page_size};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -206,6 +206,27 @@ fn slabs_that_a_class_always_keeps_give_their_pages_back_once_they_lie_idle() {
     assert_eq!(resident(), 40 * 64, "they were in use a moment ago");
     work();
     assert_eq!((resident(), heap.stats().classes[0].free), (0, 10), "and now not for an interval");
+}
+
+#[test]
+fn a_sweep_whose_free_slabs_another_gave_back_goes_on_below() {
+    let (heap, owner) = Owner::of(1 << 20, &[1024]);
+    let class = heap.class_for(1024).expect("a class").0;
+    let blocks: Vec<usize> = (0..1024).map(|_| owner.allocate(&heap, 1024).expect("there is room")).collect();
+    blocks.iter().step_by(2).for_each(|block| owner.free(&heap, *block));
+    let _closed = heap.close_magazines();
+    let mut sweep = Sweep::new(10);
+    assert!(heap.clear_top(class, &mut sweep));
+    assert_eq!(sweep.cleared, 10);
+    // A free that leaves the class with more than it keeps does this, on another thread.
+    heap.reclaim_slice(class, &mut Sweep::new(10), ReclaimAction::Surplus)
+        .expect("the system takes pages back");
+    let gives_back = |sweep: &mut Sweep| {
+        heap.reclaim_slice(class, sweep, ReclaimAction::Backing).expect("the system takes pages back")
+    };
+    let given_back: u64 = (0..10).map(|_| gives_back(&mut sweep)).sum();
+    assert_eq!(given_back, 10 << 10, "{sweep:?}");
+    heap.check();
 }
 
 #[derive(Debug, Clone)]
