@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicU16;
 const WALK_SLABS_MAX: u64 = 512;
 
 /// Reclaimed slabs at the top of a class that are forgotten under one hold of its lock: a few ns each, about 20 µs.
-const SHRINK_SLABS_MAX: u64 = 4096;
+pub(super) const SHRINK_SLABS_MAX: u64 = 4096;
 
 /// Batches in a depot, for each slot.
 const BATCHES_PER_SLOT: u32 = 2;

@@ -3,6 +3,7 @@
 //! A slice is at most about a millisecond of work, and holds the class's lock for one system call at a time. Classes
 //! whose slabs share pages are compacted first, so that what leaves is whole pages.
 
+use super::class::SHRINK_SLABS_MAX;
 use super::compact::Sweep;
 use super::{Heap, OsError, SizeClass};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SLICE_RUNS_MAX: u64 = 32;
 /// Bytes given back in one slice, unless it is one slab: 4 MiB in one call cost 0.25 ms.
 const SLICE_BYTES_MAX: u64 = 4 << 20;
+/// Slabs given back in one slice: each is taken off the class's account, its pages and its record, under the class's lock.
+/// As many as are forgotten at the top of the class under one hold of it.
+const SLICE_SLABS_MAX: u64 = SHRINK_SLABS_MAX;
 
 /// Why free slabs of a class are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +87,7 @@ impl Heap {
         if room.is_packed() && self.clear_top(class, sweep) {
             (floor, left) = (sweep.below, sweep.cleared.min(sweep.wanted));
         }
-        left = left.min((SLICE_BYTES_MAX / size).max(1));
+        left = left.min((SLICE_BYTES_MAX / size).clamp(1, SLICE_SLABS_MAX));
         let mut bytes = 0;
         for _ in 0..SLICE_RUNS_MAX {
             match room.reclaim_run(&mut room.lock(), floor, left) {

@@ -229,6 +229,32 @@ fn a_sweep_whose_free_slabs_another_gave_back_goes_on_below() {
     heap.check();
 }
 
+#[test]
+fn a_slice_gives_back_few_enough_slabs_however_small_they_are() {
+    for size in [8, 64] {
+        let (heap, owner) = Owner::of(1 << 20, &[size]);
+        let class = heap.class_for(size).expect("a class").0;
+        let slabs = 16_384;
+        let blocks: Vec<usize> =
+            (0..slabs).map(|_| owner.allocate(&heap, size).expect("there is room")).collect();
+        blocks.iter().for_each(|block| owner.free(&heap, *block));
+        let mut sweep = Sweep::new(slabs);
+        for slices in 1.. {
+            let bytes = heap
+                .reclaim_slice(class, &mut sweep, ReclaimAction::Idle)
+                .expect("the system takes pages back");
+            assert!(bytes <= 4096 * size, "{bytes} bytes in one slice");
+            if sweep.wanted == 0 {
+                break;
+            }
+            assert!(slices < 10, "{sweep:?}");
+        }
+        let gaps = heap.classes[0].lock().gap_slabs();
+        assert_eq!((heap.stats().pool_size_bytes, gaps), (0, 0));
+        heap.check();
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Allocate,
