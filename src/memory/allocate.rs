@@ -56,8 +56,11 @@ impl Heap {
     }
 
     /// As [`Heap::back`], but none where that takes the scarce path.
+    ///
+    /// # Errors
+    /// As [`Heap::back`].
     #[inline]
-    pub(super) fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+    pub fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let ready = self.take_granted_from_magazine(class).or_else(|| self.refill(class, true));
         match ready {
             Some(index) => Ok(Some(SlabLocation::new(class, index))),

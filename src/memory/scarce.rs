@@ -4,8 +4,8 @@
 //! takes beyond is held by free slabs of some class. One request at a time takes this path. It raises a flag that sends
 //! every other one here too, to wait for its turn; while it is up nobody else takes a slab, so free memory only grows,
 //! and the request is backed by slabs taken from whichever classes have free ones. That may take time; slabs still
-//! being scrubbed are waited for. Whoever must not wait tries it ([`Heap::try_back`]): one slice of work, if it is nobody
-//! else's turn.
+//! being scrubbed are waited for. Whoever must not wait tries it ([`Heap::try_back_scarce`]): one slice of work, if it is
+//! nobody else's turn.
 
 use super::class::Source;
 use super::compact::Sweep;
@@ -120,21 +120,13 @@ impl Heap {
         backed.inspect_err(|_| self.give_back(bytes))
     }
 
-    /// As [`Heap::back`], but does no more than one slice of work, and waits for nobody. None: it takes more.
+    /// Finds the memory for a granted slab of `class`, which [`Heap::back_unless_scarce`] did not, if a slice of work is
+    /// enough, and nobody else is at it. None: it takes more.
     ///
     /// # Errors
     /// As [`Heap::back`].
-    #[inline]
-    pub fn try_back(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        match self.back_unless_scarce(class)? {
-            Some(location) => Ok(Some(location)),
-            None => self.try_back_scarce(class),
-        }
-    }
-
-    /// Finds the memory for a granted slab of `class` if a slice of work is enough, and nobody else is at it.
     #[cold]
-    fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+    pub fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let Some(_turn) = Turn::try_take(self) else { return Ok(None) };
         if let Some(location) = self.take_in_turn(class)? {
             return Ok(Some(location));

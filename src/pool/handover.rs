@@ -274,6 +274,32 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_does_one_slice_where_it_arises_and_hands_over_the_rest() {
+        const BLOCKS: usize = 8;
+        let memory = Config {
+            slab_sizes: vec![4096, LARGE],
+            max_pool_size: 1 << 20,
+            initial_slabs_per_size: 0,
+            ..Config::default()
+        };
+        let heap = Arc::new(Heap::new(&memory).expect("the configuration is right"));
+        let local = Local::new(Arc::clone(&heap), &crate::pool::Config::default());
+        let (small, _) = heap.class_for(4096).expect("a class");
+        let slabs: Vec<_> = (0..256).map(|_| heap.allocate(small).expect("there is room")).collect();
+        slabs.into_iter().for_each(|slab| heap.free(slab));
+        local.handover().set_served(true);
+        let request = crate::pool::AllocateRequest { size_bytes: LARGE, lease: None, tag: None };
+        let requests = vec![request; BLOCKS];
+        let mut call = pin!(local.allocate_all(&requests, crate::clock::Now(0)));
+        assert!(poll_once(call.as_mut()).is_none());
+        assert!(heap.reclaim_count() <= 1, "{} slices", heap.reclaim_count());
+        assert!(local.handover().do_chore());
+        let made = poll_once(call.as_mut()).expect("it is done").expect("it is granted");
+        assert_eq!(made.len(), BLOCKS);
+        heap.check();
+    }
+
+    #[test]
     fn the_queue_is_bounded_and_those_beyond_it_come_in_as_others_leave() {
         let local = local();
         local.handover().set_served(true);

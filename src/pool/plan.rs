@@ -38,7 +38,20 @@ impl<'a> Room<'a> {
         &mut self,
         class: SizeClass,
     ) -> Result<Option<SlabLocation>, memory::AllocateError> {
-        let location = self.heap.try_back(class)?;
+        let mut has_time = true;
+        self.try_back_within(class, &mut has_time)
+    }
+
+    /// As [`Room::try_back`], for one of several slabs, which together get one slice of work: `has_time` until it is spent.
+    fn try_back_within(
+        &mut self,
+        class: SizeClass,
+        has_time: &mut bool,
+    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
+        let mut location = self.heap.back_unless_scarce(class)?;
+        if location.is_none() && std::mem::take(has_time) {
+            location = self.heap.try_back_scarce(class)?;
+        }
         if let Some(location) = location {
             self.bytes -= self.heap.slab_bytes(location);
         }
@@ -230,12 +243,13 @@ impl<'a> Plan<'a> {
         self.local.room_freed(); // what others wait for may have been no memory
     }
 
-    /// Turns the room into slabs, one for each block. Waits only where that takes more than a slice of work.
+    /// Turns the room into slabs, one for each block. Waits only where that takes more than a slice of work in all.
     pub(super) async fn back(&mut self) -> Result<Vec<SlabLocation>, AllocateError> {
         let room = self.room.as_mut().expect("a plan is claimed before it is backed");
         let mut slabs = Vec::with_capacity(self.blocks.len());
+        let mut has_time = true;
         for (at, block) in self.blocks.iter().enumerate() {
-            match room.try_back(block.class) {
+            match room.try_back_within(block.class, &mut has_time) {
                 Ok(Some(slab)) => slabs.push(slab),
                 Ok(None) => {
                     let missing = self.blocks[at..].iter().map(|block| block.class).collect();
