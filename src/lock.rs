@@ -3,7 +3,8 @@
 use crate::sync::{AtomicU8, Backoff, Ordering};
 use std::marker::PhantomData;
 
-/// A one-byte spin lock. Whoever holds it makes no system call, waits for nothing and never awaits.
+/// A one-byte spin lock. Whoever holds it makes no system call and never awaits. Whoever holds an entry's waits for nothing
+/// but a record; whoever holds a rack's may wait for a class's lock, so it is tried where there is another way.
 #[derive(Debug, Default)]
 pub(crate) struct ByteLock(AtomicU8);
 

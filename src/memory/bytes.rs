@@ -6,7 +6,7 @@
 
 use super::dirty;
 use super::guard::{Guards, Watch};
-use super::layout::Layout;
+use super::layout::{Layout, RECORDS_SPREAD, spread};
 use super::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{Heap, SlabLocation};
@@ -48,19 +48,6 @@ pub(super) struct Slabs {
     guards_ended: AtomicBool,
     /// The region below this offset is readable and writable. Grows under the class's lock, read by anyone.
     usable_bytes: AtomicU64,
-}
-
-/// Records among which neighbours are spread: a power of two.
-const RECORDS_SPREAD: u64 = 128;
-
-/// Where a slab's record stands: neighbours 128 bytes apart, which are two lines of a cache that fetches them in pairs.
-/// Slots get neighbouring slabs, and their records are what is written most.
-#[inline]
-fn spread(index: u64) -> u64 {
-    const APART: u64 = 128 / size_of::<SegmentRecord>() as u64;
-    let (group, within) = (index / RECORDS_SPREAD * RECORDS_SPREAD, index % RECORDS_SPREAD);
-    let rows = RECORDS_SPREAD / APART;
-    group + within % rows * APART + within / rows
 }
 
 impl Slabs {
@@ -316,19 +303,20 @@ impl Slabs {
         let bytes = pages.start * page_size()..(pages.end * page_size()).min(self.region.len());
         let overlapping = self.layout.slabs_on(bytes.clone());
         let overlapping = overlapping.start..overlapping.end.min(self.count);
-        let closed: Vec<Exclusive<'_>> = overlapping
+        let closed: Vec<(bool, Exclusive<'_>)> = overlapping
             .map(|index| {
-                self.record(index)
-                    .close_free()
-                    .expect("pages are given back only while all slabs on them are free")
+                let access = self.record(index).close_free();
+                let span = self.span(index);
+                let is_whole = bytes.start <= span.start && span.end <= bytes.end;
+                (is_whole, access.expect("pages are given back only while all slabs on them are free"))
             })
             .collect();
         // SAFETY: every slab that overlaps the run is closed: it was free, so no slice of it is lent, and it cannot
         // be claimed before it is made free again below. Slabs are zeroed before they are free, so nothing is lost
         // and nobody relies on what the pages read as afterwards.
         let given_back = unsafe { self.region.decommit(bytes) };
-        for access in closed {
-            if given_back.is_ok() {
+        for (is_whole, access) in closed {
+            if is_whole && given_back.is_ok() {
                 access.forget_written(); // looking at it would only bring pages back
             }
             access.make_free();

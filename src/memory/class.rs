@@ -187,6 +187,11 @@ impl Class {
         Account::metadata_bytes_of(slabs, counted) + slabs * size_of::<SegmentRecord>() as u64
     }
 
+    /// None where somebody else has it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Account>> {
+        self.account.try_lock()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
         self.account.lock()
     }

@@ -1,4 +1,4 @@
-//! Where the slabs of a class lie in its region: arithmetic from an index to bytes and pages, and nothing else.
+//! Where the slabs of a class lie in its region, and their records in their table: arithmetic from an index to bytes and pages, and nothing else.
 //!
 //! Without guards slabs lie packed, also across pages. With guards they lie in runs, a slab of whole pages each or as
 //! many smaller ones as 64 KiB hold, and the end of a run's last slab is the first byte of a guard page:
@@ -15,6 +15,22 @@ use std::ops::Range;
 
 /// A run of slabs smaller than that holds as many as fit; address space is made usable in steps of about as much.
 pub(super) const RUN_BYTES: u64 = 64 << 10;
+
+/// Bytes of a slab's record; see `segment.rs`.
+const RECORD_BYTES: u64 = 16;
+
+/// Records among which neighbours are spread: a power of two.
+pub(super) const RECORDS_SPREAD: u64 = 128;
+
+/// Where a slab's record stands: neighbours 128 bytes apart, which are two lines of a cache that fetches them in pairs.
+/// Slots get neighbouring slabs, and their records are what is written most.
+#[inline]
+pub(super) fn spread(index: u64) -> u64 {
+    const APART: u64 = 128 / RECORD_BYTES;
+    let (group, within) = (index / RECORDS_SPREAD * RECORDS_SPREAD, index % RECORDS_SPREAD);
+    let rows = RECORDS_SPREAD / APART;
+    group + within % rows * APART + within / rows
+}
 
 /// Where slabs lie. See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! takes beyond is held by free slabs of some class. One request at a time takes this path. It raises a flag that sends
 //! every other one here too, to wait for its turn; while it is up nobody else takes a slab, so free memory only grows,
 //! and the request is backed by slabs taken from whichever classes have free ones. That may take time; slabs still
-//! being scrubbed are waited for. Whoever must not wait tries it ([`Heap::try_back_scarce`]): one slice of work, if it is nobody
-//! else's turn.
+//! being scrubbed are waited for. Whoever must not wait tries it ([`Heap::try_back_scarce`]): one slice of work, if it is
+//! nobody else's turn.
 
 use super::class::Source;
 use super::compact::Sweep;

@@ -10,7 +10,7 @@
 //!     └───────────── EXCLUSIVE (scrubbed)
 //! ```
 //!
-//! A free slab on its way through magazines stays EXCLUSIVE: the one magazine or batch that lists it has it alone.
+//! A free slab on its way through magazines is CLOSED: the one magazine or batch that lists it has it alone.
 //!
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
 //! A slab whose bytes changed by themselves ends RETIRED: from there no way leads on.
@@ -31,8 +31,10 @@ const HOLDERS: u64 = (1 << HOLDER_BITS) - 1;
 const EXCLUSIVE: u64 = HOLDERS;
 /// In place of a holder count: the slab was damaged, and is out of use for good.
 const RETIRED: u64 = HOLDERS - 1;
+/// In place of a holder count: the slab is free, and lies in a magazine or a batch.
+const CLOSED: u64 = HOLDERS - 2;
 /// Holders at most. One more is refused; it is far above what the connection limit lets arise.
-const HOLDERS_MAX: u64 = HOLDERS - 2;
+const HOLDERS_MAX: u64 = HOLDERS - 3;
 /// The client freed the slab while readers held it.
 const DRAINING: u64 = 1 << 63;
 /// Those readers have had their time.
@@ -63,7 +65,7 @@ const _: () = assert!(size_of::<SegmentRecord>() == 16, "metadata is bounded: 16
 /// Why a record could not be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// The slab is free, or retired: the location is stale.
+    /// The slab is free, wherever it lies, or retired: the location is stale.
     #[error("the slab is free")]
     Free,
     /// Others hold the slab, so its bytes must not change.
@@ -104,7 +106,7 @@ impl SegmentRecord {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             match state & HOLDERS {
-                0 | RETIRED => return Err(AccessError::Free),
+                0 | CLOSED | RETIRED => return Err(AccessError::Free),
                 EXCLUSIVE => {
                     backoff.wait();
                     state = self.state.load(Ordering::Relaxed);
@@ -165,7 +167,7 @@ impl SegmentRecord {
     pub(super) fn begin_write(&self) -> Result<Exclusive<'_>, AccessError> {
         let state = self.state.load(Ordering::Relaxed);
         match state & HOLDERS {
-            0 | RETIRED => Err(AccessError::Free),
+            0 | CLOSED | RETIRED => Err(AccessError::Free),
             1 => self
                 .state
                 // Acquire pairs with the Release in `release`: readers that left are done before bytes change.
@@ -186,7 +188,7 @@ impl SegmentRecord {
         // No exchange: nobody else changes the word of a closed slab. What zeroed it came before by the lock, or the stack,
         // by which it was handed here. Release pairs with the Acquire in `hold`.
         let state = self.state.load(Ordering::Relaxed);
-        assert!(state & !WRITTEN == EXCLUSIVE, "a slab was given out that is not closed");
+        assert!(state & !WRITTEN == CLOSED, "a slab was given out that is not closed");
         if !may_open(state & WRITTEN != 0) {
             return false;
         }
@@ -194,10 +196,14 @@ impl SegmentRecord {
         true
     }
 
-    /// Whether the slab is closed, and who took it from where it lay closed has it alone.
+    /// Exclusive access to a closed slab. For whoever took it from where it lay closed, and so has it alone.
+    ///
+    /// # Panics
+    /// If it is not closed.
     pub(super) fn reopen(&self) -> Exclusive<'_> {
         let state = self.state.load(Ordering::Relaxed);
-        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was looked at that is not closed");
+        assert_eq!(state & !WRITTEN, CLOSED, "a slab was looked at that is not closed");
+        self.state.store(state & WRITTEN | EXCLUSIVE, Ordering::Relaxed); // nobody else changes it
         Exclusive(self)
     }
 
@@ -207,7 +213,7 @@ impl SegmentRecord {
     /// If it is not closed.
     pub(super) fn free_closed(&self) {
         let state = self.state.load(Ordering::Relaxed);
-        assert_eq!(state & !WRITTEN, EXCLUSIVE, "a slab was freed that is not closed");
+        assert_eq!(state & !WRITTEN, CLOSED, "a slab was freed that is not closed");
         self.state.store(state & WRITTEN, Ordering::Release); // pairs with the Acquire in `leave_free`
     }
 
@@ -291,7 +297,7 @@ impl SegmentRecord {
 
 /// Whether `state` is that of a slab that has holders.
 fn is_held(state: u64) -> bool {
-    !matches!(state & HOLDERS, 0 | RETIRED | EXCLUSIVE)
+    !matches!(state & HOLDERS, 0 | CLOSED | RETIRED | EXCLUSIVE)
 }
 
 /// Whether `state` is that of a slab that was freed and has holders.
@@ -379,7 +385,7 @@ impl Exclusive<'_> {
     #[inline]
     pub(super) fn stay_closed(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
-        debug_assert_eq!(self.state() & !WRITTEN, EXCLUSIVE, "a slab was closed that counts writes");
+        self.set_state(self.state() & WRITTEN | CLOSED); // handed on by a rack's lock
     }
 
     /// The slab is free from here on; its bytes are all zero.

@@ -102,7 +102,8 @@ impl Heap {
     fn fill_from_class(&self, rack: &OpenRack<'_>, class: SizeClass, wanted: u64) -> bool {
         let at = usize::from(class.0);
         let room = &self.classes[at];
-        let mut account = room.lock();
+        // Not waited for with the rack in hand: who holds it may be giving pages back.
+        let Some(mut account) = room.try_lock() else { return false };
         let count = wanted.min(account.free_slabs());
         if count == 0 || self.scarce.is_raised() || !self.in_use.take(count * room.slab_bytes()) {
             return false;
