@@ -24,6 +24,15 @@ fn the_content_type_is_that_of_the_text_format() {
 }
 
 #[test]
+fn the_readme_has_every_family() {
+    let readme = include_str!("../../README.md");
+    for family in Server::start().samples().families.keys().filter(|name| name.starts_with("maas_")) {
+        let row = [format!("| `{family}` |"), format!("| `{family}{{")];
+        assert!(row.iter().any(|begin| readme.contains(begin)), "{family} has no row in README.md");
+    }
+}
+
+#[test]
 fn a_reclaim_that_is_counted_has_its_time() {
     let server = Server::with().set("memory.classes.1024.max_free", "0").start();
     let id = server.allocate(1000)["id"].as_str().expect("text").to_owned();
