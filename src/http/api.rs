@@ -251,6 +251,7 @@ impl Api {
     /// Everything the metrics say, at about one instant.
     pub async fn snapshot(&self) -> Snapshot {
         let pool = self.pool.stats().await;
+        let now = Now::read();
         let totals = self.traffic.totals();
         let link = |link: &Link| LinkSnapshot { status: (*link.status()).clone(), pushes: link.pushes() };
         Snapshot {
@@ -265,8 +266,10 @@ impl Api {
             reserved_bytes: pool.reserved_bytes,
             tag_bytes: pool.tags.iter().map(|tag| (tag.tag.to_string(), tag.allocated_bytes)).collect(),
             leases_expired: pool.leases_expired,
-            seconds_since_reclaim: Now::read()
-                .since(pool.janitor.last_reclaim.unwrap_or(self.started))
+            seconds_since_reclaim: pool
+                .janitor
+                .since_last_reclaim(now)
+                .unwrap_or(now.since(self.started))
                 .as_secs_f64(),
             lease_lag: Distribution {
                 bounds: &LEASE_LAG_BUCKETS,

@@ -17,7 +17,7 @@ pub(super) struct ReclaimBlock {
     idle: u64,
     /// Bytes given back in all.
     reclaimed_bytes: u64,
-    /// Whole seconds since the last one; null where there was none.
+    /// Whole seconds since the last one, to about a second; null where there was none.
     #[schema(required)]
     seconds_since_last: Option<u64>,
     janitor: JanitorBlock,
@@ -53,7 +53,7 @@ impl ReclaimBlock {
             surplus: slices(ReclaimAction::Surplus),
             idle: slices(ReclaimAction::Idle),
             reclaimed_bytes: stats.bytes,
-            seconds_since_last: janitor.last_reclaim.map(|last| now.since(last).as_secs()),
+            seconds_since_last: janitor.since_last_reclaim(now).map(|since| since.as_secs()),
             janitor: JanitorBlock {
                 chores: janitor.chores,
                 waiting: janitor.waiting,

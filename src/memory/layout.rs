@@ -1,4 +1,5 @@
-//! Where the slabs of a class lie in its region, and their records in their table: arithmetic from an index to bytes and pages, and nothing else.
+//! Where the slabs of a class lie in its region, and their records in their table: arithmetic from an index to bytes and
+//! pages, and nothing else.
 //!
 //! Without guards slabs lie packed, also across pages. With guards they lie in runs, a slab of whole pages each or as
 //! many smaller ones as 64 KiB hold, and the end of a run's last slab is the first byte of a guard page:

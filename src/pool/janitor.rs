@@ -28,18 +28,32 @@ pub struct JanitorStats {
     pub waiting: u64,
     /// Time that it has worked.
     pub busy: Duration,
-    /// When memory was last reclaimed, by whomever, to about a second.
+    /// When memory was last found to have been reclaimed, by whomever, to about a second.
     pub last_reclaim: Option<Now>,
+    /// More was reclaimed since.
+    pub has_reclaimed_since: bool,
+}
+
+impl JanitorStats {
+    /// Time since memory was last reclaimed, to about a second; none where it never was.
+    pub fn since_last_reclaim(&self, now: Now) -> Option<Duration> {
+        if self.has_reclaimed_since {
+            return Some(Duration::ZERO);
+        }
+        self.last_reclaim.map(|last| now.since(last))
+    }
 }
 
 impl Janitor {
-    pub(super) fn stats(&self, waiting: usize) -> JanitorStats {
+    /// Where so many requests wait, and the heap counts so many reclaims.
+    pub(super) fn stats(&self, waiting: usize, reclaims: u64) -> JanitorStats {
         let last_reclaim = self.last_reclaim.load(Ordering::Relaxed);
         JanitorStats {
             chores: self.chores.load(Ordering::Relaxed),
             waiting: waiting as u64,
             busy: Duration::from_nanos(self.busy_nanoseconds.load(Ordering::Relaxed)),
             last_reclaim: (last_reclaim > 0).then_some(Now(last_reclaim)),
+            has_reclaimed_since: reclaims > self.reclaims.load(Ordering::Relaxed),
         }
     }
 }

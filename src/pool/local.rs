@@ -402,7 +402,7 @@ impl Local {
             tags: self.tags.stats(),
             leases_expired: lease_lag.total(),
             lease_lag,
-            janitor: self.janitor.stats(self.handover.waiting()),
+            janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
             heap,
         }
     }

@@ -24,6 +24,25 @@ fn the_content_type_is_that_of_the_text_format() {
 }
 
 #[test]
+fn the_readme_has_every_family() {
+    let readme = include_str!("../../README.md");
+    for family in Server::start().samples().families.keys().filter(|name| name.starts_with("maas_")) {
+        let row = [format!("| `{family}` |"), format!("| `{family}{{")];
+        assert!(row.iter().any(|begin| readme.contains(begin)), "{family} has no row in README.md");
+    }
+}
+
+#[test]
+fn a_reclaim_that_is_counted_has_its_time() {
+    let server = Server::with().set("memory.classes.1024.max_free", "0").start();
+    let id = server.allocate(1000)["id"].as_str().expect("text").to_owned();
+    assert_eq!(server.call("DELETE", &format!("/allocate/{id}"), &[], "").status, 204);
+    let reclaim = server.stat("/reclaim");
+    assert!(reclaim["surplus"].as_u64() > Some(0), "{reclaim}");
+    assert_eq!(reclaim["seconds_since_last"], 0, "{reclaim}");
+}
+
+#[test]
 fn every_family_has_its_children_from_the_first_scrape_on() {
     let server = Server::start();
     let samples = server.samples();
