@@ -42,7 +42,9 @@ impl Heap {
     #[inline(always)]
     pub(super) fn take_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
-        self.take_from_rack(&rack, class)
+        let index = self.take_from_rack(&rack, class)?;
+        self.note_peak_from(&rack);
+        Some(index)
     }
 
     #[inline(always)]
@@ -52,7 +54,6 @@ impl Heap {
             let round = rack.take(at)?;
             if self.classes[at].slabs().open(round.index()) {
                 rack.count_given(at, round);
-                self.note_peak_from(rack);
                 return Some(round.index());
             }
             self.retire_closed(class, round.index());
@@ -60,6 +61,7 @@ impl Heap {
     }
 
     /// As [`Heap::take_from_magazine`], for a slab whose bytes were granted to the caller already: those are given back.
+    /// The peak was noted with the grant; here the slab would count twice.
     pub(super) fn take_granted_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
         let index = self.take_from_rack(&rack, class)?;
@@ -87,6 +89,8 @@ impl Heap {
         rack.count_refill();
         if granted {
             self.in_use.give_back(room.slab_bytes());
+        } else {
+            self.note_peak_from(&rack);
         }
         Some(index)
     }

@@ -17,6 +17,17 @@ fn ids(made: &Value) -> Vec<String> {
 }
 
 #[test]
+fn the_peak_of_a_batch_is_what_it_took() {
+    let server = Server::start();
+    // Small enough for magazines, which the second finds filled.
+    for count in [9, 100] {
+        let made = server.post_to(BATCH, &json!({ "size_bytes": 1000, "count": count }).to_string()).json();
+        assert_eq!(server.stat("/peak_in_use_bytes"), count * 1024);
+        assert_eq!(server.post_to(FREE, &json!({ "ids": ids(&made) }).to_string()).json()["freed"], count);
+    }
+}
+
+#[test]
 fn equal_blocks_are_made_word_for_word() {
     let server = Server::start();
     let answer = server.post_to(BATCH, r#"{"size_bytes":1000,"count":3,"tag":"a","lease_seconds":60}"#);
