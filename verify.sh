@@ -11,6 +11,8 @@
 #
 # Flags can stand together.
 #
+# Where valgrind is installed it counts instructions, and with rustup's llvm-tools it measures what the tests cover.
+#
 # The first failure stops it with the reason. It needs a Rust toolchain with rustfmt and clippy, bash, curl, cmp and
 # the core utilities. It writes to cargo's target directory and to a temporary directory, which it removes; processes
 # that it started end with it. Ports are chosen by the system, so nothing that runs already is in its way.
