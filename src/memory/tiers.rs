@@ -65,7 +65,7 @@ impl Heap {
     pub(super) fn take_granted_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
         let index = self.take_from_rack(&rack, class)?;
-        self.in_use.give_back(self.classes[usize::from(class.0)].slab_bytes());
+        self.return_granted(self.classes[usize::from(class.0)].slab_bytes());
         Some(index)
     }
 
@@ -88,7 +88,7 @@ impl Heap {
         let index = self.take_from_rack(&rack, class)?;
         rack.count_refill();
         if granted {
-            self.in_use.give_back(room.slab_bytes());
+            self.return_granted(room.slab_bytes());
         } else {
             self.note_peak_from(&rack);
         }
