@@ -8,25 +8,38 @@
 //! [`metrics`] names what can be watched, [`config`] what can be set, and [`cli`] is the program.
 //! `ARCHITECTURE.md` has the invariants and the life of a request.
 
+#[cfg(feature = "server")]
 pub mod app;
 
 pub mod memory;
+pub mod slab;
+
+#[cfg(feature = "server")]
 pub mod pool;
 
+#[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
 pub mod tasks;
 
+#[cfg(feature = "server")]
 pub mod metrics;
 
+#[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
 pub mod config;
 
 // Beside the rooms, for all of them.
+#[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "server")]
 pub mod limits;
+#[cfg(feature = "server")]
 pub mod link;
 mod lock;
 pub mod slot;
 mod sync;
 pub mod topology;
+#[cfg(feature = "server")]
 pub mod units;

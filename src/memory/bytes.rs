@@ -4,17 +4,18 @@
 //! and it alone decides. Bytes are lent as shared slices only to holders and change only under exclusive access.
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
+mod usable;
+
 use super::dirty;
 use super::guard::{Guards, Watch};
-use super::layout::{Layout, RECORDS_SPREAD, spread};
-use super::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, ZeroIsValid, page_size};
+use super::layout::{Layout, spread};
+use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{Heap, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tracing::warn;
 
 // SAFETY: outside the model checker a record is two plain atomic words, for which zero is a value; nothing to drop.
 unsafe impl ZeroIsValid for SegmentRecord {}
@@ -39,6 +40,8 @@ pub(super) struct Slabs {
     layout: Layout,
     count: u64,
     pub(super) canaries: bool,
+    /// What tells them from all others: an owned slab is one of these, or is refused.
+    serial: u64,
     /// Before `region`: nothing is told of a region that is gone.
     _watch: Option<Watch>,
     region: Reservation,
@@ -51,37 +54,6 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// Reserves address space for `count` slabs of `slab_bytes`. No memory is used yet.
-    pub(super) fn reserve(slab_bytes: u64, count: u64, protection: &Protection) -> Result<Slabs, OsError> {
-        let is_huge =
-            protection.huge_multiple_bytes.is_some_and(|multiple| slab_bytes.is_multiple_of(multiple));
-        let align = if is_huge { HUGE_PAGE_BYTES } else { page_size() };
-        let layout = match protection.guards {
-            Some(_) => Layout::guarded(slab_bytes, page_size(), align),
-            None => Layout::packed(slab_bytes, page_size()),
-        };
-        let bytes = layout.region_bytes(count);
-        let region =
-            if is_huge { Reservation::reserve_aligned(bytes, align) } else { Reservation::reserve(bytes) }?;
-        let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages };
-        // A kernel that does not know this advice has no huge pages at all, and resident memory follows the pool.
-        let _ = region.advise(pages);
-        if let Err(error) = region.advise(Treatment::NoDump) {
-            warn!(slab_size_bytes = slab_bytes, %error, "core dumps will show the content of blocks");
-        }
-        Ok(Slabs {
-            layout,
-            count,
-            canaries: protection.canaries,
-            _watch: protection.guards.is_some().then(|| Watch::begin(&region, layout)),
-            records: SideTable::new(count.next_multiple_of(RECORDS_SPREAD))?,
-            region,
-            guards: protection.guards.clone(),
-            guards_ended: AtomicBool::new(false),
-            usable_bytes: AtomicU64::new(0),
-        })
-    }
-
     pub(super) fn slab_bytes(&self) -> u64 {
         self.layout.slab_bytes()
     }
@@ -113,59 +85,6 @@ impl Slabs {
     fn span(&self, index: u64) -> Range<u64> {
         assert!(index < self.count, "slab {index} of {}", self.count);
         self.layout.span(index)
-    }
-
-    /// Makes the bytes of a slab, and of all below it, usable. One caller at a time.
-    ///
-    /// # Errors
-    /// [`OsError`] where the system grants no memory for them, or for their guards.
-    pub(super) fn commit(&self, index: u64) -> Result<(), OsError> {
-        let usable = self.usable_bytes.load(Ordering::Relaxed);
-        if self.span(index).end > usable {
-            let end = self.layout.usable_end(index).min(self.region.len());
-            self.region.commit(usable..end)?;
-            self.install_guards(usable..end)?;
-            self.usable_bytes.store(end, Ordering::Release); // pairs with the Acquire in `claim`
-        }
-        Ok(())
-    }
-
-    /// Puts a guard behind each run that begins in `bytes`, none of which was ever usable.
-    fn install_guards(&self, bytes: Range<u64>) -> Result<(), OsError> {
-        let Some(guards) = &self.guards else { return Ok(()) };
-        for (slabs_guarded, page) in self.layout.guards_in(bytes) {
-            if !guards.install(&self.region, page)? {
-                if !self.guards_ended.swap(true, std::sync::atomic::Ordering::Relaxed) {
-                    let (slab_size_bytes, first_slab) = (self.slab_bytes(), slabs_guarded.saturating_sub(1));
-                    warn!(
-                        slab_size_bytes,
-                        first_slab, "no more guard pages can be had: from this slab on there are none"
-                    );
-                }
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Touches the pages of committed slabs, so that their first write does not fault.
-    pub(super) fn populate(&self, slabs: Range<u64>) -> Result<(), OsError> {
-        if slabs.is_empty() {
-            return Ok(());
-        }
-        assert!(
-            self.span(slabs.end - 1).end <= self.usable_bytes.load(Ordering::Relaxed),
-            "slabs {slabs:?} were never committed"
-        );
-        let pages_of = |slabs: Range<u64>| {
-            let pages = self.layout.pages_of(slabs);
-            pages.start * page_size()..pages.end * page_size()
-        };
-        if self.layout.is_guarded() {
-            // A guard cannot be touched: what lies between them, piece by piece.
-            return slabs.into_iter().try_for_each(|index| self.region.populate(pages_of(index..index + 1)));
-        }
-        self.region.populate(pages_of(slabs))
     }
 
     /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
@@ -219,6 +138,61 @@ impl Slabs {
     /// [`AccessError`] where the slab is free or shared.
     pub(super) fn change(&self, index: u64) -> Result<Change<'_>, AccessError> {
         Ok(Change { slabs: self, index, access: self.record(index).begin_write()? })
+    }
+
+    /// The bytes of an owned slab.
+    ///
+    /// # Panics
+    /// If the slab is one of other slabs.
+    #[inline]
+    pub(super) fn owned<'a>(&'a self, slab: &'a OwnedSlab) -> &'a [u8] {
+        let index = self.index_of(slab);
+        // SAFETY: `slab` is the one `OwnedSlab` of its slab, by the rules of `own` and `disown`: nobody else is a holder or
+        // has exclusive access. It is borrowed as long as the slice lives, so it is not given back, nor its bytes changed. An
+        // owned slab was claimed, and so committed.
+        unsafe { self.lend(index) }
+    }
+
+    /// A part of the bytes of an owned slab, to be written: it counts as written from here on.
+    ///
+    /// # Panics
+    /// If the slab is one of other slabs, or the range is outside of it.
+    #[inline]
+    pub(super) fn owned_mut<'a>(&'a self, slab: &'a mut OwnedSlab, range: Range<u64>) -> &'a mut [u8] {
+        let (index, slab_bytes) = (self.index_of(slab), self.slab_bytes());
+        assert!(
+            range.start <= range.end && range.end <= slab_bytes,
+            "{range:?} is outside a slab of {slab_bytes} bytes"
+        );
+        self.record(index).raise_dirty_owned(dirty::mask_of(slab_bytes, &range));
+        let start = self.span(index).start;
+        let address = self.region.address(&(start + range.start..start + range.end));
+        // SAFETY: `address` asserted that the range lies inside the region, and the assertion above that it lies inside this
+        // slab, which was claimed and so committed. There is one `OwnedSlab` of it, borrowed mutably as long as the slice
+        // lives, so no other slice of the slab lives; and the record lets nobody else in.
+        unsafe { std::slice::from_raw_parts_mut(address, in_memory(range.end - range.start)) }
+    }
+
+    /// Makes the only holder the owner; none, and nothing changed, where there are others.
+    #[inline]
+    pub(super) fn own(&self, index: u64) -> Option<OwnedSlab> {
+        self.record(index).own().then_some(OwnedSlab { serial: self.serial, index })
+    }
+
+    /// The owner gives the slab back, and has exclusive access.
+    ///
+    /// # Panics
+    /// If the slab is one of other slabs.
+    #[inline]
+    pub(super) fn disown(&self, slab: OwnedSlab) -> Exclusive<'_> {
+        self.record(self.index_of(&slab)).disown()
+    }
+
+    /// The index of an owned slab.
+    #[inline]
+    fn index_of(&self, slab: &OwnedSlab) -> u64 {
+        assert_eq!(slab.serial, self.serial, "a slab of another heap, or of another class");
+        slab.index
     }
 
     /// Copies what was written of one slab into another, which has exactly one holder, was never written, and counts
@@ -340,6 +314,22 @@ fn is_zero(bytes: &[u8]) -> bool {
         return *few == [0; 64]; // without a call: what every allocation does
     }
     bytes.chunks(STEP).all(|part| *part == ZEROS[..part.len()])
+}
+
+/// A slab that is owned: whoever has this reads and writes it as plain memory. There is one of each, made by `own` and
+/// ended by `disown`; one that is lost takes its slab along.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct OwnedSlab {
+    serial: u64,
+    index: u64,
+}
+
+impl OwnedSlab {
+    /// Its index in its class.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
 }
 
 /// Exclusive access to the bytes of one slab, for a change that nobody sees half done. Ends with [`Change::end`].

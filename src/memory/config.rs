@@ -13,6 +13,10 @@ pub struct Config {
     pub initial_slabs_per_size: u32,
     /// Touch the pages of the slabs made ready at start, so that their first write does not fault. Default: false.
     pub prefault: bool,
+    /// Zero what the owner of a [`super::Block`] wrote when it is freed. Without it the next owner finds what the last one
+    /// left, and nothing is known of a free slab, so stray writes are not looked for. Whatever clients of the service wrote
+    /// is zeroed in any case. Default: true.
+    pub zero_on_free: bool,
     /// Find stray writes: behind the end of a block's content when it is freed, and in free slabs before they are given
     /// out again and by a sweep. A slab that was damaged is retired. Default: true.
     pub canaries: bool,
@@ -67,6 +71,7 @@ impl Default for Config {
             max_pool_size: 1 << 30,
             initial_slabs_per_size: 10,
             prefault: false,
+            zero_on_free: true,
             canaries: true,
             guard_pages: false,
             huge_pages: HugePages::Off,

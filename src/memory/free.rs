@@ -44,7 +44,7 @@ impl Heap {
 
     /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
     #[cold]
-    fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
+    pub(super) fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
         let (room, index) = (&self.classes[usize::from(location.class().0)], location.index());
         // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
         // memory, and a request that needs it waits for it instead of being refused.

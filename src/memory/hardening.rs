@@ -120,7 +120,7 @@ impl Protection {
     /// What a configuration asks for.
     pub(super) fn new(config: &Config) -> Protection {
         Protection {
-            canaries: config.canaries,
+            canaries: config.canaries && config.zero_on_free, // what is not zeroed has nothing to look for
             guards: config.guard_pages.then(|| Arc::new(Guards::new())),
             huge_multiple_bytes: config.huge_pages.slab_multiple_bytes(),
         }
@@ -235,6 +235,30 @@ impl Heap {
         }
         self.retire(location, Violation::Canary);
         false
+    }
+
+    /// As [`Heap::check_slack`], for whoever has exclusive access to the slab, and without consequences.
+    #[inline]
+    pub(super) fn is_slack_zero(
+        &self,
+        slabs: &Slabs,
+        index: u64,
+        access: &Exclusive<'_>,
+        content: u64,
+    ) -> bool {
+        let slab_bytes = slabs.slab_bytes();
+        let slack = content..slab_bytes.min(content + SLACK_BYTES_MAX);
+        if access.dirty() == 0 || slack.is_empty() || !self.hardening.canaries {
+            return true;
+        }
+        let near = content.saturating_sub(1)..slack.end; // as in `check_slack`
+        access.dirty() & dirty::mask_of(slab_bytes, &near) == 0 || slabs.reads_zero(index, access, slack)
+    }
+
+    /// Counts and logs a stray write.
+    #[cold]
+    pub(super) fn note_violation(&self, violation: Violation, location: SlabLocation) {
+        self.hardening.note(violation, self.slab_bytes(location), location.index());
     }
 
     fn slack_is_zero(&self, location: SlabLocation, slack: Range<u64>) -> bool {

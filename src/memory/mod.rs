@@ -17,6 +17,7 @@
 //!   compact.rs live slabs moved down, so that what is given back is whole pages
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
+//!   owned.rs   slabs as plain memory: blocks of the library
 //!   reads.rs   what the holder of a slab reads
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
 //!   layout.rs  where slabs and guard pages lie: arithmetic
@@ -49,6 +50,7 @@ mod index_set;
 mod layout;
 mod magazine;
 mod os;
+mod owned;
 mod reads;
 mod reclaim;
 mod scarce;
@@ -62,6 +64,7 @@ pub use compact::CompactionStats;
 pub use config::{ClassConfig, Config, HugePages};
 pub use hardening::{Swept, Violation};
 pub use os::{OsError, page_size};
+pub use owned::{Block, BlockError, Damaged};
 pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use segment::AccessError;
 pub use stats::{HeapStats, PathCounts};
@@ -207,6 +210,8 @@ pub struct Heap {
     draining_bytes: AtomicU64,
     /// What was found to be damaged.
     hardening: Hardening,
+    /// What owners wrote is zeroed when they give it back.
+    zeroes_on_free: bool,
 }
 
 /// Share of the pool that may be made ready at start: one part in ten.
@@ -268,7 +273,8 @@ impl Heap {
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
-            hardening: Hardening::new(config.canaries),
+            hardening: Hardening::new(config.canaries && config.zero_on_free),
+            zeroes_on_free: config.zero_on_free,
         };
         heap.prewarm(config);
         Ok(heap)

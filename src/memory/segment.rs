@@ -10,6 +10,7 @@
 //!     └───────────── EXCLUSIVE (scrubbed)
 //! ```
 //!
+//! The only holder may become the OWNER, for whom the slab is plain memory: nobody else gets in until it is given back.
 //! A free slab on its way through magazines is CLOSED: the one magazine or batch that lists it has it alone.
 //!
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
@@ -33,8 +34,10 @@ const EXCLUSIVE: u64 = HOLDERS;
 const RETIRED: u64 = HOLDERS - 1;
 /// In place of a holder count: the slab is free, and lies in a magazine or a batch.
 const CLOSED: u64 = HOLDERS - 2;
+/// In place of a holder count: one owner reads and writes the bytes as plain memory, and lets nobody else in.
+const OWNED: u64 = HOLDERS - 3;
 /// Holders at most. One more is refused; it is far above what the connection limit lets arise.
-const HOLDERS_MAX: u64 = HOLDERS - 3;
+const HOLDERS_MAX: u64 = HOLDERS - 4;
 /// The client freed the slab while readers held it.
 const DRAINING: u64 = 1 << 63;
 /// Those readers have had their time.
@@ -71,6 +74,9 @@ pub enum AccessError {
     /// Others hold the slab, so its bytes must not change.
     #[error("the slab has other holders")]
     Shared,
+    /// The slab has an owner, who reads and writes it as plain memory.
+    #[error("the slab is owned")]
+    Owned,
     /// As many holders as can be counted.
     #[error("the slab has {HOLDERS_MAX} holders")]
     TooManyHolders,
@@ -111,6 +117,7 @@ impl SegmentRecord {
                     backoff.wait();
                     state = self.state.load(Ordering::Relaxed);
                 }
+                OWNED => return Err(AccessError::Owned),
                 HOLDERS_MAX => return Err(AccessError::TooManyHolders),
                 // Acquire pairs with the Release in `end`: a holder sees every byte written before.
                 _ => match self.state.compare_exchange_weak(
@@ -168,6 +175,7 @@ impl SegmentRecord {
         let state = self.state.load(Ordering::Relaxed);
         match state & HOLDERS {
             0 | CLOSED | RETIRED => Err(AccessError::Free),
+            OWNED => Err(AccessError::Owned),
             1 => self
                 .state
                 // Acquire pairs with the Release in `release`: readers that left are done before bytes change.
@@ -176,6 +184,40 @@ impl SegmentRecord {
                 .map_err(|_| AccessError::Shared),
             _ => Err(AccessError::Shared),
         }
+    }
+
+    /// The only holder becomes the owner; false, and nothing changed, where there are others.
+    #[inline]
+    pub(super) fn own(&self) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        // Acquire: as in `begin_write`.
+        let next = state & !HOLDERS | OWNED;
+        state & HOLDERS == 1
+            && self.state.compare_exchange(state, next, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Marks parts as written, before their bytes change. For the owner.
+    #[inline]
+    pub(super) fn raise_dirty_owned(&self, mask: u32) {
+        let state = self.state.load(Ordering::Relaxed);
+        if mask != 0 && state & WRITTEN == 0 {
+            self.state.store(state | WRITTEN, Ordering::Relaxed); // nobody else changes the word of an owned slab
+        }
+        self.dirty.store(self.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
+    }
+
+    /// The owner lets go, and has exclusive access. For the owner.
+    ///
+    /// # Panics
+    /// If the slab is not owned.
+    #[inline]
+    pub(super) fn disown(&self) -> Exclusive<'_> {
+        let state = self.state.load(Ordering::Relaxed);
+        assert!(state & HOLDERS == OWNED, "a slab was given back that nobody owns");
+        // No exchange: nobody else changes the word of an owned slab. Whoever has it next synchronises with the lock, or the
+        // store, by which it is handed on.
+        self.state.store(state & (WRITTEN | DAMAGED) | EXCLUSIVE, Ordering::Relaxed);
+        Exclusive(self)
     }
 
     /// A slab that was closed has a holder again: its first. For whoever took it from where it lay closed, and so has it
@@ -297,7 +339,7 @@ impl SegmentRecord {
 
 /// Whether `state` is that of a slab that has holders.
 fn is_held(state: u64) -> bool {
-    !matches!(state & HOLDERS, 0 | CLOSED | RETIRED | EXCLUSIVE)
+    !matches!(state & HOLDERS, 0 | CLOSED | RETIRED | EXCLUSIVE | OWNED)
 }
 
 /// Whether `state` is that of a slab that was freed and has holders.

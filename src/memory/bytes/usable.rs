@@ -1,0 +1,104 @@
+//! How address space becomes memory: slabs are made usable run by run, with their guards, before they can be held.
+
+use super::{Protection, Slabs};
+use crate::memory::guard::Watch;
+use crate::memory::layout::{Layout, RECORDS_SPREAD};
+use crate::memory::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, page_size};
+use crate::sync::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use tracing::warn;
+
+/// Numbers of all slabs' memory that this process ever reserved: no two have the same.
+static SERIALS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+impl Slabs {
+    /// Reserves address space for `count` slabs of `slab_bytes`. No memory is used yet.
+    pub(in crate::memory) fn reserve(
+        slab_bytes: u64,
+        count: u64,
+        protection: &Protection,
+    ) -> Result<Slabs, OsError> {
+        let is_huge =
+            protection.huge_multiple_bytes.is_some_and(|multiple| slab_bytes.is_multiple_of(multiple));
+        let align = if is_huge { HUGE_PAGE_BYTES } else { page_size() };
+        let layout = match protection.guards {
+            Some(_) => Layout::guarded(slab_bytes, page_size(), align),
+            None => Layout::packed(slab_bytes, page_size()),
+        };
+        let bytes = layout.region_bytes(count);
+        let region =
+            if is_huge { Reservation::reserve_aligned(bytes, align) } else { Reservation::reserve(bytes) }?;
+        let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages };
+        // A kernel that does not know this advice has no huge pages at all, and resident memory follows the pool.
+        let _ = region.advise(pages);
+        if let Err(error) = region.advise(Treatment::NoDump) {
+            warn!(slab_size_bytes = slab_bytes, %error, "core dumps will show the content of blocks");
+        }
+        Ok(Slabs {
+            layout,
+            count,
+            canaries: protection.canaries,
+            serial: SERIALS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            _watch: protection.guards.is_some().then(|| Watch::begin(&region, layout)),
+            records: SideTable::new(count.next_multiple_of(RECORDS_SPREAD))?,
+            region,
+            guards: protection.guards.clone(),
+            guards_ended: AtomicBool::new(false),
+            usable_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes the bytes of a slab, and of all below it, usable. One caller at a time.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system grants no memory for them, or for their guards.
+    pub(in crate::memory) fn commit(&self, index: u64) -> Result<(), OsError> {
+        let usable = self.usable_bytes.load(Ordering::Relaxed);
+        if self.span(index).end > usable {
+            let end = self.layout.usable_end(index).min(self.region.len());
+            self.region.commit(usable..end)?;
+            self.install_guards(usable..end)?;
+            self.usable_bytes.store(end, Ordering::Release); // pairs with the Acquire in `claim`
+        }
+        Ok(())
+    }
+
+    /// Puts a guard behind each run that begins in `bytes`, none of which was ever usable.
+    fn install_guards(&self, bytes: Range<u64>) -> Result<(), OsError> {
+        let Some(guards) = &self.guards else { return Ok(()) };
+        for (slabs_guarded, page) in self.layout.guards_in(bytes) {
+            if !guards.install(&self.region, page)? {
+                if !self.guards_ended.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                    let (slab_size_bytes, first_slab) = (self.slab_bytes(), slabs_guarded.saturating_sub(1));
+                    warn!(
+                        slab_size_bytes,
+                        first_slab, "no more guard pages can be had: from this slab on there are none"
+                    );
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Touches the pages of committed slabs, so that their first write does not fault.
+    pub(in crate::memory) fn populate(&self, slabs: Range<u64>) -> Result<(), OsError> {
+        if slabs.is_empty() {
+            return Ok(());
+        }
+        assert!(
+            self.span(slabs.end - 1).end <= self.usable_bytes.load(Ordering::Relaxed),
+            "slabs {slabs:?} were never committed"
+        );
+        let pages_of = |slabs: Range<u64>| {
+            let pages = self.layout.pages_of(slabs);
+            pages.start * page_size()..pages.end * page_size()
+        };
+        if self.layout.is_guarded() {
+            // A guard cannot be touched: what lies between them, piece by piece.
+            return slabs.into_iter().try_for_each(|index| self.region.populate(pages_of(index..index + 1)));
+        }
+        self.region.populate(pages_of(slabs))
+    }
+}

@@ -1,0 +1,271 @@
+//! Slabs as plain memory: a [`Block`] is bytes that its owner reads and writes like any other, and that are freed when it
+//! is dropped.
+//!
+//! While a slab is owned nobody else gets in: no reader, no move. So its bytes stay where they are, and a pointer to them
+//! may be given to foreign code as long as the block lives.
+
+use super::bytes::OwnedSlab;
+use super::{AllocateError, Heap, SizeClass, SlabLocation, Violation};
+use bytes::Bytes;
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+
+impl Heap {
+    /// A block of `size_bytes`, for as long as the heap is borrowed.
+    ///
+    /// ```
+    /// use maas::memory::{Config, Heap};
+    ///
+    /// let heap = Heap::new(&Config::default())?;
+    /// let mut block = heap.block(3000)?;
+    /// block[..5].copy_from_slice(b"hello");
+    /// assert_eq!((block.len(), block.slab_bytes()), (3000, 4096));
+    /// drop(block); // zeroed, and free for the next
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`BlockError`] above the largest class, and where [`Heap::allocate`] refuses.
+    #[inline]
+    pub fn block(&self, size_bytes: u64) -> Result<Block<'_>, BlockError> {
+        Block::new(HeapRef::Borrowed(self), size_bytes)
+    }
+
+    /// As [`Heap::block`], of a block that keeps the heap alive: it can be sent anywhere, and stay as long as it likes.
+    ///
+    /// # Errors
+    /// As [`Heap::block`].
+    #[inline]
+    pub fn shared_block(self: &Arc<Self>, size_bytes: u64) -> Result<Block<'static>, BlockError> {
+        Block::new(HeapRef::Shared(Arc::clone(self)), size_bytes)
+    }
+
+    /// Gives out a slab as plain memory: all zeros, unless slabs are not zeroed when they are freed.
+    #[inline]
+    pub(crate) fn take_owned(&self, class: SizeClass) -> Result<OwnedSlab, AllocateError> {
+        let location = self.allocate(class)?;
+        let (slabs, index) = self.slabs(location);
+        // Only one who guesses where it lies can be in the way, and soon sees that it is not theirs.
+        loop {
+            if let Some(owned) = slabs.own(index) {
+                return Ok(owned);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The bytes of an owned slab of `class`.
+    #[inline]
+    pub(crate) fn owned_bytes<'a>(&'a self, class: SizeClass, slab: &'a OwnedSlab) -> &'a [u8] {
+        self.class(class).slabs().owned(slab)
+    }
+
+    /// A part of the bytes of an owned slab of `class`, to be written.
+    #[inline]
+    pub(crate) fn owned_bytes_mut<'a>(
+        &'a self,
+        class: SizeClass,
+        slab: &'a mut OwnedSlab,
+        range: Range<u64>,
+    ) -> &'a mut [u8] {
+        self.class(class).slabs().owned_mut(slab, range)
+    }
+
+    /// Takes an owned slab of `class` back, of which so many bytes were its owner's. Whether what lies behind them was left
+    /// alone; if not, the slab is retired.
+    #[inline]
+    pub(crate) fn free_owned(&self, class: SizeClass, slab: OwnedSlab, content_bytes: u64) -> bool {
+        let room = self.class(class);
+        let (slabs, index) = (room.slabs(), slab.index());
+        let access = slabs.disown(slab);
+        let is_undamaged = self.is_slack_zero(slabs, index, &access, content_bytes);
+        if !is_undamaged {
+            access.set_damaged();
+            self.note_violation(Violation::Canary, SlabLocation::new(class, index));
+            self.free_past_magazine(SlabLocation::new(class, index), access);
+            return false;
+        }
+        if !self.zeroes_on_free {
+            access.set_dirty(0); // what the last owner left is the next one's
+        }
+        match self.put_into_magazine(class, index, access) {
+            None => self.tell_room_freed(),
+            Some(access) => self.free_past_magazine(SlabLocation::new(class, index), access),
+        }
+        true
+    }
+}
+
+/// Why a block cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// No class holds that much, however empty the heap is.
+    #[error("{size_bytes} bytes requested, the largest class has {size_bytes_max}")]
+    TooLarge {
+        /// What was asked for.
+        size_bytes: u64,
+        /// Size of the largest class.
+        size_bytes_max: u64,
+    },
+    /// There is no room now, or the system grants no memory.
+    #[error(transparent)]
+    Memory(#[from] AllocateError),
+}
+
+/// Who keeps the heap alive.
+#[derive(Clone)]
+enum HeapRef<'h> {
+    Borrowed(&'h Heap),
+    Shared(Arc<Heap>),
+}
+
+impl Deref for HeapRef<'_> {
+    type Target = Heap;
+
+    #[inline]
+    fn deref(&self) -> &Heap {
+        match self {
+            HeapRef::Borrowed(heap) => heap,
+            HeapRef::Shared(heap) => heap,
+        }
+    }
+}
+
+/// Bytes of one slab, owned: `&[u8]` and `&mut [u8]` of the size that was asked for. Dropping it frees the slab.
+///
+/// A block made by [`Heap::shared_block`] is `Block<'static>`: it can be sent to other threads and tasks, and made into
+/// [`Bytes`] without a copy.
+///
+/// What is written costs zeroing when the block is freed. `&mut block[..]` counts as writing all of it, however little is;
+/// [`Block::part_mut`] and [`Block::write`] count what they say.
+///
+/// A block cannot outlive the heap that it borrows:
+///
+/// ```compile_fail
+/// # use maas::memory::{Config, Heap};
+/// let heap = Heap::new(&Config::default()).unwrap();
+/// let block = heap.block(100).unwrap();
+/// drop(heap);
+/// println!("{}", block.len());
+/// ```
+#[must_use = "a block that is dropped is free again"]
+pub struct Block<'h> {
+    heap: HeapRef<'h>,
+    class: SizeClass,
+    /// None once it is given back.
+    slab: Option<OwnedSlab>,
+    len: u64,
+}
+
+/// A slab was damaged by a write beyond its block's end: it is out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("something wrote beyond the end of a block of {size_bytes} bytes: its slab is retired")]
+pub struct Damaged {
+    /// The block's size.
+    pub size_bytes: u64,
+}
+
+impl<'h> Block<'h> {
+    #[inline]
+    fn new(heap: HeapRef<'h>, size_bytes: u64) -> Result<Block<'h>, BlockError> {
+        let Some((class, _)) = heap.class_for(size_bytes) else {
+            let size_bytes_max = heap.largest_class_bytes();
+            return Err(BlockError::TooLarge { size_bytes, size_bytes_max });
+        };
+        let slab = heap.take_owned(class)?;
+        Ok(Block { heap, class, slab: Some(slab), len: size_bytes })
+    }
+
+    /// Bytes of the slab that it has.
+    pub fn slab_bytes(&self) -> u64 {
+        self.heap.class_bytes(self.class)
+    }
+
+    /// A part of the bytes, to be written; the rest does not count as written.
+    ///
+    /// # Panics
+    /// If the range is outside of the block.
+    #[inline]
+    pub fn part_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        let range = range.start as u64..range.end as u64;
+        assert!(range.end <= self.len, "{range:?} is outside a block of {} bytes", self.len);
+        self.heap.owned_bytes_mut(self.class, self.slab.as_mut().expect("it lives"), range)
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len()).expect("no slice ends there");
+        self.part_mut(offset..end).copy_from_slice(bytes);
+    }
+
+    /// Frees the block, and says whether anything was written beyond its end. Dropping it does the same, and only logs it.
+    ///
+    /// # Errors
+    /// [`Damaged`] where something was.
+    pub fn free(mut self) -> Result<(), Damaged> {
+        self.give_back()
+    }
+
+    fn give_back(&mut self) -> Result<(), Damaged> {
+        let Some(slab) = self.slab.take() else { return Ok(()) };
+        let is_undamaged = self.heap.free_owned(self.class, slab, self.len);
+        if is_undamaged { Ok(()) } else { Err(Damaged { size_bytes: self.len }) }
+    }
+}
+
+impl Block<'static> {
+    /// The block as [`Bytes`], without a copy: it is freed with the last of them.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl Deref for Block<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        let bytes = self.heap.owned_bytes(self.class, self.slab.as_ref().expect("it lives"));
+        &bytes[..super::bytes::in_memory(self.len)]
+    }
+}
+
+impl DerefMut for Block<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.part_mut(0..super::bytes::in_memory(self.len))
+    }
+}
+
+impl AsRef<[u8]> for Block<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Block<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+/// Its size and its slab; never its bytes, which may be secret.
+impl fmt::Debug for Block<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Block").field("len", &self.len).field("slab", &self.slab).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Block<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let _ = self.give_back(); // a damaged slab was logged where it was found
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

@@ -1,0 +1,1 @@
+//! The allocator as a library: placeholder while it is split off.
