@@ -23,6 +23,8 @@ pub mod config;
 
 // Beside the rooms, for all of them.
 pub mod clock;
+pub mod health;
+pub mod latency;
 pub mod limits;
 pub mod link;
 mod lock;
