@@ -31,8 +31,9 @@ pub mod cli;
 pub mod config;
 
 // Beside the rooms, for all of them.
-#[cfg(feature = "server")]
 pub mod clock;
+pub mod health;
+pub mod latency;
 #[cfg(feature = "server")]
 pub mod limits;
 #[cfg(feature = "server")]

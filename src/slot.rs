@@ -159,29 +159,32 @@ impl Layout {
     }
 }
 
-/// One `T` for each slot, each on cache lines of its own.
+/// One `T` for each slot, each on cache lines of its own; or fewer, which slots share.
 #[derive(Debug)]
 pub struct PerSlot<T>(Box<[CachePadded<T>]>);
 
 impl<T> PerSlot<T> {
     /// Makes one value for each slot.
-    pub fn new(mut make: impl FnMut(usize) -> T) -> PerSlot<T> {
-        PerSlot((0..count()).map(|slot| CachePadded::new(make(slot))).collect())
+    pub fn new(make: impl FnMut(usize) -> T) -> PerSlot<T> {
+        PerSlot::at_most(count(), make)
+    }
+
+    /// Makes one value for each slot, but at least one, and at most `values`.
+    pub fn at_most(values: usize, mut make: impl FnMut(usize) -> T) -> PerSlot<T> {
+        PerSlot((0..values.clamp(1, count())).map(|slot| CachePadded::new(make(slot))).collect())
     }
 
     /// The calling thread's value.
     #[inline]
     pub fn mine(&self) -> &T {
-        &self.0[current()]
+        self.of(current())
     }
 
     /// The value of one slot.
-    ///
-    /// # Panics
-    /// If `slot` is not below [`count`].
     #[inline]
     pub fn of(&self, slot: usize) -> &T {
-        &self.0[slot]
+        // The bound would be checked anyway.
+        self.0.get(slot).unwrap_or_else(|| &self.0[slot % self.0.len()])
     }
 
     /// All values, in the order of their slots.

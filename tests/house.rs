@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["sync", "units", "clock", "topology"],
     &["limits", "lock", "slot"], // limits are said in units; slots are spread over the topology's nodes
-    &["link", "memory"],
+    &["latency"],
+    &["health", "link", "memory"],
     &["pool", "metrics", "slab"],
     &["http", "tasks"],
     &["config"],

@@ -25,6 +25,8 @@ pub struct Config {
     pub guard_pages: bool,
     /// Pages that the system is asked for. Default: off.
     pub huge_pages: HugePages,
+    /// Magazines of each class at most; threads share them where there are fewer than CPUs. Default: one for each CPU.
+    pub shards_max: Option<u32>,
     /// Exceptions for single classes, by class size.
     pub classes: BTreeMap<u64, ClassConfig>,
 }
@@ -75,6 +77,7 @@ impl Default for Config {
             canaries: true,
             guard_pages: false,
             huge_pages: HugePages::Off,
+            shards_max: None,
             classes: BTreeMap::new(),
         }
     }

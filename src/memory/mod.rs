@@ -70,7 +70,8 @@ pub use segment::AccessError;
 pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
-#[cfg(all(test, not(feature = "loom")))]
+pub(crate) use bytes::OwnedSlab;
+#[cfg(all(test, feature = "server", not(feature = "loom")))]
 pub(crate) use os::faults;
 
 use crate::slot::{self, PerSlot};
@@ -242,9 +243,11 @@ impl Heap {
         if sizes.first().is_none_or(|smallest| *smallest > limit) {
             return Err(HeapError::NoClass { limit_bytes: limit });
         }
+        let shards =
+            config.shards_max.map_or(slot::count(), |shards| shards as usize).clamp(1, slot::count());
         let rounds_max = |size| {
             let class = config.classes.get(&size).copied().unwrap_or_default();
-            magazine::rounds_max(size, limit, slot::count() as u64, &class)
+            magazine::rounds_max(size, limit, shards as u64, &class)
         };
         let protection = Protection::new(config);
         let classes = sizes
@@ -265,7 +268,9 @@ impl Heap {
                 u8::try_from(at).expect("there are at most 255 classes")
             }),
             sizes: sizes.clone().into(),
-            racks: PerSlot::new(|_| Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))),
+            racks: PerSlot::at_most(shards, |_| {
+                Rack::new(sizes.iter().map(|&size| (size, rounds_max(size))))
+            }),
             gate: Gate::default(),
             scarce: Scarce::default(),
             compactor: Compactor::default(),

@@ -44,12 +44,27 @@ impl Heap {
     /// Gives out a slab as plain memory: all zeros, unless slabs are not zeroed when they are freed.
     #[inline]
     pub(crate) fn take_owned(&self, class: SizeClass) -> Result<OwnedSlab, AllocateError> {
-        let location = self.allocate(class)?;
+        self.allocate(class).map(|location| self.own(location))
+    }
+
+    /// As [`Heap::take_owned`], of what the thread's magazine has; none where it has none, and nothing changed then.
+    #[inline]
+    pub(crate) fn take_owned_ready(&self, class: SizeClass) -> Option<OwnedSlab> {
+        self.allocate_ready(class).map(|location| self.own(location))
+    }
+
+    /// As [`Heap::take_owned`], of bytes that were granted before; they are still granted where this fails.
+    pub(crate) fn back_owned(&self, class: SizeClass) -> Result<OwnedSlab, AllocateError> {
+        self.back(class).map(|location| self.own(location))
+    }
+
+    #[inline]
+    fn own(&self, location: SlabLocation) -> OwnedSlab {
         let (slabs, index) = self.slabs(location);
         // Only one who guesses where it lies can be in the way, and soon sees that it is not theirs.
         loop {
             if let Some(owned) = slabs.own(index) {
-                return Ok(owned);
+                return owned;
             }
             std::hint::spin_loop();
         }

@@ -1,0 +1,74 @@
+//! Several slabs at once: all or none, decided once.
+
+use super::allocator::{SlabAllocator, count};
+use super::error::SlabError;
+use super::reference::{Memory, Owner, SlabRef};
+use crate::memory::AllocateError;
+
+/// What became of a batch that was given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchFreed {
+    /// Slabs that are free again.
+    pub freed: usize,
+    /// What was wrong with the others: their place in the batch, and why.
+    pub errors: Vec<(usize, SlabError)>,
+}
+
+impl SlabAllocator {
+    /// So many slabs, or none. Whether there are as many is decided once, for all.
+    ///
+    /// # Errors
+    /// As [`SlabAllocator::allocate`].
+    pub fn allocate_batch(&self, slabs: usize) -> Result<Vec<SlabRef<'_>>, SlabError> {
+        count(&self.counts.batch_allocations);
+        self.allocate_all(slabs).inspect_err(|error| self.not_served(error))
+    }
+
+    fn allocate_all(&self, slabs: usize) -> Result<Vec<SlabRef<'_>>, SlabError> {
+        self.may_try()?;
+        let wanted = slabs as u64;
+        let bytes = wanted.checked_mul(self.fixed.stride_bytes);
+        let refuse = |error: AllocateError| self.refused(wanted, &error);
+        let granted = match bytes {
+            Some(bytes) => self.heap.grant(bytes).map_err(refuse),
+            None => Err(self.out_of_memory(wanted, self.heap.in_use_bytes())),
+        };
+        if let Err(error) = granted {
+            return if self.heap_fallback {
+                (0..slabs).map(|_| Ok(self.reference(self.fall_back()))).collect()
+            } else {
+                Err(error)
+            };
+        }
+        let mut taken = Vec::with_capacity(slabs);
+        while taken.len() < slabs {
+            match self.heap.back_owned(self.class) {
+                Ok(slab) => taken.push(self.reference(Memory::Slab(slab))),
+                Err(error) => {
+                    self.heap.give_back((slabs - taken.len()) as u64 * self.fixed.stride_bytes);
+                    return Err(self.refused(wanted, &error));
+                }
+            }
+        }
+        self.succeeded();
+        Ok(taken)
+    }
+
+    fn reference(&self, memory: Memory) -> SlabRef<'_> {
+        let site = self.enter_site(&memory);
+        SlabRef::new(Owner::Borrowed(self), memory, site)
+    }
+
+    /// Gives all of them back, whatever is wrong with some.
+    pub fn deallocate_batch<'a>(&self, slabs: impl IntoIterator<Item = SlabRef<'a>>) -> BatchFreed {
+        count(&self.counts.batch_deallocations);
+        let mut outcome = BatchFreed::default();
+        for (place, slab) in slabs.into_iter().enumerate() {
+            match self.deallocate(slab) {
+                Ok(()) => outcome.freed += 1,
+                Err(error) => outcome.errors.push((place, error)),
+            }
+        }
+        outcome
+    }
+}
