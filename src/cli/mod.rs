@@ -2,9 +2,11 @@
 //!
 //! Only here does the program ask its process for arguments, environment and directory.
 
+mod ask;
 mod check;
 mod healthcheck;
 mod logs;
+mod recommend;
 mod serve;
 mod show;
 
@@ -29,7 +31,9 @@ Examples:
   maas config                                 print every key, its value and where it comes from
   maas config --check config.toml             check one file
   maas config --profile database              print what a profile sets
-  maas healthcheck                            ask a running server whether it is up";
+  maas healthcheck                            ask a running server whether it is up
+  maas recommend                              say which size classes fit what its clients ask for
+  maas recommend --file sizes.txt             the same for sizes in a file, one a line";
 
 const EXIT_CODES: &str = "\
 Configuration: defaults < profile < config.toml < .env < environment < flags. Every key has a name in the environment:
@@ -82,6 +86,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    /// Say which size classes and pool size fit what clients ask for, ready to paste into config.toml
+    Recommend(recommend::Question),
 }
 
 /// The flags that say what the configuration is.
@@ -119,6 +125,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Config { check: Some(file), .. } => check::run(&file),
         Command::Config { profile: Some(name), .. } => show::profile(&name),
         Command::Config { settings, .. } => show::run(settings),
+        Command::Recommend(question) => recommend::run(question),
         Command::Healthcheck { settings, url } => healthcheck::run(settings, url),
     }
 }
