@@ -1,7 +1,7 @@
 //! The whole configuration: one struct for each room, filled from every source there is.
 //!
-//! Defaults < `config.toml` < `.env` < the environment < flags, each key for itself. What can be set is one table
-//! (`keys.rs`); what the sources say is looked up in it (`names.rs`, `sources.rs`), read by kind (`values.rs`,
+//! Defaults < profile < `config.toml` < `.env` < the environment < flags, each key for itself. What can be set is one table
+//! (`keys.rs`); what the sources say is looked up in it (`names.rs`, `sources.rs`, `profile.rs`), read by kind (`values.rs`,
 //! `checks.rs`), held against the rules between keys and fitted to the machine (`fit.rs`), and printed with the
 //! origin of each value (`report.rs`). Nothing stops at the first problem: all are told together.
 //!
@@ -14,6 +14,7 @@ mod keys;
 mod names;
 mod origin;
 mod problem;
+mod profile;
 mod report;
 mod sources;
 mod values;
@@ -31,6 +32,7 @@ pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX};
 pub use keys::{KEYS, Key};
 pub use origin::Origin;
 pub use problem::{Problem, Problems};
+pub use profile::{ClassProfile, PROFILES, Profile};
 pub use sources::{Flag, Sources};
 pub use values::hide_credentials;
 
@@ -41,6 +43,8 @@ use sources::{Findings, Setting};
 /// What can be set, room by room. Every value is right by itself and fits to the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// The profile that all else began with. Default: none.
+    pub profile: Option<&'static str>,
     /// The HTTP server.
     pub server: http::Config,
     /// Threads that serve requests. Default: 0, which is one for each CPU.
@@ -69,7 +73,7 @@ pub struct Loaded {
     /// Where each key was set, by dotted name; the others have their defaults.
     origins: BTreeMap<String, Origin>,
     /// What the report adds to a key, by dotted name: how a value came out of the machine's limits.
-    notes: BTreeMap<&'static str, String>,
+    notes: BTreeMap<String, String>,
 }
 
 /// Reads every source, and fits the result to the machine.
@@ -90,6 +94,26 @@ pub fn check_file(path: &Path) -> Result<Loaded, Problems> {
     settle(findings, Limits::default())
 }
 
+/// What the profile of this name sets, by itself and on no machine in particular.
+///
+/// # Errors
+/// Where there is no such profile.
+pub fn profile_report(name: &str) -> Result<String, Problems> {
+    let mut findings = Findings::default();
+    findings.read_flags(&[Flag {
+        flag: "--profile".to_owned(),
+        key: profile::KEY.to_owned(),
+        value: name.to_owned(),
+    }]);
+    let loaded = settle(findings, Limits::default())?;
+    let purpose = loaded.config.profile.and_then(Profile::named).map_or_else(
+        || "# No profile: nothing is set.\n".to_owned(),
+        |profile| format!("# {}: {}\n", profile.name, profile.purpose),
+    );
+    let is_its_own = |origin: &Origin| matches!(origin, Origin::Profile(_));
+    Ok(purpose + &report::table(&loaded, is_its_own))
+}
+
 impl Loaded {
     /// Where the value of the key with this dotted name comes from.
     pub fn origin(&self, name: &str) -> Origin {
@@ -98,7 +122,7 @@ impl Loaded {
 
     /// Every key, its value and its origin as a table that is valid TOML, credentials hidden.
     pub fn report(&self) -> String {
-        report::table(self)
+        report::table(self, |_| true)
     }
 }
 
@@ -158,8 +182,14 @@ impl Draft {
 /// Applies what was found to the defaults, weakest first, and judges the whole.
 fn settle(findings: Findings, limits: Limits) -> Result<Loaded, Problems> {
     let mut draft = Draft { problems: findings.problems, ..Draft::default() };
-    findings.settings.into_iter().for_each(|setting| draft.apply(setting));
-    let fitted = fit::to_the_machine(&mut draft, &limits);
+    let profile = Profile::chosen_by(&findings.settings);
+    let weakest = profile.map(Profile::settings).unwrap_or_default();
+    weakest.into_iter().chain(findings.settings).for_each(|setting| draft.apply(setting));
+    fit::profile_to_the_classes(&mut draft);
+    let mut fitted = fit::to_the_machine(&mut draft, &limits);
+    if let Some(profile) = profile {
+        fit::budgets_to_the_pool(&mut draft, profile, &mut fitted);
+    }
     fit::keys_to_each_other(&mut draft);
     if !draft.problems.is_empty() {
         return Err(Problems(draft.problems));

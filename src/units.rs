@@ -1,4 +1,5 @@
-//! Units that names and configuration speak in: [`ByteCount`] parses `64MiB` and prints both forms.
+//! Units that names and configuration speak in: [`ByteCount`] parses `64MiB` and prints both forms, [`Factor`] is
+//! `1.25` without rounding.
 
 use std::fmt;
 use std::str::FromStr;
@@ -64,6 +65,49 @@ impl fmt::Display for ByteCount {
     }
 }
 
+/// How many times as much, in thousandths, so that what is configured is what is printed. Parsed from `1.25`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Factor(u32);
+
+impl Factor {
+    /// A factor of so many thousandths.
+    pub const fn thousandths(thousandths: u32) -> Factor {
+        Factor(thousandths)
+    }
+
+    /// So many times `amount`, rounded up.
+    pub fn of(self, amount: u64) -> u64 {
+        let product = u128::from(amount) * u128::from(self.0);
+        u64::try_from(product.div_ceil(1000)).unwrap_or(u64::MAX)
+    }
+}
+
+/// A whole number, with up to three digits behind a point.
+impl FromStr for Factor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Factor, ()> {
+        let (whole, digits) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+        let are_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = if digits.len() > 3 { digits.trim_end_matches('0') } else { digits };
+        if !are_digits(whole) || !are_digits(digits) || digits.len() > 3 {
+            return Err(());
+        }
+        let behind: u32 = format!("{digits:0<3}").parse().map_err(|_| ())?;
+        let whole: u32 = whole.parse().map_err(|_| ())?;
+        whole.checked_mul(1000).and_then(|whole| whole.checked_add(behind)).map(Factor).ok_or(())
+    }
+}
+
+/// With a digit behind the point at least, as TOML has it: `1.5`, `2.0`.
+impl fmt::Display for Factor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let behind = format!("{:03}", self.0 % 1000);
+        let behind = behind.trim_end_matches('0');
+        write!(out, "{}.{}", self.0 / 1000, if behind.is_empty() { "0" } else { behind })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +140,26 @@ mod tests {
         assert_eq!(ByteCount(1 << 30).to_string(), "1073741824 (1 GiB)");
         assert_eq!(ByteCount(1_000_000_000).to_string(), "1000000000 (953.67 MiB)");
         assert_eq!(ByteCount(512).to_string(), "512");
+    }
+
+    #[test]
+    fn factors_are_read_and_printed_without_rounding() {
+        for (text, thousandths, shown) in
+            [("1.25", 1250, "1.25"), ("2", 2000, "2.0"), ("0.001", 1, "0.001"), (" 1.5000 ", 1500, "1.5")]
+        {
+            let factor: Factor = text.parse().expect(text);
+            assert_eq!((factor, factor.to_string().as_str()), (Factor::thousandths(thousandths), shown));
+        }
+        for text in ["", ".", "1.", ".5", "-1", "1.2345", "1e3", "9999999999", "inf"] {
+            assert!(text.parse::<Factor>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_factor_of_something_is_rounded_up_and_never_wraps() {
+        assert_eq!(Factor::thousandths(1500).of(3), 5);
+        assert_eq!(Factor::thousandths(1000).of(u64::MAX), u64::MAX);
+        assert_eq!(Factor::thousandths(2000).of(u64::MAX), u64::MAX);
+        assert_eq!(Factor::thousandths(800).of(0), 0);
     }
 }

@@ -101,6 +101,24 @@ fn config_prints_values_with_their_origins() {
 }
 
 #[test]
+fn a_profile_is_printed_alone_and_an_unknown_one_is_a_wrong_configuration() {
+    let place = directory();
+    fs::write(place.path().join("config.toml"), "wrong").expect("a file");
+    let output = maas(place.path(), &["config", "--profile", "database"], &[("SERVER_PORT", "wrong")]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let printed = stdout(&output);
+    assert!(printed.starts_with("# database: "), "{printed}");
+    assert!(printed.contains("memory.classes.64.magazine_capacity"), "{printed}");
+    assert!(!printed.contains("server."), "{printed}");
+    let unknown = maas(place.path(), &["config", "--profile", "databse"], &[]);
+    assert_eq!((code(&unknown), stdout(&unknown)), (78, String::new()));
+    assert!(stderr(&unknown).contains("did you mean database?"), "{}", stderr(&unknown));
+    for arguments in [&["config", "--profile"][..], &["config", "--profile", "broker", "--port", "1"]] {
+        assert_eq!(code(&maas(place.path(), arguments, &[])), 2, "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_file_is_checked_alone() {
     let place = directory();
     fs::write(place.path().join("good.toml"), "[server]\nport = 1\n").expect("a file");

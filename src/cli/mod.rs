@@ -2,9 +2,11 @@
 //!
 //! Only here does the program ask its process for arguments, environment and directory.
 
+mod ask;
 mod check;
 mod healthcheck;
 mod logs;
+mod recommend;
 mod serve;
 mod show;
 
@@ -28,10 +30,13 @@ Examples:
   maas --set memory.max_pool_size=512MiB      set any key; may be repeated, the later one wins
   maas config                                 print every key, its value and where it comes from
   maas config --check config.toml             check one file
-  maas healthcheck                            ask a running server whether it is up";
+  maas config --profile database              print what a profile sets
+  maas healthcheck                            ask a running server whether it is up
+  maas recommend                              say which size classes fit what its clients ask for
+  maas recommend --file sizes.txt             the same for sizes in a file, one a line";
 
 const EXIT_CODES: &str = "\
-Configuration: defaults < config.toml < .env < environment < flags. Every key has a name in the environment:
+Configuration: defaults < profile < config.toml < .env < environment < flags. Every key has a name in the environment:
   server.port is MAAS__SERVER__PORT, and SERVER_PORT for short; .env.example lists the short names.
 Logs go to standard error: RUST_LOG=debug says more, LOG_FORMAT=json writes one JSON object a line.
 
@@ -69,6 +74,9 @@ enum Command {
         /// Check this file alone and print what is wrong with it
         #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "host", "port", "set"])]
         check: Option<PathBuf>,
+        /// Print what this profile sets, and nothing else
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "host", "port", "set", "check"])]
+        profile: Option<String>,
     },
     /// Ask a running server whether it is up: exit code 0 on status 200, else 1
     Healthcheck {
@@ -78,6 +86,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    /// Say which size classes and pool size fit what clients ask for, ready to paste into config.toml
+    Recommend(recommend::Question),
 }
 
 /// The flags that say what the configuration is.
@@ -113,7 +123,9 @@ fn run(arguments: Arguments) -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve(arguments.settings)) {
         Command::Serve(settings) => serve::run(settings),
         Command::Config { check: Some(file), .. } => check::run(&file),
-        Command::Config { settings, check: None } => show::run(settings),
+        Command::Config { profile: Some(name), .. } => show::profile(&name),
+        Command::Config { settings, .. } => show::run(settings),
+        Command::Recommend(question) => recommend::run(question),
         Command::Healthcheck { settings, url } => healthcheck::run(settings, url),
     }
 }

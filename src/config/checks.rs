@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::values::Raw;
-use crate::memory::HugePages;
+use crate::memory::{self, HugePages};
 use crate::tasks;
 
 /// The largest size that a class or the pool may have: 2^46 bytes, so that sums of a few of them, rounded up to
@@ -12,7 +12,7 @@ use crate::tasks;
 pub const SIZE_BYTES_MAX: u64 = 1 << 46;
 
 /// The most size classes there can be.
-pub const SLAB_SIZES_MAX: usize = 64;
+pub const SLAB_SIZES_MAX: usize = memory::CLASSES_MAX;
 
 /// An address or a host name, without a port.
 pub(super) fn host(text: &str) -> Result<String, String> {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, Draft, PoolSize, names};
+use super::origin::Origin;
+use super::{Config, Draft, PoolSize, Profile, names, profile};
 use crate::limits::Limits;
 use crate::memory::HugePages;
 use crate::pool::TAGS_MAX;
@@ -11,12 +12,48 @@ use crate::units::ByteCount;
 /// What became of a configuration on its machine.
 pub(super) struct Fitted {
     pub(super) warnings: Vec<String>,
-    pub(super) notes: BTreeMap<&'static str, String>,
+    pub(super) notes: BTreeMap<String, String>,
 }
 
 /// Open files kept back from connections: 64 refused clients that still read their refusal, the listener, the pushes,
 /// logs, and room to spare.
 const RESERVED_FILES: u64 = 128;
+
+/// A profile's classes are about its own sizes. Where others were chosen, those that are left over mean nothing.
+pub(super) fn profile_to_the_classes(draft: &mut Draft) {
+    if !draft.are_right(&["memory.slab_sizes"]) {
+        return;
+    }
+    let sizes = &draft.config.memory.slab_sizes;
+    let strangers: Vec<u64> =
+        draft.config.memory.classes.keys().copied().filter(|size| !sizes.contains(size)).collect();
+    for size in strangers {
+        let section = format!("memory.classes.{size}.");
+        draft
+            .origins
+            .retain(|name, origin| !name.starts_with(&section) || !matches!(origin, Origin::Profile(_)));
+        if !draft.origins.keys().any(|name| name.starts_with(&section)) {
+            draft.config.memory.classes.remove(&size);
+        }
+    }
+}
+
+/// A profile's budgets are shares of the pool: where that is not of the profile's size, they follow it.
+pub(super) fn budgets_to_the_pool(draft: &mut Draft, profile: &Profile, fitted: &mut Fitted) {
+    let pool = draft.config.memory.max_pool_size;
+    let Some(own) = profile.pool_bytes.filter(|own| *own != pool) else { return };
+    for (tag, bytes) in &mut draft.config.pool.budgets {
+        let name = names::budget(tag);
+        if !matches!(draft.origins.get(&name), Some(Origin::Profile(_))) {
+            continue; // set by somebody, to just so much
+        }
+        let scaled = u128::from(*bytes) * u128::from(pool) / u128::from(own);
+        let short = |bytes: u64| ByteCount(bytes).in_binary_unit().unwrap_or_else(|| bytes.to_string());
+        let note = format!("{} in a pool of {}", short(*bytes), short(own));
+        *bytes = u64::try_from(scaled).expect("a share of the pool is no more than the pool").max(1);
+        fitted.notes.insert(name, note);
+    }
+}
 
 /// Settles what depends on the machine: the pool's size and the number of connections.
 pub(super) fn to_the_machine(draft: &mut Draft, limits: &Limits) -> Fitted {
@@ -32,6 +69,17 @@ fn fit_pool(draft: &mut Draft, limits: &Limits, fitted: &mut Fitted) {
     // 75 %, rounded down, without overflowing on the way.
     let share = limits.memory.as_ref().map(|limit| (limit.bytes / 4 * 3 + limit.bytes % 4 * 3 / 4, limit));
     draft.config.memory.max_pool_size = match (draft.pool_size, share) {
+        (PoolSize::Bytes(bytes), Some((share, limit))) if bytes > share && draft.is_of_profile(KEY) => {
+            // Nobody asked for just so much: a profile starts on every machine.
+            let [asked, lowered] = [bytes, share].map(ByteCount);
+            let profile = draft.config.profile.unwrap_or_default();
+            fitted.warnings.push(format!(
+                "{KEY} of the profile {profile} is {asked}, more than 75 % of the memory limit above us ({limit}): it \
+                 is lowered to {lowered}"
+            ));
+            fitted.notes.insert(KEY.to_owned(), format!("75 % of {limit}"));
+            share
+        }
         (PoolSize::Bytes(bytes), Some((share, limit))) if bytes > share => {
             let [asked, advised] = [bytes, share].map(ByteCount);
             let danger = if bytes > limit.bytes { "more than" } else { "more than 75 % of" };
@@ -45,7 +93,7 @@ fn fit_pool(draft: &mut Draft, limits: &Limits, fitted: &mut Fitted) {
         (PoolSize::Unset, Some((share, _))) if share >= default => default,
         (PoolSize::Unset, None) => default,
         (PoolSize::Auto | PoolSize::Unset, Some((share, limit))) => {
-            fitted.notes.insert(KEY, format!("75 % of {limit}"));
+            fitted.notes.insert(KEY.to_owned(), format!("75 % of {limit}"));
             share
         }
         (PoolSize::Auto, None) => {
@@ -67,9 +115,10 @@ fn fit_connections(config: &mut Config, limits: &Limits, fitted: &mut Fitted) {
         fitted.warnings.push(format!(
             "server.max_connections is {asked}, but only {files} files may be open: it is lowered to {most}"
         ));
-        fitted
-            .notes
-            .insert("server.max_connections", format!("lowered from {asked} by the limit of open files"));
+        fitted.notes.insert(
+            "server.max_connections".to_owned(),
+            format!("lowered from {asked} by the limit of open files"),
+        );
     }
 }
 
@@ -93,7 +142,8 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
         let what = format!("{budgets} tags have a budget: expected at most {TAGS_MAX}");
         draft.blame("budgets", None, what);
     }
-    if !draft.are_right(&["memory.slab_sizes"]) {
+    // Without its profile a configuration lacks the sizes that it may be about.
+    if !draft.are_right(&["memory.slab_sizes", profile::KEY]) {
         return;
     }
     let sizes = &draft.config.memory.slab_sizes;
@@ -152,6 +202,10 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
 }
 
 impl Draft {
+    fn is_of_profile(&self, name: &str) -> bool {
+        matches!(self.origins.get(name), Some(Origin::Profile(_)))
+    }
+
     fn are_right(&self, names: &[&str]) -> bool {
         names.iter().all(|name| !self.wrong.contains(*name))
     }

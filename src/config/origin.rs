@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum Origin {
     /// Nowhere: it is what the program does by itself.
     Default,
+    /// In the profile of this name.
+    Profile(&'static str),
     /// In a TOML file, named as the user named it.
     File(PathBuf),
     /// In `.env`, under this name; an empty name is the file as a whole.
@@ -22,6 +24,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => out.write_str("default"),
+            Origin::Profile(name) => write!(out, "profile {name}"),
             Origin::File(path) => write!(out, "{}", path.display()),
             Origin::DotEnv(name) if name.is_empty() => out.write_str(".env"),
             Origin::DotEnv(name) => write!(out, ".env {name}"),

@@ -5,13 +5,15 @@
 use super::Loaded;
 use super::keys::{Access, KEYS, Shown};
 use super::names;
+use super::origin::Origin;
 
 /// A value longer than this, a list of size classes, does not push all comments to the right.
 const VALUE_WIDTH_MAX: usize = 32;
 
-/// One line a key, in the order of the table of keys.
-pub(super) fn table(loaded: &Loaded) -> String {
-    let rows = rows(loaded);
+/// One line for each key whose origin is wanted, in the order of the table of keys.
+pub(super) fn table(loaded: &Loaded, is_wanted: impl Fn(&Origin) -> bool) -> String {
+    let mut rows = rows(loaded);
+    rows.retain(|row| is_wanted(&loaded.origin(&row.name)));
     let name_width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     let values = rows.iter().map(|row| row.value.chars().count());
     let value_width = values.filter(|width| *width <= VALUE_WIDTH_MAX).max().unwrap_or(0);

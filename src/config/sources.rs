@@ -60,7 +60,8 @@ pub(super) struct Findings {
 const FILE_NAME: &str = "config.toml";
 
 impl Findings {
-    /// Reads every source, weakest first. A profile would be read before the file.
+    /// Reads every source, weakest first. What a profile sets is weaker than all of them, and is added when it is known
+    /// which one is chosen.
     pub(super) fn read(sources: &Sources) -> Findings {
         let mut findings = Findings::default();
         match &sources.file {
@@ -159,7 +160,7 @@ impl Findings {
         }
     }
 
-    fn read_flags(&mut self, flags: &[Flag]) {
+    pub(super) fn read_flags(&mut self, flags: &[Flag]) {
         for Flag { flag, key, value } in flags {
             self.dotted(key, Raw::Word(value.clone()), Origin::Flag(flag.clone()));
         }

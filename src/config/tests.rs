@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
+mod profiles;
+
 use super::*;
 use crate::limits::{LimitSource, MemoryLimit};
 use crate::memory::HugePages;

@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::units::ByteCount;
+use crate::units::{ByteCount, Factor};
 
 /// A value as it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub(super) enum Raw {
     Text(String),
     /// A TOML integer.
     Integer(i128),
-    /// A TOML float; no key takes one.
+    /// A TOML float.
     Float(f64),
     /// A TOML boolean.
     Boolean(bool),
@@ -77,6 +77,21 @@ impl Raw {
                 "expected a duration from {least} to {most}: seconds as a whole number, or with a unit such as \
                  \"30s\" or \"250ms\""
             )
+        })
+    }
+
+    /// A number with up to three digits behind a point, within `range`.
+    pub(super) fn factor(&self, range: RangeInclusive<Factor>) -> Result<Factor, String> {
+        let factor = match self {
+            Raw::Integer(number) => number.to_string().parse().ok(),
+            // The shortest text that is this float, which is what was written.
+            Raw::Float(number) => number.to_string().parse().ok(),
+            Raw::Word(text) => text.parse().ok(),
+            _ => None,
+        };
+        factor.filter(|factor| range.contains(factor)).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            format!("expected a number from {least} to {most}, with up to three digits behind the point")
         })
     }
 
@@ -240,6 +255,31 @@ mod tests {
         {
             let refused = raw.duration(range.clone()).expect_err("not a duration");
             assert!(refused.starts_with("expected a duration from 1ms to 1day: "), "{raw:?} {refused}");
+        }
+    }
+
+    #[test]
+    fn factors_come_from_words_integers_and_floats_within_their_bounds() {
+        let range = Factor::thousandths(1000)..=Factor::thousandths(16_000);
+        for (raw, thousandths) in [
+            (word("1.25"), 1250),
+            (Raw::Float(1.1), 1100),
+            (Raw::Float(16.0), 16_000),
+            (Raw::Integer(2), 2000),
+            (word("1"), 1000),
+        ] {
+            assert_eq!(raw.factor(range.clone()), Ok(Factor::thousandths(thousandths)), "{raw:?}");
+        }
+        for raw in [
+            word("0.9"),
+            word("16.001"),
+            text("1.5"),
+            Raw::Float(f64::NAN),
+            Raw::Integer(-1),
+            Raw::Float(1e300),
+        ] {
+            let refused = raw.factor(range.clone()).expect_err("not a factor");
+            assert!(refused.starts_with("expected a number from 1.0 to 16.0, "), "{raw:?} {refused}");
         }
     }
 

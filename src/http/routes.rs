@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, batch, content, service};
+use super::{allocate, batch, content, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))
         .routes(routes!(service::stats))
+        .routes(routes!(recommendations::recommendations))
         .routes(routes!(service::metrics))
         .routes(routes!(service::openapi))
         .routes(routes!(service::landing))

@@ -1,5 +1,6 @@
 //! What can be set about memory.
 
+use crate::units::Factor;
 use std::collections::BTreeMap;
 
 /// Configuration of the memory below the pool. Every size is in bytes.
@@ -38,7 +39,9 @@ pub struct ClassConfig {
     pub initial: Option<u32>,
     /// Free slabs kept ready at most; a slab freed beyond them gives its bytes back at once. Never bounds live slabs.
     pub max_free: Option<u32>,
-    /// Free slabs that each slot may keep in its magazine, at most 64; 0: none. Default: by the class's size, and by how
+    /// How much more of this class is kept ready when it is nearly all in use, 1 to 16 times as much.
+    pub growth_factor: Option<Factor>,
+    /// Free slabs that each slot may keep in its magazine, at most 128; 0: none. Default: by the class's size, and by how
     /// much of the pool they are.
     pub magazine_capacity: Option<u32>,
 }

@@ -11,8 +11,10 @@ use super::config::ClassConfig;
 use crate::lock::{ByteGuard, ByteLock};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Slabs in a magazine at most.
+/// Slabs in a magazine at most, where nobody asks for more.
 const ROUNDS_MAX: u64 = 64;
+/// Slabs in a magazine at most, where somebody does.
+const ROUNDS_ASKED_MAX: u64 = 128;
 /// Bytes in a magazine at most, where that is a slab or more.
 const MAGAZINE_BYTES_MAX: u64 = 2 << 20;
 /// A magazine holds at most this part of the pool, all slots together.
@@ -56,7 +58,7 @@ impl Round {
 pub(super) fn rounds_max(slab_bytes: u64, pool_bytes: u64, slots: u64, class: &ClassConfig) -> u64 {
     let share = pool_bytes / POOL_SHARE / slots / slab_bytes;
     let by_size = share.min((MAGAZINE_BYTES_MAX / slab_bytes).clamp(1, ROUNDS_MAX));
-    let wanted = class.magazine_capacity.map_or(by_size, u64::from).min(ROUNDS_MAX);
+    let wanted = class.magazine_capacity.map_or(by_size, u64::from).min(ROUNDS_ASKED_MAX);
     class.max_free.map_or(wanted, |max_free| wanted.min(u64::from(max_free) / MAX_FREE_SHARE / slots))
 }
 
@@ -308,6 +310,12 @@ mod tests {
         assert_eq!(rounds_max(1024, 10_240, 2, &class), 0);
         let set = ClassConfig { magazine_capacity: Some(20), ..class };
         assert_eq!((rounds_max(1024, 10_240, 2, &set), rounds_max(4 << 20, pool, 2, &set)), (20, 20));
+        let many = ClassConfig { magazine_capacity: Some(1000), ..class };
+        assert_eq!(
+            rounds_max(64, pool, 2, &many),
+            128,
+            "more than by itself only where somebody asks for it"
+        );
         let few = ClassConfig { max_free: Some(26), ..set };
         assert_eq!(rounds_max(1024, pool, 2, &few), 3);
     }

@@ -25,6 +25,9 @@
 //!   hardening.rs  stray writes: how they are found, and what becomes of a damaged slab
 //!   guard.rs   guard pages, and what is said of a hit
 //!   drain.rs   slabs that were freed and are still read
+//!   sizes.rs   the sizes that clients ask for, as a distribution
+//!   size_table.rs  the class table that wastes least of them
+//!   recommendation.rs  what they say about the configuration
 //!   budget.rs  the hard limit                                          (lock-free, loom-tested)
 //!   stats.rs   the heap's numbers
 //!   os.rs      address space and pages                                 (unsafe)
@@ -53,8 +56,11 @@ mod os;
 mod owned;
 mod reads;
 mod reclaim;
+mod recommendation;
 mod scarce;
 mod segment;
+mod size_table;
+mod sizes;
 mod stats;
 mod tiers;
 
@@ -66,7 +72,10 @@ pub use hardening::{Swept, Violation};
 pub use os::{OsError, page_size};
 pub use owned::{Block, BlockError, Damaged};
 pub use reclaim::{ReclaimAction, ReclaimStats};
+pub use recommendation::{Recommendation, Seen};
 pub use segment::AccessError;
+pub use size_table::{CLASSES_MAX, TableSearch, waste_ratio};
+pub use sizes::{SizeCounts, SizeGroup};
 pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
@@ -333,6 +342,11 @@ impl Heap {
             }
             number += 1;
         }
+    }
+
+    /// Sizes of the slabs of all classes, ascending.
+    pub fn class_sizes(&self) -> &[u64] {
+        &self.sizes
     }
 
     /// Size of the slabs of a class, in bytes.

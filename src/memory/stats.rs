@@ -95,6 +95,11 @@ impl Heap {
         }
     }
 
+    /// The most bytes that were ever in use.
+    pub fn peak_in_use_bytes(&self) -> u64 {
+        self.peak_in_use_bytes.load(Ordering::Relaxed)
+    }
+
     /// How often anything was reclaimed. Cheap: a few loads.
     pub fn reclaim_count(&self) -> u64 {
         self.reclaimed.stats().slices.iter().sum()

@@ -7,7 +7,7 @@ use super::moving::owner_of;
 use super::order::Order;
 use super::table::{Record, Table};
 use crate::clock::Now;
-use crate::memory::Budget;
+use crate::memory::{Budget, SizeCounts};
 use crate::slot;
 use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
@@ -33,6 +33,8 @@ pub(super) struct Slot {
     /// Actual bytes of the live allocations.
     pub(super) live_bytes: u64,
     pub(super) lease_lag: LeaseLag,
+    /// The sizes that clients asked for.
+    pub(super) sizes: SizeCounts,
 }
 
 impl Slot {
@@ -46,6 +48,7 @@ impl Slot {
             live: 0,
             live_bytes: 0,
             lease_lag: LeaseLag::default(),
+            sizes: SizeCounts::default(),
         }
     }
 
@@ -88,7 +91,9 @@ impl Local {
         self.heap().set_owner(record.location, owner_of(index));
         self.table().used(index).publish(record, Now(created));
         slot.live += 1;
-        slot.live_bytes += self.heap().slab_bytes(record.location);
+        let actual_bytes = self.heap().slab_bytes(record.location);
+        slot.live_bytes += actual_bytes;
+        slot.sizes.count(record.size_bytes, actual_bytes, 1);
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);
         }

@@ -14,7 +14,7 @@ use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
 use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
 use crate::clock::Now;
-use crate::memory::{self, Budget, Heap, SizeClass, SlabLocation};
+use crate::memory::{self, Budget, Heap, Seen, SizeClass, SizeCounts, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -379,22 +379,41 @@ impl Local {
         self.slots.iter().map(|slot| slot.lock().order.metadata_bytes()).sum()
     }
 
+    /// What clients asked for, and how much of it at once.
+    pub(super) fn seen(&self) -> Seen {
+        let mut sizes = SizeCounts::default();
+        self.slots.iter().for_each(|slot| sizes.add(&slot.lock().sizes));
+        Seen {
+            sizes,
+            peak_in_use_bytes: self.heap.peak_in_use_bytes(),
+            slab_sizes: self.heap.class_sizes().to_vec(),
+            limit_bytes: self.heap.limit_bytes(),
+        }
+    }
+
     pub(super) fn stats(&self, inflight: &Inflight) -> PoolStats {
         let heap = self.heap.stats();
         let (mut live, mut live_bytes, mut lease_lag) = (0, 0, LeaseLag::default());
+        let mut sizes_bytes = 0;
         for slot in self.slots.iter() {
             let slot = slot.lock();
             live += slot.live;
             live_bytes += slot.live_bytes;
+            sizes_bytes += slot.sizes.metadata_bytes();
             lease_lag.add(&slot.lease_lag);
         }
         PoolStats {
             active_allocations: live,
             allocated_bytes: live_bytes,
             allocations_max: u64::from(self.table.allocations_max()),
-            metadata_bytes: heap.metadata_bytes + self.table.metadata_bytes() + self.order_bytes(),
+            metadata_bytes: heap.metadata_bytes
+                + self.table.metadata_bytes()
+                + self.order_bytes()
+                + sizes_bytes,
             metadata_bytes_max: self.heap.metadata_bytes_max()
-                + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX),
+                + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX)
+                + self.slots.iter().count() as u64
+                    * SizeCounts::metadata_bytes_max(self.heap.largest_class_bytes()),
             inflight_bytes: inflight.bytes(),
             inflight_bytes_max: inflight.bytes_max(),
             waiting_requests: self.queue.bell.waiting(),

@@ -381,6 +381,12 @@ impl Pool {
         local.stats(&self.inflight)
     }
 
+    /// What clients asked for since the start, for whoever recommends a configuration. A copy of up to 40 KiB a slot.
+    pub fn seen(&self) -> memory::Seen {
+        let Engine::Local(local) = &self.engine;
+        local.seen()
+    }
+
     /// Bytes in use and the limit. Two loads, for whoever asks often.
     pub fn in_use_and_limit_bytes(&self) -> (u64, u64) {
         let Engine::Local(local) = &self.engine;

@@ -24,6 +24,7 @@ mod metrics;
 mod one_shot;
 mod peers;
 mod readers;
+mod recommendations;
 mod slow_clients;
 mod soak;
 mod stopping;

@@ -3,13 +3,30 @@
 use super::{Access, Key, bytes, number, plain, sizes, text};
 use crate::config::PoolSize;
 use crate::config::checks::{self, SIZE_BYTES_MAX};
+use crate::config::profile::{self, Profile};
 use crate::memory::HugePages;
+use crate::units::Factor;
+use std::ops::RangeInclusive;
 
 /// Live allocations at most: the bits that an allocation's id has for its place in the table.
 const ALLOCATIONS_MAX: u32 = 1 << 24;
 
+/// How many times as much: from nothing more to very much more.
+const GROWTH: RangeInclusive<Factor> = Factor::thousandths(1000)..=Factor::thousandths(16_000);
+
 /// In the order of `config.toml`.
 pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "memory.profile",
+        short: Some("MAAS_PROFILE"),
+        meaning: "What the pool is for: \"database\", \"broker\", \"broker-high-throughput\", \"broker-constrained\", \
+                  \"load-balancer-small\", \"load-balancer-medium\" (or \"load-balancer\"), \"load-balancer-large\". It \
+                  sets other keys, more weakly than any source does; `maas config --profile NAME` prints them.",
+        access: Access::Single {
+            set: |draft, raw| Profile::chosen(raw).map(|profile| draft.config.profile = profile),
+            show: |config| text(config.profile.unwrap_or(profile::NONE)),
+        },
+    },
     Key {
         name: "memory.slab_sizes",
         short: Some("SLAB_SIZES"),
@@ -173,12 +190,22 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "memory.classes.SIZE.growth_factor",
+        short: None,
+        meaning: "How many times as many slabs of this class are held when they are nearly all in use, 1.0 to 16.0, in \
+                  place of adaptive.grow_factor.",
+        access: Access::Class {
+            set: |class, raw| raw.factor(GROWTH).map(|factor| class.growth_factor = Some(factor)),
+            show: |class| class.growth_factor.map(plain),
+        },
+    },
+    Key {
         name: "memory.classes.SIZE.magazine_capacity",
         short: None,
-        meaning: "Free slabs of this class that each CPU may keep ready for itself at most, 0 to 64. Without it: by the \
+        meaning: "Free slabs of this class that each CPU may keep ready for itself at most, 0 to 128. Without it: by the \
                   class's size, 2 MiB at most, and a 64th of the pool for all CPUs together.",
         access: Access::Class {
-            set: |class, raw| raw.number(0..=64).map(|count| class.magazine_capacity = Some(count)),
+            set: |class, raw| raw.number(0..=128).map(|count| class.magazine_capacity = Some(count)),
             show: |class| class.magazine_capacity.map(number),
         },
     },

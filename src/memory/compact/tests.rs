@@ -1,7 +1,7 @@
 //! Compaction by itself: a class under random use against a naive model, with an owner that moves, or does not.
 
 use super::*;
-use crate::memory::{Config, Edit, Pin, ReclaimAction, page_size};
+use crate::memory::{ClassConfig, Config, Edit, Pin, ReclaimAction, page_size};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -166,8 +166,7 @@ fn without_anybody_who_moves_them_free_slabs_leave_all_the_same() {
 #[test]
 fn slabs_beyond_those_that_a_class_keeps_leave_as_whole_pages() {
     let classes =
-        [(1024, crate::memory::ClassConfig { initial: Some(0), max_free: Some(4), magazine_capacity: None })]
-            .into();
+        [(1024, ClassConfig { initial: Some(0), max_free: Some(4), ..ClassConfig::default() })].into();
     let config = Config { slab_sizes: vec![1024], max_pool_size: 1 << 20, classes, ..Config::default() };
     let (heap, owner) = Owner::of_configured(&config);
     let blocks: Vec<usize> = (0..1000).map(|_| owner.allocate(&heap, 1024).expect("there is room")).collect();

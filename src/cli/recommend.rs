@@ -1,0 +1,251 @@
+//! `maas recommend`: what to configure for the sizes that are really asked for, of a running server or in a file.
+//!
+//! What it prints is a section of `config.toml`: the figures in comments, and the keys below.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::{Settings, ask, refuse, say};
+use crate::memory::{CLASSES_MAX, Seen, SizeCounts};
+use crate::units::ByteCount;
+
+/// What to ask, and for how many classes.
+#[derive(Args)]
+pub(super) struct Question {
+    #[command(flatten)]
+    settings: Settings,
+    /// Address of the server to ask; without it, the host and port of the configuration
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Size classes at most, 1 to 64; without it, as many as there are
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=CLASSES_MAX as u64))]
+    classes: Option<u64>,
+    /// Read sizes from this file, or `-`, in place of asking a server: one a line, `4096` or `4KiB`, and where it came
+    /// more than once how often behind a comma
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    file: Option<PathBuf>,
+    /// Print the recommendation as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// As `GET /stats/recommendations` answers. From a file no pool size follows.
+#[derive(Debug, Deserialize, Serialize, PartialEq)]
+struct Recommended {
+    slab_sizes: Vec<u64>,
+    waste_ratio: Option<f64>,
+    current_waste_ratio: Option<f64>,
+    max_pool_size_bytes: Option<u64>,
+    sample_count: u64,
+}
+
+/// Asks or reads, and prints.
+pub(super) fn run(question: Question) -> ExitCode {
+    let Question { settings, url, classes, file, json } = question;
+    let recommended = match file {
+        None => asked(settings, url, classes),
+        Some(file) => match settings.load() {
+            Ok(loaded) => read(&file, &loaded.config.memory.slab_sizes, classes),
+            Err(problems) => return refuse(&problems),
+        },
+    };
+    match recommended {
+        Ok(recommended) => {
+            let text = if json {
+                let json = serde_json::to_string(&recommended).expect("numbers and lists become JSON");
+                json + "\n"
+            } else {
+                told(&recommended)
+            };
+            say(io::stdout(), &text);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            say(io::stderr(), &format!("maas recommend: {why}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn asked(settings: Settings, url: Option<String>, classes: Option<u64>) -> Result<Recommended, String> {
+    let base = match url {
+        Some(url) => url,
+        None => ask::address(settings)?,
+    };
+    let query = classes.map_or_else(String::new, |classes| format!("?classes={classes}"));
+    let url = format!("{}/stats/recommendations{query}", base.trim_end_matches('/'));
+    let answer = ask::get(&url)?;
+    if answer.status != reqwest::StatusCode::OK {
+        return Err(format!("the server answered {} to {url}", answer.status));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| format!("{url} is answered by no MaaS: {error}"))
+}
+
+fn read(path: &Path, slab_sizes: &[u64], classes: Option<u64>) -> Result<Recommended, String> {
+    let shown = path.display();
+    if path.as_os_str() == "-" {
+        return recommend(io::stdin().lock(), slab_sizes, classes)
+            .map_err(|why| format!("standard input: {why}"));
+    }
+    let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    recommend(BufReader::new(file), slab_sizes, classes).map_err(|why| format!("{shown}: {why}"))
+}
+
+/// What follows from these lines for a server that has these classes now.
+fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> Result<Recommended, String> {
+    let mut slab_sizes = slab_sizes.to_vec();
+    slab_sizes.sort_unstable();
+    let mut sizes = SizeCounts::default();
+    let mut has_class_for_all = true;
+    for (at, line) in lines.lines().enumerate() {
+        let line = line.map_err(|error| format!("line {}: {error}", at + 1))?;
+        let text = line.split_once('#').map_or(line.as_str(), |(text, _)| text).trim();
+        if text.is_empty() {
+            continue;
+        }
+        let (size_bytes, times) = size_and_times(text).map_err(|why| format!("line {}: {why}", at + 1))?;
+        let class = slab_sizes.iter().find(|class| **class >= size_bytes);
+        has_class_for_all &= class.is_some();
+        sizes.count(size_bytes, class.copied().unwrap_or(size_bytes), times);
+    }
+    let classes = classes.and_then(|classes| usize::try_from(classes).ok()).unwrap_or(slab_sizes.len());
+    let seen = Seen { sizes, slab_sizes, ..Seen::default() };
+    let mut search = seen.search();
+    while search.wants_more(classes) {
+        search.add_class();
+    }
+    let recommendation = seen.recommend(&search);
+    Ok(Recommended {
+        slab_sizes: recommendation.slab_sizes,
+        waste_ratio: recommendation.waste_ratio,
+        current_waste_ratio: recommendation.current_waste_ratio.filter(|_| has_class_for_all),
+        max_pool_size_bytes: None,
+        sample_count: recommendation.samples,
+    })
+}
+
+/// `1000`, `4KiB`, `1000,17`.
+fn size_and_times(text: &str) -> Result<(u64, u64), String> {
+    let (size, times) = text.split_once(',').unwrap_or((text, "1"));
+    let shown = |part: &str| part.trim().chars().take(40).collect::<String>();
+    let bytes = size.parse::<ByteCount>().map_err(|_| format!("{:?} is not a size", shown(size)))?.0;
+    if !(1..=crate::config::SIZE_BYTES_MAX).contains(&bytes) {
+        return Err(format!("{:?} is not a size from 1 to 64 TiB", shown(size)));
+    }
+    match times.trim().parse::<u32>() {
+        Ok(times) if times > 0 => Ok((bytes, times.into())),
+        _ => Err(format!("{:?} is not how often, a whole number from 1 to {}", shown(times), u32::MAX)),
+    }
+}
+
+/// The recommendation in words, as a section of `config.toml`.
+fn told(recommended: &Recommended) -> String {
+    let Recommended { slab_sizes, waste_ratio, current_waste_ratio, max_pool_size_bytes, sample_count } =
+        recommended;
+    let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
+    let mut text = String::new();
+    match waste_ratio {
+        None => text.push_str("# Nothing was seen yet: this is what there is.\n"),
+        Some(ratio) => {
+            let requests = if *sample_count == 1 { "request" } else { "requests" };
+            let _ = writeln!(text, "# From {sample_count} {requests}.");
+            let _ = match current_waste_ratio {
+                Some(current) => writeln!(
+                    text,
+                    "# Of the memory given out, the present size classes waste {}, those below {}.",
+                    percent(*current),
+                    percent(*ratio)
+                ),
+                None => writeln!(
+                    text,
+                    "# Of the memory given out, those below waste {}; the present size classes do not hold all sizes.",
+                    percent(*ratio)
+                ),
+            };
+            if let Some(largest) = slab_sizes.last() {
+                let _ = writeln!(
+                    text,
+                    "# Requests above {} would be refused: add a larger class if there will be any.",
+                    ByteCount(*largest)
+                );
+            }
+        }
+    }
+    if let (Some(bytes), Some(_)) = (max_pool_size_bytes, waste_ratio) {
+        let _ =
+            writeln!(text, "# The pool is the most that was in use and a quarter: {}.", ByteCount(*bytes));
+    }
+    let listed: Vec<String> = slab_sizes.iter().map(u64::to_string).collect();
+    let _ = writeln!(text, "[memory]\nslab_sizes = [{}]", listed.join(", "));
+    if let Some(bytes) = max_pool_size_bytes {
+        let _ = writeln!(text, "max_pool_size = {bytes}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lines: &str) -> Result<Recommended, String> {
+        recommend(lines.as_bytes(), &[4096, 1024], None)
+    }
+
+    #[test]
+    fn sizes_are_read_one_a_line_with_units_counts_and_comments() {
+        let recommended = of("# sizes\n1000\n\n1000, 2 # again\n 3KiB\n1000,1\n").expect("right");
+        let expected = Recommended {
+            slab_sizes: vec![1000, 3072],
+            waste_ratio: Some(0.0),
+            current_waste_ratio: Some((8192.0 - 7072.0) / 8192.0),
+            max_pool_size_bytes: None,
+            sample_count: 5,
+        };
+        assert_eq!(recommended, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_with_its_line() {
+        for (lines, expected) in [
+            ("1000\nten\n", "line 2: \"ten\" is not a size"),
+            ("\n\n0", "line 3: \"0\" is not a size from 1 to 64 TiB"),
+            ("-5", "line 1: \"-5\" is not a size"),
+            ("5,", "line 1: \"\" is not how often"),
+            ("5,0", "line 1: \"0\" is not how often"),
+            ("5,6,7", "line 1: \"6,7\" is not how often"),
+            ("65TiB", "line 1: \"65TiB\" is not a size from 1"),
+        ] {
+            let why = of(lines).expect_err(lines);
+            assert!(why.starts_with(expected), "{lines:?}: {why}");
+        }
+        let why = recommend(&b"5\n\xff\n"[..], &[8], None).expect_err("no text");
+        assert!(why.starts_with("line 2: "), "{why}");
+    }
+
+    #[test]
+    fn a_size_that_no_present_class_holds_leaves_their_waste_open() {
+        let recommended = of("5000\n1000").expect("right");
+        assert_eq!((recommended.current_waste_ratio, recommended.waste_ratio), (None, Some(0.0)));
+        assert_eq!(of("").expect("an empty file has no sizes").slab_sizes, [1024, 4096]);
+    }
+
+    #[test]
+    fn what_is_printed_is_a_section_of_a_configuration_file() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("config.toml");
+        let seen = Recommended { max_pool_size_bytes: Some(1 << 20), ..of("1000\n3000").expect("right") };
+        let none = Recommended { max_pool_size_bytes: Some(1 << 20), ..of("").expect("right") };
+        for (recommended, sizes) in [(seen, &[1000, 3000][..]), (none, &[1024, 4096])] {
+            std::fs::write(&path, told(&recommended)).expect("a file");
+            let loaded = crate::config::check_file(&path).expect("it is right");
+            assert_eq!(loaded.config.memory.slab_sizes, sizes);
+            assert_eq!(loaded.config.memory.max_pool_size, 1 << 20);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The sizes that clients ask for, as a distribution: in so little memory that each slot keeps one, and so cheap to
+//! write that every allocation is counted.
+//!
+//! Buckets are log-linear: sizes are counted in words of 8 bytes, up to 64 of them each in a bucket of its own, and
+//! beyond that 32 buckets for each doubling, the last of which ends with the power of two. A bucket knows the largest size
+//! that it saw, so a class of just that size holds all of the bucket, and a size that comes again and again alone in its
+//! bucket is known exactly.
+//!
+//! Plain words: whoever has one has it under a lock of its own already.
+
+/// Buckets in each doubling, beyond the first two: a bucket is at most a 32nd of its size wide.
+const STEPS: usize = 32;
+/// Size classes are multiples of so many bytes, so nothing below that makes a difference.
+const WORD_BYTES: u64 = 8;
+/// Sizes of 2^46 bytes and more share the last bucket: no class is larger.
+const SIZE_BYTES_MAX: u64 = 1 << 46;
+/// Buckets there can be: the steps below the first doubling, and 38 doublings up to 2^46.
+const SIZE_BUCKETS_MAX: usize = bucket_of(SIZE_BYTES_MAX) + 1;
+
+const _: () = assert!(SIZE_BUCKETS_MAX == 1248);
+
+/// Sizes that fell into one bucket. Half a cache line, so that it never lies on two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(32))]
+struct Bucket {
+    count: u64,
+    largest_bytes: u64,
+    /// Of so many bits because 2^64 bytes are asked for in days, where blocks of 4 MiB come and go.
+    sum_bytes: u128,
+}
+
+/// How often each size was asked for, to within a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SizeCounts {
+    /// As many as the largest size needs, up to [`SIZE_BUCKETS_MAX`].
+    buckets: Vec<Bucket>,
+    /// Bytes of the slabs that the requests got.
+    actual_bytes: u128,
+}
+
+/// All requests of about one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeGroup {
+    /// How many.
+    pub count: u64,
+    /// The largest of them.
+    pub largest_bytes: u64,
+    /// Bytes that they asked for, all together.
+    pub sum_bytes: u128,
+}
+
+impl SizeCounts {
+    /// Counts `times` requests of `size_bytes` that got slabs of `actual_bytes` each.
+    #[inline]
+    pub fn count(&mut self, size_bytes: u64, actual_bytes: u64, times: u64) {
+        self.actual_bytes += u128::from(actual_bytes) * u128::from(times);
+        let at = bucket_of(size_bytes);
+        if at >= self.buckets.len() {
+            self.grow(at);
+        }
+        let bucket = &mut self.buckets[at];
+        bucket.count += times;
+        bucket.largest_bytes = bucket.largest_bytes.max(size_bytes);
+        bucket.sum_bytes += u128::from(size_bytes) * u128::from(times);
+    }
+
+    /// Makes room for a bucket and the rest of its doubling: once for each doubling that is ever seen, at most.
+    #[cold]
+    fn grow(&mut self, at: usize) {
+        let wanted = (at + 1).next_multiple_of(STEPS).min(SIZE_BUCKETS_MAX);
+        self.buckets.reserve_exact(wanted - self.buckets.len());
+        self.buckets.resize(wanted, Bucket::default());
+    }
+
+    /// Adds what another one counted.
+    pub fn add(&mut self, other: &SizeCounts) {
+        if other.buckets.len() > self.buckets.len() {
+            self.grow(other.buckets.len() - 1);
+        }
+        for (mine, its) in self.buckets.iter_mut().zip(&other.buckets) {
+            mine.count += its.count;
+            mine.largest_bytes = mine.largest_bytes.max(its.largest_bytes);
+            mine.sum_bytes += its.sum_bytes;
+        }
+        self.actual_bytes += other.actual_bytes;
+    }
+
+    /// What was asked for, smallest first.
+    pub fn groups(&self) -> Vec<SizeGroup> {
+        let seen = self.buckets.iter().filter(|bucket| bucket.count > 0);
+        let group = |bucket: &Bucket| SizeGroup {
+            count: bucket.count,
+            largest_bytes: bucket.largest_bytes,
+            sum_bytes: bucket.sum_bytes,
+        };
+        seen.map(group).collect()
+    }
+
+    /// Requests that were counted.
+    pub fn samples(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.count).sum()
+    }
+
+    /// Bytes that were asked for.
+    pub fn requested_bytes(&self) -> u128 {
+        self.buckets.iter().map(|bucket| bucket.sum_bytes).sum()
+    }
+
+    /// Bytes of the slabs that they got.
+    pub fn actual_bytes(&self) -> u128 {
+        self.actual_bytes
+    }
+
+    /// Bytes of the counts themselves.
+    pub fn metadata_bytes(&self) -> u64 {
+        (self.buckets.capacity() * size_of::<Bucket>()) as u64
+    }
+
+    /// … at most, while nothing larger than `size_bytes` is asked for.
+    pub fn metadata_bytes_max(size_bytes: u64) -> u64 {
+        let buckets = (bucket_of(size_bytes) + 1).next_multiple_of(STEPS).min(SIZE_BUCKETS_MAX);
+        (buckets * size_of::<Bucket>()) as u64
+    }
+}
+
+/// The bucket of a size: the word itself below [`STEPS`] of them, after that so many more for each doubling.
+const fn bucket_of(size_bytes: u64) -> usize {
+    let size_bytes = if size_bytes > SIZE_BYTES_MAX { SIZE_BYTES_MAX } else { size_bytes };
+    // From 0, so that the last word of a doubling is in its last bucket, and a class of a power of two ends with one.
+    let word = size_bytes.saturating_sub(1) / WORD_BYTES;
+    let shift = (word | STEPS as u64).ilog2() - STEPS.ilog2();
+    let step = (word >> shift) as usize;
+    shift as usize * STEPS + step
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_follow_each_other_are_a_32nd_wide_and_end_with_powers_of_two() {
+        assert_eq!((bucket_of(1), bucket_of(8), bucket_of(9), bucket_of(512)), (0, 0, 1, 63));
+        for power in 9..46 {
+            let (end, next) = (1_u64 << power, (1_u64 << power) + 1);
+            assert_eq!(bucket_of(end) + 1, bucket_of(next), "2^{power} is the last of its bucket");
+            let width = end / STEPS as u64;
+            assert_eq!(bucket_of(end), bucket_of(end - width / 2 + 1));
+            assert_eq!(bucket_of(next), bucket_of(end + width));
+            assert_eq!(bucket_of(next) + 1, bucket_of(next + width));
+        }
+        assert_eq!((bucket_of(1 << 46), bucket_of(u64::MAX)), (SIZE_BUCKETS_MAX - 1, SIZE_BUCKETS_MAX - 1));
+    }
+
+    #[test]
+    fn a_size_that_comes_again_is_known_exactly_and_the_largest_of_a_bucket_is_kept() {
+        let mut counts = SizeCounts::default();
+        counts.count(100_000, 131_072, 1);
+        counts.count(100_000, 131_072, 2);
+        counts.count(5, 1024, 1);
+        counts.count(3, 1024, 1);
+        let expected = [
+            SizeGroup { count: 2, largest_bytes: 5, sum_bytes: 8 },
+            SizeGroup { count: 3, largest_bytes: 100_000, sum_bytes: 300_000 },
+        ];
+        assert_eq!(counts.groups(), expected);
+        assert_eq!((counts.samples(), counts.requested_bytes()), (5, 300_008));
+        assert_eq!(counts.actual_bytes(), 3 * 131_072 + 2 * 1024);
+    }
+
+    #[test]
+    fn counts_of_several_slots_add_up_whichever_saw_the_larger_sizes() {
+        let (mut small, mut large) = (SizeCounts::default(), SizeCounts::default());
+        small.count(10, 16, 3);
+        small.count(12, 16, 1);
+        large.count(11, 16, 1);
+        large.count(1 << 46, 1 << 46, 1);
+        let mut both = small.clone();
+        both.add(&large);
+        large.add(&small);
+        assert_eq!(both, large);
+        assert_eq!(both.groups()[0], SizeGroup { count: 5, largest_bytes: 12, sum_bytes: 53 });
+        assert_eq!(both.samples(), 6);
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_is_asked_for() {
+        let mut counts = SizeCounts::default();
+        assert_eq!(counts.metadata_bytes(), 0, "nothing before the first request");
+        for power in 0..64 {
+            counts.count(1 << power, 1 << power, 1);
+            counts.count(u64::MAX >> power, 8, 1);
+            assert!(counts.metadata_bytes() <= SizeCounts::metadata_bytes_max(u64::MAX));
+        }
+        assert_eq!(SizeCounts::metadata_bytes_max(u64::MAX), 1248 * 32);
+        assert_eq!(SizeCounts::metadata_bytes_max(4 << 20), 480 * 32);
+    }
+
+    #[test]
+    fn more_bytes_than_64_bits_hold_are_counted_all_the_same() {
+        let mut counts = SizeCounts::default();
+        (0..3).for_each(|_| counts.count(1 << 40, 1 << 40, 1 << 30));
+        assert_eq!((counts.requested_bytes(), counts.actual_bytes()), (3 << 70, 3 << 70));
+    }
+}
