@@ -42,5 +42,4 @@ mod lock;
 pub mod slot;
 mod sync;
 pub mod topology;
-#[cfg(feature = "server")]
 pub mod units;

@@ -25,6 +25,8 @@ impl ByteCount {
     pub const GIB: u64 = 1 << 30;
 }
 
+/// Part of the service, whose configuration is text: it takes a library to read units.
+#[cfg(feature = "server")]
 impl FromStr for ByteCount {
     type Err = ParseByteCountError;
 
@@ -113,6 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(feature = "server")]
     fn sizes_parse_as_integers_and_with_either_kind_of_unit() {
         for (text, bytes) in [
             ("0", 0),
@@ -128,6 +131,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "server")]
     fn what_is_no_size_is_refused_with_its_text() {
         for text in ["", "-1", "1.5.2", "12 parsecs", "MiB", "18446744073709551616"] {
             let refused = text.parse::<ByteCount>().expect_err(text);

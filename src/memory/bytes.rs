@@ -179,6 +179,16 @@ impl Slabs {
         self.record(index).own().then_some(OwnedSlab { serial: self.serial, index })
     }
 
+    /// As [`Slabs::open`], but its first holder is its owner.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    #[inline]
+    pub(super) fn open_owned(&self, index: u64) -> Option<OwnedSlab> {
+        let is_open = self.record(index).open_owned(|was_written| self.may_open(index, was_written));
+        is_open.then_some(OwnedSlab { serial: self.serial, index })
+    }
+
     /// The owner gives the slab back, and has exclusive access.
     ///
     /// # Panics

@@ -3,31 +3,32 @@
 //! Pure arithmetic. A part whose bit is clear is all zeros, was perhaps never backed by a page, and is read from a
 //! static buffer of zeros; only parts whose bit is set are ever zeroed.
 
-use super::os::page_size;
 use std::ops::Range;
 
-/// Bytes one bit of the mask stands for, in a block of `block_bytes`.
+/// Bytes one bit of the mask stands for in a block of `block_bytes`, as a power of two: the least of which 32 cover it.
 ///
-/// In a block of whole pages a granule never straddles the edge of a page: it divides a page, or is whole pages. So
-/// zeroing or reading a written granule touches no page that was not written.
+/// So a granule divides a page or is whole pages, and in a block of whole pages none straddles the edge of one: zeroing
+/// or reading a written granule touches no page that was not written.
+#[inline]
+fn granule_bits(block_bytes: u64) -> u32 {
+    u64::BITS - block_bytes.div_ceil(u64::from(u32::BITS)).saturating_sub(1).leading_zeros()
+}
+
+/// Bytes one bit of the mask stands for.
+#[inline]
 pub(super) fn granule_bytes(block_bytes: u64) -> u64 {
-    let granule = block_bytes.div_ceil(u64::from(u32::BITS));
-    let page = page_size();
-    match block_bytes.is_multiple_of(page) {
-        true if granule > page => granule.next_multiple_of(page),
-        true => granule.next_power_of_two(), // a page is a power of two
-        false => granule,
-    }
+    1 << granule_bits(block_bytes)
 }
 
 /// The bits that cover `range` of a block; none for an empty range.
+#[inline]
 pub(super) fn mask_of(block_bytes: u64, range: &Range<u64>) -> u32 {
     debug_assert!(range.end <= block_bytes, "{range:?} is outside a block of {block_bytes} bytes");
     if range.is_empty() {
         return 0;
     }
-    let granule = granule_bytes(block_bytes);
-    let (first, last) = (range.start / granule, (range.end - 1) / granule);
+    let bits = granule_bits(block_bytes);
+    let (first, last) = (range.start >> bits, (range.end - 1) >> bits);
     (u32::MAX >> (31 - (last - first))) << first
 }
 
@@ -37,17 +38,17 @@ pub(super) fn parts(
     mask: u32,
     range: Range<u64>,
 ) -> impl Iterator<Item = (Range<u64>, bool)> {
-    let granule = granule_bytes(block_bytes);
+    let bits = granule_bits(block_bytes);
     let mut at = range.start;
     std::iter::from_fn(move || {
         if at >= range.end {
             return None;
         }
-        let bit = at / granule;
+        let bit = at >> bits;
         let written = mask >> bit & 1 == 1;
         let rest = if written { !mask } else { mask } >> bit;
         let length = u64::from(rest.trailing_zeros()); // 32 where the part reaches the mask's end
-        let end = ((bit + length) * granule).min(range.end);
+        let end = ((bit + length) << bits).min(range.end);
         let part = at..end;
         at = end;
         Some((part, written))
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_granule_of_whole_pages_never_straddles_the_edge_of_one() {
-        let page = page_size();
+        let page = crate::memory::page_size();
         for pages in 1..2000 {
             let granule = granule_bytes(pages * page);
             assert!(page.is_multiple_of(granule) || granule.is_multiple_of(page), "{granule} of {pages}");

@@ -135,7 +135,13 @@ impl Slabs {
     /// If it is not closed.
     #[inline]
     pub(super) fn open(&self, index: u64) -> bool {
-        self.record(index).open(|was_written| !(was_written && self.canaries) || self.is_undamaged(index))
+        self.record(index).open(|was_written| self.may_open(index, was_written))
+    }
+
+    /// Whether a closed slab may be given out.
+    #[inline]
+    pub(super) fn may_open(&self, index: u64, was_written: bool) -> bool {
+        !(was_written && self.canaries) || self.is_undamaged(index)
     }
 
     /// Whether a closed slab shows no stray write. For whoever took it from where it lay closed.

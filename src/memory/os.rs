@@ -26,8 +26,11 @@ pub struct OsError {
 }
 
 /// Bytes in a page of this system.
+#[inline]
 pub fn page_size() -> u64 {
-    rustix::param::page_size() as u64
+    // Asking takes 10 ns and more.
+    static PAGE_SIZE: OnceLock<u64> = OnceLock::new();
+    *PAGE_SIZE.get_or_init(|| rustix::param::page_size() as u64)
 }
 
 /// `MADV_GUARD_INSTALL` of Linux 6.13 (include/uapi/asm-generic/mman-common.h): pages become markers that fault, without

@@ -44,13 +44,16 @@ impl Heap {
     /// Gives out a slab as plain memory: all zeros, unless slabs are not zeroed when they are freed.
     #[inline]
     pub(crate) fn take_owned(&self, class: SizeClass) -> Result<OwnedSlab, AllocateError> {
-        self.allocate(class).map(|location| self.own(location))
+        match self.take_owned_ready(class) {
+            Some(owned) => Ok(owned),
+            None => self.allocate(class).map(|location| self.own(location)),
+        }
     }
 
     /// As [`Heap::take_owned`], of what the thread's magazine has; none where it has none, and nothing changed then.
     #[inline]
     pub(crate) fn take_owned_ready(&self, class: SizeClass) -> Option<OwnedSlab> {
-        self.allocate_ready(class).map(|location| self.own(location))
+        self.take_owned_from_magazine(class)
     }
 
     /// As [`Heap::take_owned`], of bytes that were granted before; they are still granted where this fails.

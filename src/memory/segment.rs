@@ -227,6 +227,20 @@ impl SegmentRecord {
     /// If it is not closed.
     #[inline]
     pub(super) fn open(&self, may_open: impl FnOnce(bool) -> bool) -> bool {
+        self.leave_closed(1, may_open)
+    }
+
+    /// As [`SegmentRecord::open`], but the slab has an owner.
+    ///
+    /// # Panics
+    /// If it is not closed.
+    #[inline]
+    pub(super) fn open_owned(&self, may_open: impl FnOnce(bool) -> bool) -> bool {
+        self.leave_closed(OWNED, may_open)
+    }
+
+    #[inline]
+    fn leave_closed(&self, holders: u64, may_open: impl FnOnce(bool) -> bool) -> bool {
         // No exchange: nobody else changes the word of a closed slab. What zeroed it came before by the lock, or the stack,
         // by which it was handed here. Release pairs with the Acquire in `hold`.
         let state = self.state.load(Ordering::Relaxed);
@@ -234,7 +248,7 @@ impl SegmentRecord {
         if !may_open(state & WRITTEN != 0) {
             return false;
         }
-        self.state.store(state & WRITTEN | 1, Ordering::Release);
+        self.state.store(state & WRITTEN | holders, Ordering::Release);
         true
     }
 

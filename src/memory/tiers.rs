@@ -9,6 +9,7 @@
 //! A batch moves under the lock of the rack that it moves to or from, and so does the change of granted bytes that goes
 //! with it. Whoever holds all racks' locks in turn, with the gate closed, finds nothing on its way: see `grant.rs`.
 
+use super::bytes::{OwnedSlab, Slabs};
 use super::depot::BATCH_ROUNDS;
 use super::dirty;
 use super::grant::ClosedGate;
@@ -21,6 +22,12 @@ use crate::slot;
 const SCRUB_BYTES_MAX: u64 = 8 << 10;
 /// Racks that are tried, the thread's own first, before a busy one makes a request go past the magazines.
 const RACKS_TRIED: usize = 2;
+
+/// Opens a closed slab for a holder.
+#[inline(always)]
+fn open_held(slabs: &Slabs, index: u64) -> Option<u64> {
+    slabs.open(index).then_some(index)
+}
 
 impl Heap {
     /// The thread's rack, or a neighbour's where that is busy; none while the gate is closed.
@@ -42,19 +49,34 @@ impl Heap {
     #[inline(always)]
     pub(super) fn take_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
-        let index = self.take_from_rack(&rack, class)?;
+        let index = self.take_from_rack(&rack, class, open_held)?;
         self.note_peak_from(&rack);
         Some(index)
     }
 
+    /// As [`Heap::take_from_magazine`], for an owner.
     #[inline(always)]
-    fn take_from_rack(&self, rack: &OpenRack<'_>, class: SizeClass) -> Option<u64> {
+    pub(super) fn take_owned_from_magazine(&self, class: SizeClass) -> Option<OwnedSlab> {
+        let rack = self.open_rack()?;
+        let owned = self.take_from_rack(&rack, class, Slabs::open_owned)?;
+        self.note_peak_from(&rack);
+        Some(owned)
+    }
+
+    /// Takes the slab on top, opened by `open`, which has none where it is damaged.
+    #[inline(always)]
+    fn take_from_rack<T>(
+        &self,
+        rack: &OpenRack<'_>,
+        class: SizeClass,
+        open: impl Fn(&Slabs, u64) -> Option<T>,
+    ) -> Option<T> {
         let at = usize::from(class.0);
         loop {
             let round = rack.take(at)?;
-            if self.classes[at].slabs().open(round.index()) {
+            if let Some(opened) = open(self.classes[at].slabs(), round.index()) {
                 rack.count_given(at, round);
-                return Some(round.index());
+                return Some(opened);
             }
             self.retire_closed(class, round.index());
         }
@@ -64,7 +86,7 @@ impl Heap {
     /// The peak was noted with the grant; here the slab would count twice.
     pub(super) fn take_granted_from_magazine(&self, class: SizeClass) -> Option<u64> {
         let rack = self.open_rack()?;
-        let index = self.take_from_rack(&rack, class)?;
+        let index = self.take_from_rack(&rack, class, open_held)?;
         self.return_granted(self.classes[usize::from(class.0)].slab_bytes());
         Some(index)
     }
@@ -85,7 +107,7 @@ impl Heap {
                 return None;
             }
         }
-        let index = self.take_from_rack(&rack, class)?;
+        let index = self.take_from_rack(&rack, class, open_held)?;
         rack.count_refill();
         if granted {
             self.return_granted(room.slab_bytes());
