@@ -127,3 +127,35 @@ fn loom_the_next_owner_of_a_slab_is_never_overdue() {
         slab.record.begin_write().expect("the only holder").end(1);
     });
 }
+
+/// Who guesses where a slab lies tries to read it, or to write it, while its owner writes and gives it back, and somebody
+/// else takes it.
+#[test]
+fn loom_nobody_else_gets_in_while_a_slab_is_owned() {
+    crate::sync::model(|| {
+        let slab = Slab::held();
+        let other = {
+            let slab = Arc::clone(&slab);
+            thread::spawn(move || {
+                if slab.record.hold().is_ok() {
+                    let _ = slab.read();
+                    if let Some(last) = slab.record.release() {
+                        last.make_free();
+                    }
+                }
+            })
+        };
+        if slab.record.own() {
+            slab.write(7);
+            let access = slab.record.disown();
+            slab.write(0);
+            access.make_free();
+            if slab.record.claim() {
+                assert_eq!(slab.read(), 0, "the next one finds what the owner left");
+            }
+        } else if let Some(last) = slab.record.release() {
+            last.make_free();
+        }
+        other.join().expect("no panic");
+    });
+}
