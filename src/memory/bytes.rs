@@ -13,6 +13,7 @@ use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{Heap, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -41,7 +42,7 @@ pub(super) struct Slabs {
     count: u64,
     pub(super) canaries: bool,
     /// What tells them from all others: an owned slab is one of these, or is refused.
-    serial: u64,
+    serial: NonZeroU64,
     /// Before `region`: nothing is told of a region that is gone.
     _watch: Option<Watch>,
     region: Reservation,
@@ -331,7 +332,8 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct OwnedSlab {
-    serial: u64,
+    /// Not zero, so that an option of it is two words, which calls pass in registers.
+    serial: NonZeroU64,
     index: u64,
 }
 

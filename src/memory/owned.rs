@@ -27,7 +27,7 @@ impl Heap {
     ///
     /// # Errors
     /// [`BlockError`] above the largest class, and where [`Heap::allocate`] refuses.
-    #[inline]
+    #[inline(always)] // see `Block::new`
     pub fn block(&self, size_bytes: u64) -> Result<Block<'_>, BlockError> {
         Block::new(HeapRef::Borrowed(self), size_bytes)
     }
@@ -36,7 +36,7 @@ impl Heap {
     ///
     /// # Errors
     /// As [`Heap::block`].
-    #[inline]
+    #[inline(always)] // see `Block::new`
     pub fn shared_block(self: &Arc<Self>, size_bytes: u64) -> Result<Block<'static>, BlockError> {
         Block::new(HeapRef::Shared(Arc::clone(self)), size_bytes)
     }
@@ -54,6 +54,16 @@ impl Heap {
     #[inline]
     pub(crate) fn take_owned_ready(&self, class: SizeClass) -> Option<OwnedSlab> {
         self.take_owned_from_magazine(class)
+    }
+
+    #[inline(never)]
+    fn ready_block(&self, class: SizeClass) -> Option<OwnedSlab> {
+        self.take_owned_ready(class)
+    }
+
+    #[inline(never)]
+    fn free_block(&self, class: SizeClass, slab: OwnedSlab, len: u64) -> bool {
+        self.free_owned(class, slab, len)
     }
 
     /// As [`Heap::take_owned`], of bytes that were granted before; they are still granted where this fails.
@@ -185,13 +195,18 @@ pub struct Damaged {
 }
 
 impl<'h> Block<'h> {
-    #[inline]
+    // Inlined, so that the block is made where it is wanted: to copy it takes longer than much of the rest, which comes and
+    // goes in registers.
+    #[inline(always)]
     fn new(heap: HeapRef<'h>, size_bytes: u64) -> Result<Block<'h>, BlockError> {
         let Some((class, _)) = heap.class_for(size_bytes) else {
             let size_bytes_max = heap.largest_class_bytes();
             return Err(BlockError::TooLarge { size_bytes, size_bytes_max });
         };
-        let slab = heap.take_owned(class)?;
+        let slab = match heap.ready_block(class) {
+            Some(slab) => slab,
+            None => heap.take_owned(class)?,
+        };
         Ok(Block { heap, class, slab: Some(slab), len: size_bytes })
     }
 
@@ -228,9 +243,10 @@ impl<'h> Block<'h> {
         self.give_back()
     }
 
+    #[inline]
     fn give_back(&mut self) -> Result<(), Damaged> {
         let Some(slab) = self.slab.take() else { return Ok(()) };
-        let is_undamaged = self.heap.free_owned(self.class, slab, self.len);
+        let is_undamaged = self.heap.free_block(self.class, slab, self.len);
         if is_undamaged { Ok(()) } else { Err(Damaged { size_bytes: self.len }) }
     }
 }

@@ -15,6 +15,7 @@ use super::watch::Watch;
 use crate::clock::Now;
 use crate::latency::Stopwatch;
 use crate::memory::{self, AllocateError, ClassConfig, Config, Heap, OwnedSlab, SizeClass};
+use crate::slot;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -89,6 +90,11 @@ pub(super) fn count(counter: &AtomicU64) {
 
 impl SlabAllocator {
     pub(super) fn new(builder: Builder) -> Result<SlabAllocator, BuildError> {
+        /// All magazines together hold one slab of so many at most: what is in them is in nobody's way, but finding that out
+        /// takes a look into all of them.
+        const READY_SHARE: u64 = 16;
+        /// Slabs that a magazine holds at most.
+        const READY_MAX: u32 = 64;
         /// Room behind a slab that the bit guard looks at, at least.
         const GUARD_BYTES: u64 = 8;
         let page_bytes = memory::page_size();
@@ -99,7 +105,10 @@ impl SlabAllocator {
         let stride_bytes =
             (builder.slab_bytes + if guarded { GUARD_BYTES } else { 0 }).next_multiple_of(align);
         let capacity = u64::from(builder.capacity);
-        let cache = if builder.cpu_cache { None } else { Some(0) };
+        let shards = builder.shards.map_or(slot::count(), |shards| slot::count().min(shards as usize)) as u64;
+        let ready = capacity / READY_SHARE / shards;
+        let cache = if builder.cpu_cache { ready.clamp(1, u64::from(READY_MAX)) } else { 0 };
+        let cache = Some(u32::try_from(cache).expect("it was clamped"));
         let class = ClassConfig {
             initial: Some(builder.prewarm),
             magazine_capacity: cache,
@@ -154,7 +163,7 @@ impl SlabAllocator {
     ///
     /// # Errors
     /// [`SlabError::OutOfMemory`], [`SlabError::System`], [`SlabError::CircuitOpen`], [`SlabError::Closed`].
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&self) -> Result<SlabRef<'_>, SlabError> {
         self.allocate_for(Owner::Borrowed(self))
     }
@@ -163,20 +172,36 @@ impl SlabAllocator {
     ///
     /// # Errors
     /// As [`SlabAllocator::allocate`].
-    #[inline]
+    #[inline(always)]
     pub fn allocate_shared(self: &Arc<Self>) -> Result<SlabRef<'static>, SlabError> {
         self.allocate_for(Owner::Shared(Arc::clone(self)))
     }
 
-    #[inline]
+    // Inlined, so that the reference is made where it is wanted: to copy it takes longer than much of the rest.
+    #[inline(always)]
     fn allocate_for<'a>(&self, owner: Owner<'a>) -> Result<SlabRef<'a>, SlabError> {
         let timed = self.watch.as_ref().and_then(Watch::should_time);
         if timed.is_none()
-            && self.attention() == 0
-            && let Some(slab) = self.heap.take_owned_ready(self.class)
+            && let Some(slab) = self.take_ready()
         {
             return Ok(SlabRef::new(owner, Memory::Slab(slab), None));
         }
+        self.allocate_past_ready(owner, timed)
+    }
+
+    /// What the thread's magazine has, if nothing else is to be thought of.
+    #[inline(never)] // all of it in registers
+    fn take_ready(&self) -> Option<OwnedSlab> {
+        if self.attention() == 0 { self.heap.take_owned_ready(self.class) } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_past_ready<'a>(
+        &self,
+        owner: Owner<'a>,
+        timed: Option<u64>,
+    ) -> Result<SlabRef<'a>, SlabError> {
         let memory = self.allocate_watched(timed).inspect_err(|error| self.not_served(error))?;
         let site = self.enter_site(&memory);
         Ok(SlabRef::new(owner, memory, site))
@@ -303,29 +328,37 @@ impl SlabAllocator {
     }
 
     /// Takes memory back, and wakes one who waits for it.
-    #[inline]
     pub(super) fn take_back(&self, memory: Memory, site: Option<u64>) -> Result<(), SlabError> {
         if let Some(site) = site {
             self.sites.leave(site);
         }
-        let outcome = match memory {
-            Memory::Slab(slab) => {
-                let id = slab.index();
-                let is_undamaged = self.heap.free_owned(self.class, slab, self.fixed.slab_bytes);
-                if is_undamaged { Ok(()) } else { Err(SlabError::Corrupted { id }) }
-            }
+        match memory {
+            Memory::Slab(slab) => self.take_slab_back(slab),
             Memory::Fallback(bytes) => {
                 self.counts.fallbacks_live.fetch_sub(1, Ordering::Relaxed);
                 zeroed(bytes, self.fixed.secure);
-                return Ok(());
+                Ok(())
             }
-            Memory::None => return Err(SlabError::DoubleFree),
-        };
+            Memory::None => Err(SlabError::DoubleFree),
+        }
+    }
+
+    /// As [`SlabAllocator::take_back`], of a slab that no site is known of.
+    #[inline(always)] // see `allocate_for`
+    pub(super) fn take_slab_back(&self, slab: OwnedSlab) -> Result<(), SlabError> {
+        let id = slab.index();
+        if self.free(slab) { Ok(()) } else { Err(SlabError::Corrupted { id }) }
+    }
+
+    /// Whether the slab was undamaged.
+    #[inline(never)] // all of it in registers
+    fn free(&self, slab: OwnedSlab) -> bool {
+        let is_undamaged = self.heap.free_owned(self.class, slab, self.fixed.slab_bytes);
         self.waiting.wake_one();
         if self.attention() & FAILING != 0 {
             self.succeeded();
         }
-        outcome
+        is_undamaged
     }
 
     /// Counts and logs what was wrong with something that was given back.
@@ -348,8 +381,7 @@ impl SlabAllocator {
     fn allocate_watched(&self, weight: Option<u64>) -> Result<Memory, SlabError> {
         let Some(watch) = &self.watch else { return self.allocate_uncounted() };
         let stopwatch = Stopwatch::start();
-        let ready = if self.attention() == 0 { self.heap.take_owned_ready(self.class) } else { None };
-        let (memory, weight) = match ready {
+        let (memory, weight) = match self.take_ready() {
             Some(slab) => (Memory::Slab(slab), weight.unwrap_or(1)),
             None => (self.allocate_uncounted()?, 1),
         };

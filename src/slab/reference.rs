@@ -236,12 +236,13 @@ impl fmt::Debug for SlabRef<'_> {
 impl Drop for SlabRef<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.memory, Memory::None) {
-            let memory = std::mem::replace(&mut self.memory, Memory::None);
-            let outcome = self.owner.take_back(memory, self.site.take());
-            if outcome.is_err() {
-                let _ = self.owner.given_back(outcome); // counted and logged there
-            }
+        let outcome = match std::mem::replace(&mut self.memory, Memory::None) {
+            Memory::None => return,
+            Memory::Slab(slab) if self.site.is_none() => self.owner.take_slab_back(slab),
+            memory => self.owner.take_back(memory, self.site.take()),
+        };
+        if outcome.is_err() {
+            let _ = self.owner.given_back(outcome); // counted and logged there
         }
     }
 }

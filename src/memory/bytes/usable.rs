@@ -5,12 +5,17 @@ use crate::memory::guard::Watch;
 use crate::memory::layout::{Layout, RECORDS_SPREAD};
 use crate::memory::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, page_size};
 use crate::sync::{AtomicU64, Ordering};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use tracing::warn;
 
-/// Numbers of all slabs' memory that this process ever reserved: no two have the same.
-static SERIALS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+/// A number for the slabs of one class: no two of this process have the same.
+fn serial() -> NonZeroU64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    NonZeroU64::new(number).expect("nobody reserves memory 2^64 times")
+}
 
 impl Slabs {
     /// Reserves address space for `count` slabs of `slab_bytes`. No memory is used yet.
@@ -39,7 +44,7 @@ impl Slabs {
             layout,
             count,
             canaries: protection.canaries,
-            serial: SERIALS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            serial: serial(),
             _watch: protection.guards.is_some().then(|| Watch::begin(&region, layout)),
             records: SideTable::new(count.next_multiple_of(RECORDS_SPREAD))?,
             region,
