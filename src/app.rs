@@ -99,7 +99,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let instance = instance(&listener, &config.server.host);
     let mut tasks = tasks::start(&config.backend, &config.prometheus, instance, text, backend, pushgateway)
         .context("starting the pushes")?;
-    tasks.start_janitor(pool.clone()).context("starting the janitor")?;
+    tasks.start_janitor(pool.clone(), config.memory.adaptive.interval).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
     if config.memory.canaries {
         tasks.sweep_slabs(pool.clone());

@@ -82,6 +82,12 @@ impl Factor {
         let product = u128::from(amount) * u128::from(self.0);
         u64::try_from(product.div_ceil(1000)).unwrap_or(u64::MAX)
     }
+
+    /// So many times `amount`, rounded down.
+    pub fn of_rounded_down(self, amount: u64) -> u64 {
+        let product = u128::from(amount) * u128::from(self.0);
+        u64::try_from(product / 1000).unwrap_or(u64::MAX)
+    }
 }
 
 /// A whole number, with up to three digits behind a point.
@@ -160,10 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_of_something_is_rounded_up_and_never_wraps() {
+    fn a_factor_of_something_is_rounded_up_and_down_where_asked_for_and_never_wraps() {
         assert_eq!(Factor::thousandths(1500).of(3), 5);
         assert_eq!(Factor::thousandths(1000).of(u64::MAX), u64::MAX);
         assert_eq!(Factor::thousandths(2000).of(u64::MAX), u64::MAX);
         assert_eq!(Factor::thousandths(800).of(0), 0);
+        assert_eq!(Factor::thousandths(800).of_rounded_down(4), 3);
+        assert_eq!(Factor::thousandths(2000).of_rounded_down(u64::MAX), u64::MAX);
     }
 }

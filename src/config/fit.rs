@@ -131,6 +131,13 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
         let what = format!("expected at most backend.retry_interval_max, which is {most}");
         draft.blame("backend.retry_interval", Some(format!("\"{first}\"")), what);
     }
+    let adaptive = &draft.config.memory.adaptive;
+    let (shrink, grow) = (adaptive.shrink_below, adaptive.grow_above);
+    if shrink >= grow && draft.are_right(&["adaptive.shrink_below", "adaptive.grow_above"]) {
+        // Else a class would grow and shrink in turn.
+        let what = format!("expected less than adaptive.grow_above, which is {grow}");
+        draft.blame("adaptive.shrink_below", Some(shrink.to_string()), what);
+    }
     let (body, inflight) = (draft.config.server.body_limit, draft.config.pool.max_inflight_bytes);
     if inflight < body && draft.are_right(&["server.body_limit", "memory.max_inflight_bytes"]) {
         // A body of the largest allowed size, or one whose size is not announced, would never be taken.

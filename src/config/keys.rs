@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::values::Raw;
 use super::{Config, Draft};
 use crate::memory::ClassConfig;
-use crate::units::ByteCount;
+use crate::units::{ByteCount, Factor};
 
+mod adaptive;
 mod budgets;
 mod memory;
 mod peers;
@@ -52,12 +53,18 @@ pub(super) struct Shown {
 /// Every timeout and interval lies in this range: zero would spin, and a deadline centuries ahead overflows clocks.
 const SPAN: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
 
+/// How many times as much: from nothing more to very much more.
+const GROWTH: RangeInclusive<Factor> = Factor::thousandths(1000)..=Factor::thousandths(16_000);
+
 /// The sections, in the order of `config.toml`.
-const SECTIONS: [&[Key]; 4] = [server::KEYS, memory::KEYS, budgets::KEYS, peers::KEYS];
+const SECTIONS: [&[Key]; 5] = [server::KEYS, memory::KEYS, budgets::KEYS, adaptive::KEYS, peers::KEYS];
+
+/// Keys of all sections together.
+const KEYS_COUNT: usize =
+    SECTIONS[0].len() + SECTIONS[1].len() + SECTIONS[2].len() + SECTIONS[3].len() + SECTIONS[4].len();
 
 /// Every key, in the order of `config.toml`.
-pub static KEYS: &[Key] =
-    &one_table::<{ SECTIONS[0].len() + SECTIONS[1].len() + SECTIONS[2].len() + SECTIONS[3].len() }>();
+pub static KEYS: &[Key] = &one_table::<KEYS_COUNT>();
 
 /// The rows of all sections, `COUNT` of them, as one table.
 const fn one_table<const COUNT: usize>() -> [Key; COUNT] {

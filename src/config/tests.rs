@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
+mod adaptive;
 mod profiles;
 
 use super::*;

@@ -16,6 +16,7 @@
 
 mod page_holds;
 
+use super::adaptation::{Keeping, Kept};
 use super::bytes::{Protection, Slabs};
 use super::compact::{Step, Sweep};
 use super::depot::Depot;
@@ -46,8 +47,8 @@ pub(super) struct Class {
     depot: Depot,
     /// Free slabs kept at most, without those in magazines.
     max_free: u64,
-    /// Slabs kept however long they are idle.
-    idle_min: u64,
+    /// How many slabs are kept however long they are idle.
+    keeping: Keeping,
     account: Mutex<Account>,
 }
 
@@ -66,6 +67,8 @@ pub struct ClassStats {
     pub scrubbing: u64,
     /// Slabs out of use for good, because something wrote to them that had no right to.
     pub retired: u64,
+    /// Slabs kept held, however long they lie idle.
+    pub kept: u64,
     /// Slabs ever taken from the budget, those made ready at start included.
     pub created: u64,
     /// Times a slab was given out.
@@ -109,6 +112,8 @@ pub(super) struct Account {
     gaps: u64,
     /// What an interval has left to be done; see `idle.rs`.
     pub(super) idle: IdleWork,
+    /// What is kept however long it is idle; see `adaptation.rs`.
+    pub(super) kept: Kept,
     /// Where the slabs lie.
     layout: Layout,
     /// For each page, how many held slabs overlap it. None where slabs are whole pages: there it is always one.
@@ -123,7 +128,7 @@ impl Class {
         count: u64,
         max_free: Option<u32>,
         rounds_max: u64,
-        idle_min: u32,
+        keeping: Keeping,
         protection: &Protection,
     ) -> Result<Class, OsError> {
         let slabs = Slabs::reserve(slab_bytes, count, protection)?;
@@ -141,7 +146,7 @@ impl Class {
             slabs,
             depot: Depot::new(batches),
             max_free,
-            idle_min: u64::from(idle_min),
+            keeping,
             account: Mutex::new(Account {
                 free: IndexSet::new(count)?,
                 served: IndexSet::new(count)?,
@@ -150,6 +155,7 @@ impl Class {
                 fresh_max: 0,
                 gaps: 0,
                 idle: IdleWork::default(),
+                kept: Kept::new(&keeping),
                 layout,
                 page_holds,
                 stats: ClassStats { slab_size_bytes: slab_bytes, ..ClassStats::default() },
@@ -174,9 +180,9 @@ impl Class {
         self.max_free
     }
 
-    /// Slabs kept however long they are idle.
-    pub(super) fn idle_min(&self) -> u64 {
-        self.idle_min
+    /// How many slabs are kept however long they are idle.
+    pub(super) fn keeping(&self) -> &Keeping {
+        &self.keeping
     }
 
     /// Bytes of records and of the account when every slab was held at least once.
@@ -354,6 +360,7 @@ impl Account {
         let free = self.free.len();
         ClassStats {
             free,
+            kept: self.kept.slabs(),
             used: self.stats.total - free - self.stats.scrubbing - self.stats.retired,
             ..self.stats
         }

@@ -2,6 +2,7 @@
 
 use crate::units::Factor;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Configuration of the memory below the pool. Every size is in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Config {
     pub huge_pages: HugePages,
     /// Magazines of each class at most; threads share them where there are fewer than CPUs. Default: one for each CPU.
     pub shards_max: Option<u32>,
+    /// How many slabs are kept ready.
+    pub adaptive: Adaptive,
     /// Exceptions for single classes, by class size.
     pub classes: BTreeMap<u64, ClassConfig>,
 }
@@ -39,11 +42,38 @@ pub struct ClassConfig {
     pub initial: Option<u32>,
     /// Free slabs kept ready at most; a slab freed beyond them gives its bytes back at once. Never bounds live slabs.
     pub max_free: Option<u32>,
-    /// How much more of this class is kept ready when it is nearly all in use, 1 to 16 times as much.
+    /// How many times as many slabs are held when nearly all are in use, 1 to 16; in place of the factor of all classes.
     pub growth_factor: Option<Factor>,
     /// Free slabs that each slot may keep in its magazine, at most 128; 0: none. Default: by the class's size, and by how
     /// much of the pool they are.
     pub magazine_capacity: Option<u32>,
+}
+
+/// How the number of slabs that a class keeps held follows its use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adaptive {
+    /// Over which use is averaged; whoever knows the time keeps it. Default: 30 s.
+    pub interval: Duration,
+    /// Part of the held slabs above which more are held, if it was in use. Default: 0.8.
+    pub grow_above: Factor,
+    /// How many times as many, where the class says nothing else. Default: 1.2.
+    pub grow_factor: Factor,
+    /// Part of the held slabs below which fewer are kept. Default: 0.3.
+    pub shrink_below: Factor,
+    /// What part of them is kept then. Default: 0.8.
+    pub shrink_factor: Factor,
+}
+
+impl Default for Adaptive {
+    fn default() -> Adaptive {
+        Adaptive {
+            interval: Duration::from_secs(30),
+            grow_above: Factor::thousandths(800),
+            grow_factor: Factor::thousandths(1200),
+            shrink_below: Factor::thousandths(300),
+            shrink_factor: Factor::thousandths(800),
+        }
+    }
 }
 
 /// Pages that the system is asked for, for slabs of whole such pages.
@@ -81,6 +111,7 @@ impl Default for Config {
             guard_pages: false,
             huge_pages: HugePages::Off,
             shards_max: None,
+            adaptive: Adaptive::default(),
             classes: BTreeMap::new(),
         }
     }

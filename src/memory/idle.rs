@@ -41,7 +41,7 @@ impl Heap {
             let now = (stats.allocations, stats.used);
             let is_new = now != account.idle.rested;
             let gap_slabs = if class.is_packed() && self.can_move() { account.gap_slabs() } else { 0 };
-            account.idle.slabs = unneeded.min(stats.total.saturating_sub(class.idle_min()));
+            account.idle.slabs = unneeded.min(stats.total.saturating_sub(account.kept.slabs()));
             account.idle.gap_slabs = gap_slabs;
             account.idle.rest_from = (is_resting && is_new).then_some(0);
             if is_resting {

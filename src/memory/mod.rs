@@ -15,6 +15,7 @@
 //!   class.rs   one size class: free, held and reclaimed slabs
 //!   reclaim.rs free slabs given back, to the budget and to the system
 //!   compact.rs live slabs moved down, so that what is given back is whole pages
+//!   adaptation.rs  how many slabs a class keeps held follows its use
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
@@ -35,6 +36,7 @@
 //!
 //! Reading order: this file, then `class.rs`, `scarce.rs`, `segment.rs`, `bytes.rs`, `os.rs`.
 
+mod adaptation;
 mod allocate;
 mod budget;
 mod bytes;
@@ -67,7 +69,7 @@ mod tiers;
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
-pub use config::{ClassConfig, Config, HugePages};
+pub use config::{Adaptive, ClassConfig, Config, HugePages};
 pub use hardening::{Swept, Violation};
 pub use os::{OsError, page_size};
 pub use owned::{Block, BlockError, Damaged};
@@ -84,6 +86,7 @@ pub(crate) use bytes::OwnedSlab;
 pub(crate) use os::faults;
 
 use crate::slot::{self, PerSlot};
+use adaptation::Keeping;
 use bytes::{Protection, Slabs};
 use class::Class;
 use compact::Compactor;
@@ -222,6 +225,7 @@ pub struct Heap {
     hardening: Hardening,
     /// What owners wrote is zeroed when they give it back.
     zeroes_on_free: bool,
+    adaptive: Adaptive,
 }
 
 /// Share of the pool that may be made ready at start: one part in ten.
@@ -264,7 +268,8 @@ impl Heap {
             .map(|&size| {
                 let exception = config.classes.get(&size).copied().unwrap_or_default();
                 let initial = exception.initial.unwrap_or(config.initial_slabs_per_size);
-                Class::reserve(size, limit / size, exception.max_free, rounds_max(size), initial, &protection)
+                let keeping = Keeping::new(size, limit, initial, &exception, &config.adaptive);
+                Class::reserve(size, limit / size, exception.max_free, rounds_max(size), keeping, &protection)
             })
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
@@ -289,6 +294,7 @@ impl Heap {
             draining_bytes: AtomicU64::new(0),
             hardening: Hardening::new(config.canaries && config.zero_on_free),
             zeroes_on_free: config.zero_on_free,
+            adaptive: config.adaptive,
         };
         heap.prewarm(config);
         Ok(heap)
@@ -299,7 +305,7 @@ impl Heap {
     fn prewarm(&self, config: &Config) {
         let bytes_max = self.budget.limit() / PREWARM_SHARE;
         for class in &self.classes {
-            let wanted = class.idle_min().min(class.max_free());
+            let wanted = class.keeping().initial().min(class.max_free());
             let mut account = class.lock();
             let mut is_enough = false;
             for _ in 0..wanted {

@@ -15,7 +15,7 @@ const WORD_BYTES: u64 = 8;
 /// Sizes of 2^46 bytes and more share the last bucket: no class is larger.
 const SIZE_BYTES_MAX: u64 = 1 << 46;
 /// Buckets there can be: the steps below the first doubling, and 38 doublings up to 2^46.
-const SIZE_BUCKETS_MAX: usize = bucket_of(SIZE_BYTES_MAX) + 1;
+const SIZE_BUCKETS_MAX: usize = bucket_of(SIZE_BYTES_MAX).0 + 1;
 
 const _: () = assert!(SIZE_BUCKETS_MAX == 1248);
 
@@ -24,9 +24,10 @@ const _: () = assert!(SIZE_BUCKETS_MAX == 1248);
 #[repr(C, align(32))]
 struct Bucket {
     count: u64,
+    /// Bytes that they lack to the bucket's end, all together. Their sum would take more than 64 bits within days, where
+    /// large blocks come and go; this is a 32nd of it at most, and stays where it is when it is full.
+    short_bytes: u64,
     largest_bytes: u64,
-    /// Of so many bits because 2^64 bytes are asked for in days, where blocks of 4 MiB come and go.
-    sum_bytes: u128,
 }
 
 /// How often each size was asked for, to within a bucket.
@@ -34,8 +35,8 @@ struct Bucket {
 pub struct SizeCounts {
     /// As many as the largest size needs, up to [`SIZE_BUCKETS_MAX`].
     buckets: Vec<Bucket>,
-    /// Bytes of the slabs that the requests got.
-    actual_bytes: u128,
+    /// Bytes that requests got beyond what they asked for.
+    wasted_bytes: u64,
 }
 
 /// All requests of about one size.
@@ -50,26 +51,36 @@ pub struct SizeGroup {
 }
 
 impl SizeCounts {
-    /// Counts `times` requests of `size_bytes` that got slabs of `actual_bytes` each.
+    /// Counts `times` requests of `size_bytes` that got slabs of `actual_bytes` each. A size beyond 2^46 counts as that.
+    ///
+    /// Three stores as a rule: whoever counts holds a lock, and gives it up only when they are through.
     #[inline]
     pub fn count(&mut self, size_bytes: u64, actual_bytes: u64, times: u64) {
-        self.actual_bytes += u128::from(actual_bytes) * u128::from(times);
-        let at = bucket_of(size_bytes);
+        let wasted = actual_bytes.saturating_sub(size_bytes).saturating_mul(times);
+        self.wasted_bytes = self.wasted_bytes.saturating_add(wasted);
+        let (mut at, end_bytes) = bucket_of(size_bytes);
         if at >= self.buckets.len() {
-            self.grow(at);
+            at = self.grow(at);
         }
         let bucket = &mut self.buckets[at];
         bucket.count += times;
-        bucket.largest_bytes = bucket.largest_bytes.max(size_bytes);
-        bucket.sum_bytes += u128::from(size_bytes) * u128::from(times);
+        let short = (end_bytes - size_bytes).saturating_mul(times);
+        bucket.short_bytes = bucket.short_bytes.saturating_add(short);
+        if size_bytes > bucket.largest_bytes {
+            bucket.largest_bytes = size_bytes; // rarely, and then a store is saved in all other cases
+        }
     }
 
-    /// Makes room for a bucket and the rest of its doubling: once for each doubling that is ever seen, at most.
+    /// Makes room for a bucket and the rest of its doubling, and says which it is: the last, for sizes beyond all.
     #[cold]
-    fn grow(&mut self, at: usize) {
-        let wanted = (at + 1).next_multiple_of(STEPS).min(SIZE_BUCKETS_MAX);
-        self.buckets.reserve_exact(wanted - self.buckets.len());
-        self.buckets.resize(wanted, Bucket::default());
+    fn grow(&mut self, at: usize) -> usize {
+        let at = at.min(SIZE_BUCKETS_MAX - 1);
+        let wanted = (at + 1).next_multiple_of(STEPS);
+        if wanted > self.buckets.len() {
+            self.buckets.reserve_exact(wanted - self.buckets.len());
+            self.buckets.resize(wanted, Bucket::default());
+        }
+        at
     }
 
     /// Adds what another one counted.
@@ -79,19 +90,19 @@ impl SizeCounts {
         }
         for (mine, its) in self.buckets.iter_mut().zip(&other.buckets) {
             mine.count += its.count;
+            mine.short_bytes = mine.short_bytes.saturating_add(its.short_bytes);
             mine.largest_bytes = mine.largest_bytes.max(its.largest_bytes);
-            mine.sum_bytes += its.sum_bytes;
         }
-        self.actual_bytes += other.actual_bytes;
+        self.wasted_bytes = self.wasted_bytes.saturating_add(other.wasted_bytes);
     }
 
     /// What was asked for, smallest first.
     pub fn groups(&self) -> Vec<SizeGroup> {
-        let seen = self.buckets.iter().filter(|bucket| bucket.count > 0);
-        let group = |bucket: &Bucket| SizeGroup {
+        let seen = self.buckets.iter().enumerate().filter(|(_, bucket)| bucket.count > 0);
+        let group = |(at, bucket): (usize, &Bucket)| SizeGroup {
             count: bucket.count,
             largest_bytes: bucket.largest_bytes,
-            sum_bytes: bucket.sum_bytes,
+            sum_bytes: u128::from(bucket.count) * u128::from(end_of(at)) - u128::from(bucket.short_bytes),
         };
         seen.map(group).collect()
     }
@@ -103,12 +114,12 @@ impl SizeCounts {
 
     /// Bytes that were asked for.
     pub fn requested_bytes(&self) -> u128 {
-        self.buckets.iter().map(|bucket| bucket.sum_bytes).sum()
+        self.groups().iter().map(|group| group.sum_bytes).sum()
     }
 
     /// Bytes of the slabs that they got.
     pub fn actual_bytes(&self) -> u128 {
-        self.actual_bytes
+        self.requested_bytes() + u128::from(self.wasted_bytes)
     }
 
     /// Bytes of the counts themselves.
@@ -118,37 +129,53 @@ impl SizeCounts {
 
     /// … at most, while nothing larger than `size_bytes` is asked for.
     pub fn metadata_bytes_max(size_bytes: u64) -> u64 {
-        let buckets = (bucket_of(size_bytes) + 1).next_multiple_of(STEPS).min(SIZE_BUCKETS_MAX);
+        let buckets = (bucket_of(size_bytes.min(SIZE_BYTES_MAX)).0 + 1).next_multiple_of(STEPS);
         (buckets * size_of::<Bucket>()) as u64
     }
 }
 
-/// The bucket of a size: the word itself below [`STEPS`] of them, after that so many more for each doubling.
-const fn bucket_of(size_bytes: u64) -> usize {
-    let size_bytes = if size_bytes > SIZE_BYTES_MAX { SIZE_BYTES_MAX } else { size_bytes };
+/// The bucket of a size, and its last size: the word itself below [`STEPS`] of them, after that so many more for each
+/// doubling.
+#[inline]
+const fn bucket_of(size_bytes: u64) -> (usize, u64) {
     // From 0, so that the last word of a doubling is in its last bucket, and a class of a power of two ends with one.
     let word = size_bytes.saturating_sub(1) / WORD_BYTES;
     let shift = (word | STEPS as u64).ilog2() - STEPS.ilog2();
     let step = (word >> shift) as usize;
-    shift as usize * STEPS + step
+    let last_word = word | ((1 << shift) - 1);
+    (shift as usize * STEPS + step, (last_word + 1).saturating_mul(WORD_BYTES))
+}
+
+/// The last size of a bucket.
+fn end_of(at: usize) -> u64 {
+    let shift = (at / STEPS).saturating_sub(1);
+    ((at - shift * STEPS + 1) as u64 * WORD_BYTES) << shift
 }
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 
+    fn at(size_bytes: u64) -> usize {
+        bucket_of(size_bytes).0
+    }
+
     #[test]
     fn buckets_follow_each_other_are_a_32nd_wide_and_end_with_powers_of_two() {
-        assert_eq!((bucket_of(1), bucket_of(8), bucket_of(9), bucket_of(512)), (0, 0, 1, 63));
+        assert_eq!((at(1), at(8), at(9), at(512)), (0, 0, 1, 63));
         for power in 9..46 {
             let (end, next) = (1_u64 << power, (1_u64 << power) + 1);
-            assert_eq!(bucket_of(end) + 1, bucket_of(next), "2^{power} is the last of its bucket");
+            assert_eq!(at(end) + 1, at(next), "2^{power} is the last of its bucket");
             let width = end / STEPS as u64;
-            assert_eq!(bucket_of(end), bucket_of(end - width / 2 + 1));
-            assert_eq!(bucket_of(next), bucket_of(end + width));
-            assert_eq!(bucket_of(next) + 1, bucket_of(next + width));
+            assert_eq!(at(end), at(end - width / 2 + 1));
+            assert_eq!(at(next), at(end + width));
+            assert_eq!(at(next) + 1, at(next + width));
         }
-        assert_eq!((bucket_of(1 << 46), bucket_of(u64::MAX)), (SIZE_BUCKETS_MAX - 1, SIZE_BUCKETS_MAX - 1));
+        assert_eq!(at(1 << 46), SIZE_BUCKETS_MAX - 1);
+        for bucket in 0..SIZE_BUCKETS_MAX {
+            assert_eq!(bucket_of(end_of(bucket)), (bucket, end_of(bucket)));
+            assert_eq!(at(end_of(bucket) + 1), bucket + 1);
+        }
     }
 
     #[test]
@@ -200,5 +227,11 @@ mod tests {
         let mut counts = SizeCounts::default();
         (0..3).for_each(|_| counts.count(1 << 40, 1 << 40, 1 << 30));
         assert_eq!((counts.requested_bytes(), counts.actual_bytes()), (3 << 70, 3 << 70));
+        counts.count(u64::MAX, 0, u64::MAX - counts.samples());
+        assert_eq!(
+            counts.groups()[1].sum_bytes,
+            u128::from(u64::MAX - (3 << 30)) << 46,
+            "as the largest there is"
+        );
     }
 }

@@ -104,6 +104,24 @@ impl Pool {
         local.handover().waiting() == 0 && local.heap().reclaim_idle_slice()
     }
 
+    /// Notes how much of each class is in use; to be called about once a second.
+    pub fn sample_use(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.heap().sample_use();
+    }
+
+    /// An interval is over: what each class keeps ready follows its use over it from now on.
+    pub fn end_adaptive_interval(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.heap().end_adaptive_interval();
+    }
+
+    /// Makes a slice of what is to be kept ready. False where nothing is left to be done, or requests come first.
+    pub fn keep_ready_slice(&self) -> bool {
+        let Engine::Local(local) = &self.engine;
+        local.handover().waiting() == 0 && local.heap().keep_ready_slice()
+    }
+
     /// Notes that the janitor worked for so long, and whether memory was reclaimed since the last note.
     pub fn note_janitor(&self, busy: Duration, now: Now) {
         let Engine::Local(local) = &self.engine;

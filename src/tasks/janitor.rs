@@ -1,7 +1,8 @@
 //! The janitor: the one thread for work that takes longer than a request may keep a worker from others.
 //!
 //! Requests hand over what takes longer than a slice, and wait for it without a thread. In between the janitor gives
-//! back what lay idle, slice by slice, and drops that whenever a request comes.
+//! back what lay idle, and makes ready what busy classes are to keep, slice by slice, and drops that whenever a request
+//! comes.
 
 use crate::clock::Now;
 use crate::pool::{Chore, Pool};
@@ -36,14 +37,14 @@ impl Janitor {
     ///
     /// # Errors
     /// Where the system grants no thread; work is then done where it arises, as before.
-    pub(super) fn start(pool: Arc<Pool>) -> std::io::Result<Janitor> {
+    pub(super) fn start(pool: Arc<Pool>, adaptive: Duration) -> std::io::Result<Janitor> {
         let its = Arc::clone(&pool);
         pool.begin_janitor();
         let thread = std::thread::Builder::new()
             .name("maas-janitor".to_owned())
             .spawn(move || {
                 let _service = Service(&its);
-                work(&its, LOOK, IDLE);
+                work(&its, LOOK, IDLE, adaptive);
             })
             .inspect_err(|_| pool.end_janitor())?;
         Ok(Janitor { pool, thread: Some(thread) })
@@ -61,11 +62,12 @@ impl Drop for Janitor {
 }
 
 /// What the thread does.
-fn work(pool: &Pool, look: Duration, idle: Duration) {
+fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
     let mut interval_began = Now::read();
-    let mut gives_back = false;
+    let (mut adaptive_began, mut last_sample) = (interval_began, interval_began);
+    let (mut gives_back, mut makes_ready) = (false, false);
     loop {
-        let chore = pool.await_chore(if gives_back { Duration::ZERO } else { look });
+        let chore = pool.await_chore(if gives_back || makes_ready { Duration::ZERO } else { look });
         let began = Now::read();
         let has_worked = match chore {
             Chore::Ended => return,
@@ -79,8 +81,18 @@ fn work(pool: &Pool, look: Duration, idle: Duration) {
                     pool.end_idle_interval();
                     gives_back = true;
                 }
+                if began.since(last_sample) >= look {
+                    last_sample = began;
+                    pool.sample_use();
+                }
+                if began.since(adaptive_began) >= adaptive {
+                    adaptive_began = began;
+                    pool.end_adaptive_interval();
+                    makes_ready = true;
+                }
                 gives_back = gives_back && pool.reclaim_idle_slice();
-                gives_back
+                makes_ready = makes_ready && pool.keep_ready_slice();
+                gives_back || makes_ready
             }
         };
         let ended = Now::read();
@@ -94,6 +106,9 @@ mod tests {
     use super::*;
     use crate::memory::{self, Heap};
     use crate::pool::{AllocateRequest, Config};
+
+    /// Longer than these tests take.
+    const ADAPTIVE: Duration = Duration::from_secs(3600);
 
     fn pool() -> Arc<Pool> {
         let memory = memory::Config {
@@ -130,7 +145,7 @@ mod tests {
     async fn what_takes_long_is_done_by_the_janitor_while_others_are_served() {
         let pool = pool();
         checkerboard(&pool).await;
-        let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
+        let janitor = Janitor::start(pool.clone(), ADAPTIVE).expect("a thread can be had");
         // One thread polls them all in turn, so none of them may block it.
         let large = futures_of(&pool, 5, 4 << 20);
         let small = futures_of(&pool, 20, 1024);
@@ -171,7 +186,7 @@ mod tests {
             assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
         }
         assert_eq!(pool.stats().await.janitor.waiting, 3);
-        let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
+        let janitor = Janitor::start(pool.clone(), ADAPTIVE).expect("a thread can be had");
         drop(janitor); // done before it ends
         let stats = pool.stats().await;
         assert_eq!((stats.heap.in_use_bytes, stats.janitor.waiting), (in_use, 0));
@@ -185,7 +200,8 @@ mod tests {
         runtime.block_on(checkerboard(&pool));
         pool.begin_janitor();
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| work(&pool, Duration::from_millis(1), Duration::from_millis(20)));
+            let thread =
+                scope.spawn(|| work(&pool, Duration::from_millis(1), Duration::from_millis(20), ADAPTIVE));
             let began = Now::read();
             while runtime.block_on(pool.stats()).heap.pool_size_bytes > (8 << 20) + (4 << 20) {
                 assert!(Now::read().since(began) < Duration::from_secs(60), "idle memory never goes back");
@@ -198,5 +214,27 @@ mod tests {
         assert_eq!(stats.heap.in_use_bytes, 8 << 20);
         assert!(stats.heap.committed_bytes <= stats.heap.pool_size_bytes + memory::page_size());
         assert!(stats.heap.reclaim.slices[memory::ReclaimAction::Idle as usize] > 0);
+    }
+
+    #[test]
+    fn a_busy_class_has_slabs_ready_after_an_interval() {
+        const LOOKS: Duration = Duration::from_millis(1);
+        const INTERVAL: Duration = Duration::from_millis(20);
+        let pool = pool();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        (0..100).for_each(|_| _ = runtime.block_on(allocate(&pool, 1024)));
+        let held = || runtime.block_on(pool.stats()).heap.classes[0].total;
+        let before = held();
+        pool.begin_janitor();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| work(&pool, LOOKS, ADAPTIVE, INTERVAL));
+            let began = Now::read();
+            while held() < before + before / 5 {
+                assert!(Now::read().since(began) < Duration::from_secs(60), "no slabs are made ready");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            pool.end_janitor();
+            thread.join().expect("no panic");
+        });
     }
 }

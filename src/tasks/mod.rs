@@ -50,6 +50,7 @@ use pushgateway::Pushgateway;
 use slab_sweeper::SlabSweeper;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -140,8 +141,8 @@ impl Tasks {
     ///
     /// # Errors
     /// Where the system grants no thread.
-    pub fn start_janitor(&mut self, pool: Arc<Pool>) -> std::io::Result<()> {
-        self.janitor = Some(Janitor::start(pool)?);
+    pub fn start_janitor(&mut self, pool: Arc<Pool>, adaptive: Duration) -> std::io::Result<()> {
+        self.janitor = Some(Janitor::start(pool, adaptive)?);
         Ok(())
     }
 

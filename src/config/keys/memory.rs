@@ -1,18 +1,13 @@
 //! What can be set about the memory that is leased: the section `memory`, classes included.
 
-use super::{Access, Key, bytes, number, plain, sizes, text};
+use super::{Access, GROWTH, Key, bytes, number, plain, sizes, text};
 use crate::config::PoolSize;
 use crate::config::checks::{self, SIZE_BYTES_MAX};
 use crate::config::profile::{self, Profile};
 use crate::memory::HugePages;
-use crate::units::Factor;
-use std::ops::RangeInclusive;
 
 /// Live allocations at most: the bits that an allocation's id has for its place in the table.
 const ALLOCATIONS_MAX: u32 = 1 << 24;
-
-/// How many times as much: from nothing more to very much more.
-const GROWTH: RangeInclusive<Factor> = Factor::thousandths(1000)..=Factor::thousandths(16_000);
 
 /// In the order of `config.toml`.
 pub(super) const KEYS: &[Key] = &[

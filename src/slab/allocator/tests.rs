@@ -157,7 +157,8 @@ fn many_who_wait_for_few_slabs_are_all_served() {
         }
     });
     let stats = allocator.stats();
-    assert_eq!((stats.total_allocations, stats.used_slabs, stats.peak_used_slabs), (1600, 0, 2));
+    assert_eq!((stats.total_allocations, stats.used_slabs), (1600, 0));
+    assert!(stats.peak_used_slabs <= 2, "{}", stats.peak_used_slabs);
 }
 
 #[test]
