@@ -32,6 +32,10 @@ pub(super) struct Slot {
     pub(super) live: u64,
     /// Actual bytes of the live allocations.
     pub(super) live_bytes: u64,
+    /// Bytes that were asked for of these.
+    pub(super) live_requested_bytes: u64,
+    /// Allocations ever made.
+    pub(super) made: u64,
     pub(super) lease_lag: LeaseLag,
 }
 
@@ -45,6 +49,8 @@ impl Slot {
             wheel: Wheel::new(),
             live: 0,
             live_bytes: 0,
+            live_requested_bytes: 0,
+            made: 0,
             lease_lag: LeaseLag::default(),
         }
     }
@@ -89,6 +95,8 @@ impl Local {
         self.table().used(index).publish(record, Now(created));
         slot.live += 1;
         slot.live_bytes += self.heap().slab_bytes(record.location);
+        slot.live_requested_bytes += record.size_bytes;
+        slot.made += 1;
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);
         }

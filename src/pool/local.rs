@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::calls::Calls;
 use super::drain::Drains;
 use super::entries::Slot;
 use super::handover::Handover;
@@ -333,6 +334,7 @@ impl Local {
             self.keep_claim(&mut slot);
             slot.live -= 1;
             slot.live_bytes -= bytes;
+            slot.live_requested_bytes -= record.size_bytes;
             if let Some(deadline) = record.deadline.filter(|deadline| *deadline <= now) {
                 slot.lease_lag.count(deadline, now);
             }
@@ -379,18 +381,23 @@ impl Local {
         self.slots.iter().map(|slot| slot.lock().order.metadata_bytes()).sum()
     }
 
-    pub(super) fn stats(&self, inflight: &Inflight) -> PoolStats {
+    pub(super) fn stats(&self, inflight: &Inflight, calls: &Calls) -> PoolStats {
         let heap = self.heap.stats();
-        let (mut live, mut live_bytes, mut lease_lag) = (0, 0, LeaseLag::default());
+        let (mut live, mut live_bytes, mut requested_bytes, mut made) = (0, 0, 0, 0);
+        let mut lease_lag = LeaseLag::default();
         for slot in self.slots.iter() {
             let slot = slot.lock();
             live += slot.live;
             live_bytes += slot.live_bytes;
+            requested_bytes += slot.live_requested_bytes;
+            made += slot.made;
             lease_lag.add(&slot.lease_lag);
         }
         PoolStats {
             active_allocations: live,
             allocated_bytes: live_bytes,
+            requested_bytes,
+            allocations_made: made,
             allocations_max: u64::from(self.table.allocations_max()),
             metadata_bytes: heap.metadata_bytes + self.table.metadata_bytes() + self.order_bytes(),
             metadata_bytes_max: self.heap.metadata_bytes_max()
@@ -403,6 +410,7 @@ impl Local {
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
+            calls: calls.stats(),
             heap,
         }
     }
