@@ -165,6 +165,7 @@ async fn summarise(loaded: &Loaded, address: SocketAddr, pool: &Pool) {
     info!("listening on http://{address}, described at http://{address}/openapi.json");
 
     let stats = pool.stats().await;
+    let _ = pool.health(&stats, Now::read()); // the first look: from here on it is known what is recent
     let limit = stats.heap.limit_bytes;
     info!(
         ready = %ByteCount(stats.heap.pool_size_bytes),

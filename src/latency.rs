@@ -12,7 +12,7 @@
 //!
 //! Counts and sums are then estimates, without a bias: what is slow is counted exactly, and a sampled operation that is
 //! fast stands for as many fast ones, on average, as there were. At first nearly all are timed, so that there is something
-//! to say of whoever does little: about 112 of the first 2032 operations of a slot.
+//! to say of whoever does little: about 56 of the first 1016 operations of a slot.
 //!
 //! The buckets are those of HdrHistogram: [`STEPS`] linear ones for each power of two, so that a value is known to within a
 //! sixteenth of itself, and a histogram takes [`BUCKETS`] words. This is the one place below the edges that reads a
@@ -26,7 +26,7 @@ use std::time::Instant;
 pub const EVERY_MAX: u64 = 1 << EVERY_BITS;
 const EVERY_BITS: u64 = 7;
 /// Operations that are timed before the distance between them doubles.
-const TIMED_PER_DOUBLING: u64 = 16;
+const TIMED_PER_DOUBLING: u64 = 8;
 
 /// Linear steps for each power of two.
 pub const STEPS: usize = 1 << STEP_BITS;

@@ -123,6 +123,10 @@ pub struct Snapshot {
     pub lease_lag: Distribution,
     /// Seconds since memory was last reclaimed; since the start where it never was.
     pub seconds_since_reclaim: f64,
+    /// How long allocating took.
+    pub allocation_durations: Distribution,
+    /// How the pool does, 0 to 1.
+    pub health_score: f64,
     /// The memory below.
     pub heap: HeapStats,
     /// The HTTP server.
@@ -248,7 +252,9 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::RESERVED, float(snapshot.reserved_bytes)),
         family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
         single(&rows::LEASE_EXPIRED, float(snapshot.leases_expired)),
-        lease_lag(&snapshot.lease_lag),
+        distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
+        distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),
+        single(&rows::HEALTH_SCORE, snapshot.health_score),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
@@ -348,10 +354,10 @@ fn durations(all: &[RequestDurations]) -> MetricFamily {
     family
 }
 
-fn lease_lag(lag: &Distribution) -> MetricFamily {
+fn distribution(row: &Row, of: &Distribution) -> MetricFamily {
     let mut metric = labelled(Vec::new());
-    metric.set_histogram(histogram(lag.bounds, &lag.counts, lag.sum_seconds));
-    let mut family = empty_family(&rows::LEASE_EXPIRY_LAG);
+    metric.set_histogram(histogram(of.bounds, &of.counts, of.sum_seconds));
+    let mut family = empty_family(row);
     family.set_metric(vec![metric]);
     family
 }

@@ -9,7 +9,9 @@ use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
 use crate::metrics::{Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
-use crate::pool::{AllocateError, InflightCharge, LEASE_LAG_BUCKETS, Pool, SMALL_WRITE_BYTES};
+use crate::pool::{
+    ALLOCATION_BUCKETS, AllocateError, InflightCharge, LEASE_LAG_BUCKETS, Pool, SMALL_WRITE_BYTES,
+};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A body up to this long that came in one piece on HTTP/1 is not charged to the in-flight budget: it lies in its
@@ -276,6 +279,12 @@ impl Api {
                 counts: pool.lease_lag.buckets.to_vec(),
                 sum_seconds: pool.lease_lag.sum_seconds,
             },
+            allocation_durations: Distribution {
+                bounds: &ALLOCATION_BUCKETS,
+                counts: pool.calls.buckets(),
+                sum_seconds: Duration::from_nanos(pool.calls.latency.sum()).as_secs_f64(),
+            },
+            health_score: self.pool.health(&pool, now).health_score,
             heap: pool.heap,
             http: HttpSnapshot {
                 requests: self.counters.requests(),

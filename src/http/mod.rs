@@ -28,6 +28,7 @@ mod driver;
 mod error;
 mod exchange;
 mod fields;
+mod health;
 mod idempotent;
 pub mod listener;
 mod one_shot;

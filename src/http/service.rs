@@ -4,6 +4,7 @@ use super::VERSION;
 use super::allocation::json;
 use super::api::Api;
 use super::error::{Problem, ProblemBody};
+use super::health::HealthBlock;
 use super::query::{self, Query};
 use super::upkeep::{CompactionBlock, ReclaimBlock};
 use crate::clock::Now;
@@ -98,9 +99,7 @@ pub(super) struct Stats {
     large_objects: Option<()>,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
-    /// Null until health scores exist.
-    #[schema(value_type = Option<Object>, required)]
-    health: Option<()>,
+    health: HealthBlock,
 }
 
 /// One tag.
@@ -280,6 +279,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
 pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
     let stats = api.pool.stats().await;
+    let now = Now::read();
     let body = Stats {
         memory: MemoryBlock::new(&stats),
         peak_in_use_bytes: stats.heap.peak_in_use_bytes,
@@ -294,9 +294,9 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: None,
         large_objects: None,
-        reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, Now::read()),
+        reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
-        health: None,
+        health: HealthBlock::new(&api.pool.health(&stats, now), &stats),
     };
     Ok(json(StatusCode::OK, &body))
 }

@@ -99,6 +99,11 @@ impl Hardening {
         }
     }
 
+    /// Whether stray writes are looked for.
+    pub(super) fn canaries(&self) -> bool {
+        self.canaries
+    }
+
     /// Violations so far, in the order of [`Violation::ALL`].
     pub(super) fn found(&self) -> [u64; Violation::ALL.len()] {
         self.found.each_ref().map(|count| count.load(Ordering::Relaxed))

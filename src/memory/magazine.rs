@@ -99,8 +99,9 @@ pub(super) struct Rack {
     /// Bytes granted when peak use was last looked at from here, and the least that `bytes` were since then.
     peak_granted: Word,
     peak_bytes: Word,
-    /// Times that a request found its magazine empty and was served after it was filled.
+    /// Times that a request found its magazine empty and was served after it was filled, and how often by the depot.
     refills: Word,
+    depot_refills: Word,
     magazines: Box<[Magazine]>,
 }
 
@@ -122,6 +123,7 @@ impl Rack {
             peak_granted: Word::new(0),
             peak_bytes: Word::new(0),
             refills: Word::new(0),
+            depot_refills: Word::new(0),
             magazines: classes.map(magazine).collect(),
         }
     }
@@ -147,6 +149,11 @@ impl Rack {
     /// Times that a request was served after its magazine had been filled for it.
     pub(super) fn refills(&self) -> u64 {
         get(&self.refills)
+    }
+
+    /// How often of those by a batch of the depot.
+    pub(super) fn depot_refills(&self) -> u64 {
+        get(&self.depot_refills)
     }
 
     /// Opens it if nobody has it open.
@@ -206,9 +213,10 @@ impl OpenRack<'_> {
         }
     }
 
-    /// A request was served after its magazine had been filled for it.
-    pub(super) fn count_refill(&self) {
+    /// A request was served after its magazine had been filled for it, by the depot or else by the class.
+    pub(super) fn count_refill(&self, by_depot: bool) {
         add(&self.rack.refills, 1);
+        add(&self.rack.depot_refills, u64::from(by_depot));
     }
 
     /// Whether the magazine of a class has a place free.

@@ -6,7 +6,9 @@
 use super::class::SHRINK_SLABS_MAX;
 use super::compact::Sweep;
 use super::{Heap, OsError, SizeClass};
+use crate::latency::Stopwatch;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Runs given back in one slice: a page alone costs 2 µs, 17 µs while another CPU runs: 0.5 ms.
 const SLICE_RUNS_MAX: u64 = 32;
@@ -48,6 +50,9 @@ pub struct ReclaimStats {
     pub slices: [u64; ReclaimAction::ALL.len()],
     /// Bytes given back.
     pub bytes: u64,
+    /// How long the last of these slices took; none where there was none. A slice is what one who needs memory, or the
+    /// janitor, does at one go: a reclaim of several lets others have their turn between them.
+    pub last_slice: Option<Duration>,
 }
 
 /// Counts what is reclaimed.
@@ -55,6 +60,8 @@ pub struct ReclaimStats {
 pub(super) struct Reclaimed {
     slices: [AtomicU64; ReclaimAction::ALL.len()],
     bytes: AtomicU64,
+    /// Nanoseconds of the last slice; 0: there was none.
+    last_slice: AtomicU64,
 }
 
 impl Reclaimed {
@@ -62,6 +69,10 @@ impl Reclaimed {
         ReclaimStats {
             slices: std::array::from_fn(|action| self.slices[action].load(Ordering::Relaxed)),
             bytes: self.bytes.load(Ordering::Relaxed),
+            last_slice: match self.last_slice.load(Ordering::Relaxed) {
+                0 => None,
+                nanoseconds => Some(Duration::from_nanos(nanoseconds)),
+            },
         }
     }
 }
@@ -78,6 +89,7 @@ impl Heap {
         sweep: &mut Sweep,
         action: ReclaimAction,
     ) -> Result<u64, OsError> {
+        let began = Stopwatch::start();
         let room = self.class(class);
         let size = room.slab_bytes();
         // What lies in a magazine can be neither moved nor given back: left at the top it would hold pages of its own.
@@ -112,6 +124,7 @@ impl Heap {
         if bytes > 0 {
             self.reclaimed.slices[action as usize].fetch_add(1, Ordering::Relaxed);
             self.reclaimed.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.reclaimed.last_slice.store(began.nanoseconds().max(1), Ordering::Relaxed);
         }
         Ok(bytes)
     }

@@ -18,6 +18,10 @@ pub struct HeapStats {
     pub retired_bytes: u64,
     /// Stray writes that were found, by what found them: see [`super::Violation`].
     pub guard_violations: [u64; Violation::ALL.len()],
+    /// Whether stray writes are looked for.
+    pub canaries: bool,
+    /// Whether there are guard pages.
+    pub guard_pages: bool,
     /// Bytes held from the budget.
     pub pool_size_bytes: u64,
     /// The budget.
@@ -43,6 +47,8 @@ pub struct PathCounts {
     pub magazine: u64,
     /// From what the slots share: a batch of the depot, or a free slab of the class.
     pub shared: u64,
+    /// Of these, from a batch of the depot, which takes no lock.
+    pub depot: u64,
     /// By fresh bytes from the budget.
     pub fresh: u64,
     /// By memory that was taken from other classes.
@@ -53,7 +59,8 @@ impl Heap {
     /// All numbers of the heap. Takes each class's lock in turn, for a copy of a few words.
     pub fn stats(&self) -> HeapStats {
         let refills: u64 = self.racks.iter().map(Rack::refills).sum();
-        let mut paths = PathCounts { shared: refills, ..PathCounts::default() };
+        let depot = self.racks.iter().map(Rack::depot_refills).sum();
+        let mut paths = PathCounts { shared: refills, depot, ..PathCounts::default() };
         let (mut classes, mut committed_bytes, mut metadata_bytes) = (Vec::new(), 0, 0);
         for (at, class) in self.classes.iter().enumerate() {
             let (mut stats, account_bytes, touched) = {
@@ -84,6 +91,8 @@ impl Heap {
             draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
             retired_bytes: classes.iter().map(|class| class.retired * class.slab_size_bytes).sum(),
             guard_violations: self.hardening.found(),
+            canaries: self.hardening.canaries(),
+            guard_pages: self.classes.iter().all(|class| class.slabs().layout().is_guarded()),
             pool_size_bytes: self.budget.held(),
             limit_bytes: self.budget.limit(),
             committed_bytes,

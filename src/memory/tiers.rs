@@ -98,17 +98,17 @@ impl Heap {
         let at = usize::from(class.0);
         let room = &self.classes[at];
         let rack = self.open_rack()?;
+        let mut by_depot = false;
         if rack.len(at) == 0 {
             rack.grow(at);
             let wanted = rack.places(at).min(BATCH_ROUNDS as u64);
-            if wanted == 0
-                || !(self.fill_from_depot(&rack, class) || self.fill_from_class(&rack, class, wanted))
-            {
+            by_depot = wanted > 0 && self.fill_from_depot(&rack, class);
+            if !by_depot && (wanted == 0 || !self.fill_from_class(&rack, class, wanted)) {
                 return None;
             }
         }
         let index = self.take_from_rack(&rack, class, open_held)?;
-        rack.count_refill();
+        rack.count_refill(by_depot);
         if granted {
             self.return_granted(room.slab_bytes());
         } else {

@@ -58,6 +58,15 @@ pub(super) const ALLOCATION_PATH: Row = counter(
     "maas_allocation_path_total",
     "Allocations by where their slab came from: the thread's magazine, what threads share, fresh bytes, other classes.",
 );
+pub(super) const ALLOCATION_DURATION: Row = Row {
+    name: "maas_allocation_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    help: "Time that the pool took to allocate a block, without waits for room. Estimated from samples of the fast ones.",
+};
+pub(super) const HEALTH_SCORE: Row = gauge(
+    "maas_health_score",
+    "How well the pool does, 0 to 1, from recent refusals, slow allocations, damage, pressure, misses and fragmentation.",
+);
 pub(super) const UTILIZATION_RATIO: Row =
     gauge("maas_pool_utilization_ratio", "Bytes in use as a part of the pool's limit, 0 to 1.");
 pub(super) const POOL_LIMIT: Row = gauge("maas_pool_limit_bytes", "The pool's hard limit.");
@@ -128,7 +137,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 46] = [
+pub(super) const ALL: [&Row; 48] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -164,6 +173,8 @@ pub(super) const ALL: [&Row; 46] = [
     &SLABS,
     &SLAB_CREATED,
     &ALLOCATION_PATH,
+    &ALLOCATION_DURATION,
+    &HEALTH_SCORE,
     &SLAB_REUSE_RATIO,
     &COMPACTION_MOVES,
     &COMPACTION_BYTES,

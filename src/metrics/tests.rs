@@ -35,6 +35,12 @@ fn snapshot() -> Snapshot {
         leases_expired: 3,
         seconds_since_reclaim: 12.5,
         lease_lag: Distribution { bounds: &[0.01, 0.1], counts: vec![1, 1, 1], sum_seconds: 1.5 },
+        allocation_durations: Distribution {
+            bounds: &[0.000_000_1, 0.001],
+            counts: vec![700, 20, 1],
+            sum_seconds: 0.25,
+        },
+        health_score: 0.875,
         heap: HeapStats {
             in_use_bytes: 4096,
             limit_bytes: 10_240,
@@ -42,7 +48,7 @@ fn snapshot() -> Snapshot {
             retired_bytes: 1024,
             guard_violations: [1, 2],
             classes: vec![class],
-            reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096 },
+            reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096, last_slice: None },
             compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
             ..HeapStats::default()
         },
@@ -85,6 +91,10 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_slabs{slab_size="1024",state="scrubbing"} 1"#,
         r#"maas_slabs{slab_size="1024",state="retired"} 0"#,
         "maas_retired_bytes 1024",
+        r#"maas_allocation_duration_seconds_bucket{le="0.0000001"} 700"#,
+        r#"maas_allocation_duration_seconds_bucket{le="+Inf"} 721"#,
+        "maas_allocation_duration_seconds_sum 0.25",
+        "maas_health_score 0.875",
         r#"maas_guard_violations_total{kind="canary"} 1"#,
         r#"maas_guard_violations_total{kind="use_after_free"} 2"#,
         r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="0.000025"} 2"#,

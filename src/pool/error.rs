@@ -93,6 +93,18 @@ impl AllocateError {
             _ => false,
         }
     }
+
+    /// Whether the pool lacked what was asked for: not where a tag's budget says no, and not where nobody could ever
+    /// have it.
+    pub(super) fn is_lack(&self) -> bool {
+        match self {
+            AllocateError::Memory(_) | AllocateError::TableFull { .. } | AllocateError::TagsFull { .. } => {
+                true
+            }
+            AllocateError::Waited { last, .. } => last.is_lack(),
+            _ => false,
+        }
+    }
 }
 
 /// The engine cannot serve the call now.

@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::calls::Calls;
 use super::drain::Drains;
 use super::entries::Slot;
 use super::handover::Handover;
@@ -333,6 +334,7 @@ impl Local {
             self.keep_claim(&mut slot);
             slot.live -= 1;
             slot.live_bytes -= bytes;
+            slot.live_requested_bytes -= record.size_bytes;
             if let Some(deadline) = record.deadline.filter(|deadline| *deadline <= now) {
                 slot.lease_lag.count(deadline, now);
             }
@@ -391,20 +393,24 @@ impl Local {
         }
     }
 
-    pub(super) fn stats(&self, inflight: &Inflight) -> PoolStats {
+    pub(super) fn stats(&self, inflight: &Inflight, calls: &Calls) -> PoolStats {
         let heap = self.heap.stats();
-        let (mut live, mut live_bytes, mut lease_lag) = (0, 0, LeaseLag::default());
-        let mut sizes_bytes = 0;
+        let (mut live, mut live_bytes, mut requested_bytes, mut made) = (0, 0, 0, 0);
+        let (mut lease_lag, mut sizes_bytes) = (LeaseLag::default(), 0);
         for slot in self.slots.iter() {
             let slot = slot.lock();
             live += slot.live;
             live_bytes += slot.live_bytes;
             sizes_bytes += slot.sizes.metadata_bytes();
+            requested_bytes += slot.live_requested_bytes;
+            made += slot.made;
             lease_lag.add(&slot.lease_lag);
         }
         PoolStats {
             active_allocations: live,
             allocated_bytes: live_bytes,
+            requested_bytes,
+            allocations_made: made,
             allocations_max: u64::from(self.table.allocations_max()),
             metadata_bytes: heap.metadata_bytes
                 + self.table.metadata_bytes()
@@ -422,6 +428,7 @@ impl Local {
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
+            calls: calls.stats(),
             heap,
         }
     }

@@ -28,8 +28,10 @@
 //!   order.rs     creation order, for listing
 //!   idempotency.rs  which request was already served
 //!   inflight.rs  the second budget: bytes of requests on their way
+//!   calls.rs     what is counted of the calls at the door, how long they take, and how the pool does by that
 //! ```
 
+mod calls;
 pub mod config;
 mod content;
 mod deposit;
@@ -55,6 +57,7 @@ mod tags;
 mod turns;
 mod upload;
 
+pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
 pub use content::{Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Versions, WriteError};
 pub use deposit::Deposit;
@@ -76,6 +79,7 @@ pub use upload::Upload;
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
 use bytes::Bytes;
+use calls::Calls;
 use local::{Local, Started};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +130,10 @@ pub struct PoolStats {
     pub active_allocations: u64,
     /// Actual bytes of live allocations.
     pub allocated_bytes: u64,
+    /// Bytes that were asked for of these.
+    pub requested_bytes: u64,
+    /// Allocations ever made.
+    pub allocations_made: u64,
     /// Live allocations at most.
     pub allocations_max: u64,
     /// Bytes of records about allocations and slabs.
@@ -148,6 +156,8 @@ pub struct PoolStats {
     pub lease_lag: LeaseLag,
     /// What the janitor did.
     pub janitor: JanitorStats,
+    /// What was counted of the calls at the door.
+    pub calls: CallStats,
 }
 
 /// Who keeps the allocations.
@@ -162,6 +172,7 @@ pub struct Pool {
     engine: Engine,
     inflight: Inflight,
     idempotency: Idempotency,
+    calls: Calls,
     write_wait: Duration,
 }
 
@@ -171,7 +182,7 @@ impl Pool {
         let engine = Engine::Local(Local::new(Arc::new(heap), config));
         let write_wait = Duration::from_millis(config.write_wait_ms);
         let inflight = Inflight::new(config.max_inflight_bytes);
-        Pool { engine, inflight, idempotency: Idempotency::default(), write_wait }
+        Pool { engine, inflight, idempotency: Idempotency::default(), calls: Calls::default(), write_wait }
     }
 
     /// Makes an allocation, waiting for room up to `wait` where there is none.
@@ -185,21 +196,30 @@ impl Pool {
         now: Now,
     ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        if let Some(made) = local.allocate_at_once(request, now) {
+        let sampled = self.calls.should_time();
+        if sampled.is_none()
+            && let Some(made) = local.allocate_at_once(request, now)
+        {
             return Ok(made);
         }
-        match local.allocate(request, now) {
-            Ok(Started::Made(made)) => Ok(made),
-            Ok(Started::Claimed(plan)) => {
-                let made = local.fulfil(plan, now).await?;
-                Ok(made.into_iter().next().expect("as many as were asked for"))
+        let refused = |error| self.calls.refused(1, error);
+        let made = match self.start_timed(request, now, sampled) {
+            Ok((Started::Made(made), _)) => return Ok(made),
+            Ok((Started::Claimed(plan), timing)) => {
+                let made = local.fulfil(plan, now).await.map_err(refused)?;
+                timing.end();
+                made
             }
             Err(error) if !wait.is_zero() && error.may_pass() => {
-                let made = local.allocate_in_turn(std::slice::from_ref(request), wait, now, error).await?;
-                Ok(made.into_iter().next().expect("as many as were asked for"))
+                let requests = std::slice::from_ref(request);
+                // In a box: who waits can pay for it. As a part of everybody's future it cost those who are served at
+                // once a tenth of their time.
+                let turn = Box::pin(local.allocate_in_turn(requests, wait, now, error));
+                turn.await.map_err(refused)?
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(refused(error)),
+        };
+        Ok(made.into_iter().next().expect("as many as were asked for"))
     }
 
     /// Makes all of these allocations or none, in the order asked. It waits for room as one.
@@ -213,12 +233,14 @@ impl Pool {
         now: Now,
     ) -> Result<Vec<Allocation>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        match local.allocate_all(requests, now).await {
+        self.calls.count_batch_allocation();
+        let outcome = match local.allocate_all(requests, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.allocate_in_turn(requests, wait, now, error).await
             }
             outcome => outcome,
-        }
+        };
+        outcome.map_err(|error| self.calls.refused(requests.len(), error))
     }
 
     /// Begins an allocation whose content comes with it, waiting for room up to `wait`. Nobody can find it before it is
@@ -233,12 +255,20 @@ impl Pool {
         now: Now,
     ) -> Result<Deposit<'_>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        match local.deposit(request, now).await {
+        // It takes a plan, as all that have a tag do.
+        let timing = self.calls.begin(self.calls.should_time(), true);
+        let outcome = match local.deposit(request, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.deposit_in_turn(request, wait, now, error).await
             }
-            outcome => outcome,
-        }
+            outcome => {
+                if outcome.is_ok() {
+                    timing.end();
+                }
+                outcome
+            }
+        };
+        outcome.map_err(|error| self.calls.refused(1, error))
     }
 
     /// Gives an allocation a lease of that length from now on, whatever lease it had.
@@ -265,7 +295,7 @@ impl Pool {
     /// [`NotFound`] where no live allocation has the id.
     pub async fn free(&self, id: AllocationId, now: Now) -> Result<(), NotFound> {
         let Engine::Local(local) = &self.engine;
-        local.free(id, now).map(drop)
+        local.free(id, now).map(drop).inspect_err(|_| self.calls.count_missing(1))
     }
 
     /// Ends all of these allocations, each as [`Pool::free`] does, and returns those that were not found. One that stands
@@ -275,6 +305,7 @@ impl Pool {
         const SLICE: (u64, usize) = (16 << 20, 1024);
         let Engine::Local(local) = &self.engine;
         let (mut missing, mut bytes, mut looks) = (Vec::new(), 0, 0);
+        self.calls.count_batch_free();
         for id in ids {
             if bytes >= SLICE.0 || looks >= SLICE.1 {
                 (bytes, looks) = (0, 0);
@@ -286,6 +317,7 @@ impl Pool {
                 Err(NotFound(id)) => missing.push(id),
             }
         }
+        self.calls.count_missing(missing.len());
         missing
     }
 
@@ -378,7 +410,7 @@ impl Pool {
     /// All numbers.
     pub async fn stats(&self) -> PoolStats {
         let Engine::Local(local) = &self.engine;
-        local.stats(&self.inflight)
+        local.stats(&self.inflight, &self.calls)
     }
 
     /// What clients asked for since the start, for whoever recommends a configuration. A copy of up to 40 KiB a slot.

@@ -15,6 +15,7 @@ mod content;
 mod description;
 mod framing;
 mod full_pool;
+mod health;
 mod hunts;
 mod idempotency;
 mod inflight;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 const GAUGES: &str = "maas_active_allocations maas_allocation_size_bytes maas_pool_size_bytes \
     maas_utilization_percent maas_http_connections maas_pool_utilization_ratio maas_pool_limit_bytes \
     maas_peak_in_use_bytes maas_draining_bytes maas_retired_bytes maas_committed_bytes maas_metadata_bytes maas_inflight_bytes \
-    maas_waiting_requests maas_slabs maas_slab_reuse_ratio maas_backend_up maas_connection_state maas_build_info maas_seconds_since_last_reclaim \
+    maas_waiting_requests maas_slabs maas_slab_reuse_ratio maas_backend_up maas_connection_state maas_build_info maas_seconds_since_last_reclaim maas_health_score \
     process_resident_memory_bytes process_virtual_memory_bytes process_open_fds process_max_fds \
     process_start_time_seconds process_threads";
 const COUNTERS: &str = "maas_request_count maas_slab_reuse_total maas_http_requests_total \
@@ -55,6 +55,8 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
     }
     let durations = "maas_http_request_duration_seconds";
     assert_eq!(samples.families[durations], "histogram");
+    assert_eq!(samples.families["maas_allocation_duration_seconds"], "histogram");
+    assert!(samples.contains("maas_allocation_duration_seconds_bucket{le=\"+Inf\"}"));
     let described = description(&server);
     for (template, methods) in described.routes() {
         for method in methods {

@@ -5,6 +5,7 @@ mod drift;
 mod edges;
 mod expiry;
 mod failing_system;
+mod health;
 mod race;
 mod stray_writes;
 mod twin;
@@ -46,6 +47,8 @@ fn check_quiet(pool: &Pool) {
     assert_eq!((stats.waiting_requests, stats.reserved_bytes), (0, 0));
     let lost = stats.heap.draining_bytes + stats.heap.retired_bytes;
     assert_eq!(stats.heap.in_use_bytes, stats.allocated_bytes + lost);
+    assert!(stats.requested_bytes <= stats.allocated_bytes);
+    assert_eq!(stats.requested_bytes == 0, stats.active_allocations == 0);
     let tagged: u64 = stats.tags.iter().map(|tag| tag.allocated_bytes).sum();
     assert!(tagged <= stats.allocated_bytes);
 }
