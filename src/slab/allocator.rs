@@ -14,8 +14,7 @@ use super::waiting::Waiting;
 use super::watch::Watch;
 use crate::clock::Now;
 use crate::latency::Stopwatch;
-use crate::memory::{self, AllocateError, ClassConfig, Config, Heap, OwnedSlab, SizeClass};
-use crate::slot;
+use crate::memory::{AllocateError, Heap, OwnedSlab, SizeClass};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -90,66 +89,21 @@ pub(super) fn count(counter: &AtomicU64) {
 
 impl SlabAllocator {
     pub(super) fn new(builder: Builder) -> Result<SlabAllocator, BuildError> {
-        /// All magazines together hold one slab of so many at most: what is in them is in nobody's way, but finding that out
-        /// takes a look into all of them.
-        const READY_SHARE: u64 = 16;
-        /// Slabs that a magazine holds at most.
-        const READY_MAX: u32 = 64;
-        /// Room behind a slab that the bit guard looks at, at least.
-        const GUARD_BYTES: u64 = 8;
-        let page_bytes = memory::page_size();
-        let is_followed_by_guard =
-            builder.guard_pages && builder.slab_bytes.next_multiple_of(8).is_multiple_of(page_bytes);
-        let guarded = builder.bit_guard && !is_followed_by_guard;
-        let align = builder.cache_line_bytes.max(8);
-        let stride_bytes =
-            (builder.slab_bytes + if guarded { GUARD_BYTES } else { 0 }).next_multiple_of(align);
-        let capacity = u64::from(builder.capacity);
-        let shards = builder.shards.map_or(slot::count(), |shards| slot::count().min(shards as usize)) as u64;
-        let ready = capacity / READY_SHARE / shards;
-        let cache = if builder.cpu_cache { ready.clamp(1, u64::from(READY_MAX)) } else { 0 };
-        let cache = Some(u32::try_from(cache).expect("it was clamped"));
-        let class = ClassConfig {
-            initial: Some(builder.prewarm),
-            magazine_capacity: cache,
-            ..ClassConfig::default()
-        };
-        let secure = builder.secure || builder.bit_guard;
-        let heap = Heap::new(&Config {
-            slab_sizes: vec![stride_bytes],
-            max_pool_size: stride_bytes * capacity,
-            initial_slabs_per_size: builder.prewarm,
-            prefault: builder.prewarm > 0,
-            zero_on_free: secure,
-            canaries: builder.bit_guard,
-            guard_pages: builder.guard_pages,
-            shards_max: builder.shards,
-            classes: [(stride_bytes, class)].into(),
-            ..Config::default()
-        })?;
-        let (class, _) = heap.class_for(stride_bytes).expect("it is the one class");
+        let (fixed, config) = builder.layout();
+        let heap = Heap::new(&config)?;
+        let (class, _) = heap.class_for(fixed.stride_bytes).expect("it is the one class");
         let (threshold, open_for) = builder.breaker.unwrap_or((0, Duration::ZERO));
-        let watch = builder
-            .health_checks
-            .then(|| Watch::new(Now::read(), builder.health_interval, builder.latency_limit));
+        let (interval, limit) = (builder.health_interval, builder.latency_limit);
         Ok(SlabAllocator {
             heap,
             class,
-            fixed: Fixed {
-                slab_bytes: builder.slab_bytes,
-                stride_bytes,
-                capacity,
-                cache_line_bytes: builder.cache_line_bytes,
-                secure,
-                bit_guard: builder.bit_guard,
-                guard_pages: builder.guard_pages,
-            },
+            fixed,
             attention: AtomicU32::new(if builder.debug { DEBUG } else { 0 }),
             resets: AtomicU32::new(0),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             breaker: Breaker::new(threshold, open_for),
             waiting: Waiting::default(),
-            watch,
+            watch: builder.health_checks.then(|| Watch::new(Now::read(), interval, limit)),
             detached: Detached::default(),
             sites: Sites::default(),
             heap_fallback: builder.heap_fallback,

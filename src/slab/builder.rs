@@ -3,6 +3,9 @@
 use super::allocator::SlabAllocator;
 use super::error::BuildError;
 use super::sizing::CACHE_LINE_BYTES;
+use super::stats::Fixed;
+use crate::memory::{self, ClassConfig, Config};
+use crate::slot;
 use std::time::Duration;
 use tracing::Dispatch;
 
@@ -201,6 +204,51 @@ impl Builder {
             return refuse("circuit_breaker threshold", 0, "a breaker opens after at least one failure");
         }
         SlabAllocator::new(self)
+    }
+
+    /// How large slabs are with all that belongs to them, and the heap that has them.
+    pub(super) fn layout(&self) -> (Fixed, Config) {
+        /// All magazines together hold one slab of so many at most: what is in them is in nobody's way, but finding that out
+        /// takes a look into all of them.
+        const READY_SHARE: u64 = 16;
+        /// Slabs that a magazine holds at most.
+        const READY_MAX: u64 = 64;
+        /// Room behind a slab that the bit guard looks at, at least.
+        const GUARD_BYTES: u64 = 8;
+        let is_followed_by_guard =
+            self.guard_pages && self.slab_bytes.next_multiple_of(8).is_multiple_of(memory::page_size());
+        let room = if self.bit_guard && !is_followed_by_guard { GUARD_BYTES } else { 0 };
+        let stride_bytes = (self.slab_bytes + room).next_multiple_of(self.cache_line_bytes.max(8));
+        let capacity = u64::from(self.capacity);
+        let shards = self.shards.map_or(slot::count(), |shards| slot::count().min(shards as usize)) as u64;
+        let ready = if self.cpu_cache { (capacity / READY_SHARE / shards).clamp(1, READY_MAX) } else { 0 };
+        let class = ClassConfig {
+            initial: Some(self.prewarm),
+            magazine_capacity: Some(u32::try_from(ready).expect("it is at most `READY_MAX`")),
+            ..ClassConfig::default()
+        };
+        let fixed = Fixed {
+            slab_bytes: self.slab_bytes,
+            stride_bytes,
+            capacity,
+            cache_line_bytes: self.cache_line_bytes,
+            secure: self.secure || self.bit_guard,
+            bit_guard: self.bit_guard,
+            guard_pages: self.guard_pages,
+        };
+        let config = Config {
+            slab_sizes: vec![stride_bytes],
+            max_pool_size: stride_bytes * capacity,
+            initial_slabs_per_size: self.prewarm,
+            prefault: self.prewarm > 0,
+            zero_on_free: fixed.secure,
+            canaries: self.bit_guard,
+            guard_pages: self.guard_pages,
+            shards_max: self.shards,
+            classes: [(stride_bytes, class)].into(),
+            ..Config::default()
+        };
+        (fixed, config)
     }
 
     /// Bytes of a slab at most.

@@ -366,6 +366,15 @@ fn shared_references_go_to_other_threads_and_keep_the_allocator() {
     thread::spawn(move || slab.fill(1)).join().expect("no panic");
 }
 
+#[test]
+fn allocators_and_references_go_to_other_threads_and_are_shared() {
+    fn goes_anywhere<T: Send + Sync>() {}
+    goes_anywhere::<SlabAllocator>();
+    goes_anywhere::<SlabRef<'_>>();
+    goes_anywhere::<Heap>();
+    goes_anywhere::<crate::memory::Block<'_>>();
+}
+
 /// What an allocator tells whoever logs: fields and messages, as text.
 #[derive(Clone, Default)]
 struct Told(Arc<parking_lot::Mutex<String>>);
