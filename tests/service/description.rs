@@ -130,6 +130,7 @@ fn provoke_everything(server: &mut Server) {
         "/livez",
         "/readyz",
         "/stats",
+        "/stats/recommendations",
         "/metrics",
         "/openapi.json",
     ] {
@@ -228,6 +229,7 @@ fn the_routes_are_those_of_the_contract() {
         "GET /openapi.json",
         "GET /readyz",
         "GET /stats",
+        "GET /stats/recommendations",
         "PATCH /allocate/{id}/data",
         "POST /allocate",
         "POST /allocate/batch",
