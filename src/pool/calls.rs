@@ -219,7 +219,7 @@ impl PoolStats {
 
 impl Pool {
     /// Makes an allocation of what lies ready, and times it; it stands for `weight`. None as
-    /// [`Local::allocate_at_once`].
+    /// `Local::allocate_at_once`.
     #[cold]
     pub(super) fn allocate_at_once_timed(
         &self,
