@@ -2,7 +2,7 @@
 //!
 //! To read the clock twice takes about as long as an allocation does. So what is fast is timed one time in about
 //! [`EVERY_MAX`], by a distance that varies, and each of these counts for all operations since the one before; what is
-//! slow is timed always, and counts once:
+//! slow is timed always, and counts once, or has a sampler of its own that times it more often:
 //!
 //! ```text
 //!   let weight = sampler.should_time();          none, mostly: a load, a store and a branch
@@ -23,8 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Of fast operations one in so many is timed, on average, once there were a few thousand.
-pub const EVERY_MAX: u64 = 1 << EVERY_BITS;
-const EVERY_BITS: u64 = 7;
+pub const EVERY_MAX: u64 = 128;
 /// Operations that are timed before the distance between them doubles.
 const TIMED_PER_DOUBLING: u64 = 8;
 
@@ -217,6 +216,8 @@ impl LatencySnapshot {
 /// Decides which operations are timed. See the module.
 #[derive(Debug)]
 pub struct Sampler {
+    /// The distance on average, in the long run: a power of two.
+    every_bits: u64,
     slots: PerSlot<Turn>,
 }
 
@@ -235,18 +236,28 @@ struct Turn {
 }
 
 impl Default for Sampler {
+    /// For what is fast: one in [`EVERY_MAX`].
     fn default() -> Sampler {
+        Sampler::one_in(EVERY_MAX)
+    }
+}
+
+impl Sampler {
+    /// A sampler of one operation in `every` on average, in the long run.
+    ///
+    /// # Panics
+    /// If `every` is no power of two.
+    pub fn one_in(every: u64) -> Sampler {
+        assert!(every.is_power_of_two());
         let turn = |slot: usize| Turn {
             left: AtomicU64::new(1),
             distance: AtomicU64::new(1),
             timed: AtomicU64::new(0),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(slot as u64 + 1)),
         };
-        Sampler { slots: PerSlot::new(turn) }
+        Sampler { every_bits: every.trailing_zeros().into(), slots: PerSlot::new(turn) }
     }
-}
 
-impl Sampler {
     /// To be asked once for each operation: none, where it is not to be timed; else how many operations it stands for.
     #[inline]
     pub fn should_time(&self) -> Option<u64> {
@@ -256,7 +267,7 @@ impl Sampler {
             turn.left.store(left - 1, Ordering::Relaxed);
             return None;
         }
-        Some(turn.take())
+        Some(turn.take(self.every_bits))
     }
 }
 
@@ -264,10 +275,10 @@ impl Turn {
     /// The turn has come. Draws the next distance, anything from 1 to just below twice the average: a caller whose operations
     /// come in a pattern must not have always the same one timed.
     #[cold]
-    fn take(&self) -> u64 {
+    fn take(&self, every_bits: u64) -> u64 {
         let weight = self.distance.load(Ordering::Relaxed);
         let timed = self.timed.fetch_add(1, Ordering::Relaxed);
-        let every = 1 << (timed / TIMED_PER_DOUBLING).min(EVERY_BITS);
+        let every = 1 << (timed / TIMED_PER_DOUBLING).min(every_bits);
         let mut random = self.random.load(Ordering::Relaxed);
         // Marsaglia, "Xorshift RNGs": every state but 0 comes once in 2^64 - 1 steps.
         random ^= random << 13;

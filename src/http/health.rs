@@ -93,10 +93,11 @@ fn nanoseconds(duration: Duration) -> u64 {
 impl HealthBlock {
     /// What is known of the pool's health, and its numbers at the same instant.
     pub(super) fn new(health: &Health, stats: &PoolStats) -> HealthBlock {
+        let milliseconds = u64::try_from(health.window.as_millis()).unwrap_or(u64::MAX);
         HealthBlock {
             health_score: health.health_score,
             recent_trend: health.recent_trend.name(),
-            window_seconds: health.window.as_secs_f64(),
+            window_seconds: Duration::from_millis(milliseconds).as_secs_f64(),
             latency_p50_ns: health.latency_p50.map(nanoseconds),
             latency_p95_ns: health.latency_p95.map(nanoseconds),
             latency_p99_ns: health.latency_p99.map(nanoseconds),
@@ -131,7 +132,7 @@ impl LifetimeBlock {
             cache_hits: stats.heap.paths.magazine,
             lock_free_hits: stats.heap.paths.depot,
             guard_violations: stats.heap.guard_violations.iter().sum(),
-            latency_average_ns: calls.latency.mean(),
+            latency_average_ns: calls.latency.mean().map(f64::round),
             latency_max_ns: calls.latency.max(),
         }
     }

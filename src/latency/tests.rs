@@ -131,6 +131,21 @@ fn few_are_timed_in_the_long_run_and_nearly_all_at_first() {
 }
 
 #[test]
+fn a_sampler_times_as_many_as_it_is_told_to() {
+    for every in [1, 32] {
+        let sampler = Sampler::one_in(every);
+        let weights: Vec<u64> = (0..100_000).filter_map(|_| sampler.should_time()).collect();
+        let expected = 100_000 / every;
+        assert!(
+            (weights.len() as u64).abs_diff(expected) <= expected / 10,
+            "{} of {expected}",
+            weights.len()
+        );
+        assert!(weights.iter().all(|weight| *weight < 2 * every));
+    }
+}
+
+#[test]
 fn operations_in_a_pattern_are_all_sampled_alike() {
     for period in [2, 128, 256] {
         let mut weights = [0; 2];

@@ -1,7 +1,7 @@
 //! Which bytes? Pages, size classes, slabs, slots: all memory of the pool, under one budget.
 //!
 //! The door is [`Heap`]: it gives out slabs by size class, lends their bytes to readers, and takes them back zeroed.
-//! It knows no clients, no ids and no time.
+//! It knows no clients, no ids and no time, only how long a reclaim took.
 //!
 //! ```text
 //!   mod.rs     Heap: which class, and what there is

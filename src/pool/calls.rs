@@ -1,12 +1,12 @@
 //! What is counted of the calls at the door, how long allocating takes, and how the pool does by that.
 //!
 //! Timed is what [`Pool::allocate`] takes, from the call until the allocation is there, with work that was handed over
-//! and without the wait for room; of a block that comes with its content, until the content can be written. Of what the
-//! thread's magazine served, and of what takes a plan, a sample is timed; of the rest, all. Batches are counted, not
-//! timed.
+//! and without the wait for room; of a block that comes with its content, until the content can be written. What lies
+//! ready in the thread's magazine, and what does not, are sampled each by its own sampler, so that the many fast ones do
+//! not hide the few slow ones; what is handed over, because it takes more than a slice of work, is timed always. Batches
+//! are counted, not timed.
 
-use super::local::Started;
-use super::{AllocateError, AllocateRequest, Engine, Pool, PoolStats};
+use super::{AllocateError, AllocateRequest, Allocation, Engine, Pool, PoolStats};
 use crate::clock::Now;
 use crate::health::{self, Health, HealthMonitor, Reading};
 use crate::latency::{Latencies, LatencySnapshot, Sampler, Stopwatch};
@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Of allocations that are not served at once, one in so many is timed: to read the clock for each made a full pool,
+/// where none is served at once, take half as long again.
+const PAST_EVERY: u64 = 32;
 /// An allocation that takes longer is slow: as long as a slice of work.
 const SLOW: Duration = Duration::from_millis(1);
 
@@ -51,7 +54,10 @@ const BUCKET_NANOSECONDS: [u64; BUCKETS] = [
 #[derive(Debug)]
 pub(super) struct Calls {
     latencies: Latencies,
+    /// Of all allocations of one block: which are timed if they are served at once.
     sampler: Sampler,
+    /// Of those that are not: which are timed.
+    sampler_past: Sampler,
     slots: PerSlot<Counts>,
     monitor: Mutex<HealthMonitor>,
 }
@@ -84,31 +90,28 @@ impl Default for Calls {
         // It knows no time yet: the first look finds a mark that is long over, and begins anew.
         let monitor = Mutex::new(HealthMonitor::new(Now(0), health::INTERVAL));
         let slots = PerSlot::new(|_| Counts::default());
-        Calls { latencies: Latencies::default(), sampler: Sampler::default(), slots, monitor }
-    }
-}
-
-/// An allocation that may be timed.
-pub(super) struct Timing<'a> {
-    latencies: &'a Latencies,
-    /// None where it is not.
-    began: Option<Stopwatch>,
-    weight: u64,
-    takes_plan: bool,
-}
-
-impl Timing<'_> {
-    /// What it takes does not lie ready: these are all timed, so each counts once. But not those that take a plan, which
-    /// may well be served by a magazine.
-    fn past_magazine(self) -> Self {
-        Timing { weight: if self.takes_plan { self.weight } else { 1 }, ..self }
-    }
-
-    /// The allocation is there.
-    pub(super) fn end(&self) {
-        if let Some(began) = self.began {
-            self.latencies.record(began.nanoseconds(), self.weight);
+        Calls {
+            latencies: Latencies::default(),
+            sampler: Sampler::default(),
+            sampler_past: Sampler::one_in(PAST_EVERY),
+            slots,
+            monitor,
         }
+    }
+}
+
+/// An allocation that is timed, and stands for `weight`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    began: Stopwatch,
+    weight: u64,
+}
+
+impl Timing {
+    /// Of an allocation that is timed whatever the sampler says: it stands for itself.
+    #[cold]
+    pub(super) fn of_one(timing: Option<Timing>) -> Timing {
+        Timing { began: timing.map_or_else(Stopwatch::start, |timing| timing.began), weight: 1 }
     }
 }
 
@@ -119,12 +122,17 @@ impl Calls {
         self.sampler.should_time()
     }
 
-    /// Begins an allocation that was sampled, or is past the magazines already. `takes_plan` where it takes a plan in any
-    /// case, and is timed only where it was sampled.
-    pub(super) fn begin(&self, sampled: Option<u64>, takes_plan: bool) -> Timing<'_> {
-        let is_timed = sampled.is_some() || !takes_plan;
-        let began = is_timed.then(Stopwatch::start);
-        Timing { latencies: &self.latencies, began, weight: sampled.unwrap_or(1), takes_plan }
+    /// Begins an allocation that is not served at once; none where it is not to be timed.
+    pub(super) fn begin(&self) -> Option<Timing> {
+        let weight = self.sampler_past.should_time()?;
+        Some(Timing { began: Stopwatch::start(), weight })
+    }
+
+    /// The allocation is there.
+    pub(super) fn end(&self, timing: Option<Timing>) {
+        if let Some(Timing { began, weight }) = timing {
+            self.latencies.record(began.nanoseconds(), weight);
+        }
     }
 
     fn count(&self, of: impl FnOnce(&Counts) -> &AtomicU64, by: usize) {
@@ -210,28 +218,20 @@ impl PoolStats {
 }
 
 impl Pool {
-    /// Begins an allocation that is to be timed, or that takes what does not lie ready.
+    /// Makes an allocation of what lies ready, and times it; it stands for `weight`. None as
+    /// `Local::allocate_at_once`.
     #[cold]
-    pub(super) fn start_timed(
+    pub(super) fn allocate_at_once_timed(
         &self,
         request: &AllocateRequest,
+        weight: u64,
         now: Now,
-        sampled: Option<u64>,
-    ) -> Result<(Started<'_>, Timing<'_>), AllocateError> {
+    ) -> Option<Allocation> {
         let Engine::Local(local) = &self.engine;
-        let timing = self.calls.begin(sampled, request.tag.is_some());
-        if sampled.is_some()
-            && let Some(made) = local.allocate_at_once(request, now)
-        {
-            timing.end();
-            return Ok((Started::Made(made), timing));
-        }
-        let timing = timing.past_magazine();
-        let started = local.allocate(request, now)?;
-        if let Started::Made(_) = started {
-            timing.end();
-        }
-        Ok((started, timing))
+        let timing = Timing { began: Stopwatch::start(), weight };
+        let made = local.allocate_at_once(request, now)?;
+        self.calls.end(Some(timing));
+        Some(made)
     }
 
     /// How the pool does, by its numbers now and those of earlier looks. The first look begins the recent window: it wants

@@ -79,7 +79,7 @@ pub use upload::Upload;
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
 use bytes::Bytes;
-use calls::Calls;
+use calls::{Calls, Timing};
 use local::{Local, Started};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,30 +196,41 @@ impl Pool {
         now: Now,
     ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        let sampled = self.calls.should_time();
-        if sampled.is_none()
-            && let Some(made) = local.allocate_at_once(request, now)
-        {
-            return Ok(made);
+        match self.calls.should_time() {
+            None => {
+                if let Some(made) = local.allocate_at_once(request, now) {
+                    return Ok(made);
+                }
+            }
+            Some(weight) => {
+                if let Some(made) = self.allocate_at_once_timed(request, weight, now) {
+                    return Ok(made);
+                }
+            }
         }
         let refused = |error| self.calls.refused(1, error);
-        let made = match self.start_timed(request, now, sampled) {
-            Ok((Started::Made(made), _)) => return Ok(made),
-            Ok((Started::Claimed(plan), timing)) => {
+        let timing = self.calls.begin();
+        match local.allocate(request, now) {
+            Ok(Started::Made(made)) => {
+                self.calls.end(timing);
+                Ok(made)
+            }
+            Ok(Started::Claimed(plan)) => {
+                // Where there is a tag it is a plan in any case; else it takes more than a slice of work.
+                let timing = if request.tag.is_some() { timing } else { Some(Timing::of_one(timing)) };
                 let made = local.fulfil(plan, now).await.map_err(refused)?;
-                timing.end();
-                made
+                self.calls.end(timing);
+                Ok(made.into_iter().next().expect("as many as were asked for"))
             }
             Err(error) if !wait.is_zero() && error.may_pass() => {
-                let requests = std::slice::from_ref(request);
                 // In a box: who waits can pay for it. As a part of everybody's future it cost those who are served at
                 // once a tenth of their time.
-                let turn = Box::pin(local.allocate_in_turn(requests, wait, now, error));
-                turn.await.map_err(refused)?
+                let turn = Box::pin(local.allocate_in_turn(std::slice::from_ref(request), wait, now, error));
+                let made = turn.await.map_err(refused)?;
+                Ok(made.into_iter().next().expect("as many as were asked for"))
             }
-            Err(error) => return Err(refused(error)),
-        };
-        Ok(made.into_iter().next().expect("as many as were asked for"))
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// Makes all of these allocations or none, in the order asked. It waits for room as one.
@@ -255,15 +266,14 @@ impl Pool {
         now: Now,
     ) -> Result<Deposit<'_>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        // It takes a plan, as all that have a tag do.
-        let timing = self.calls.begin(self.calls.should_time(), true);
+        let timing = self.calls.begin();
         let outcome = match local.deposit(request, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.deposit_in_turn(request, wait, now, error).await
             }
             outcome => {
                 if outcome.is_ok() {
-                    timing.end();
+                    self.calls.end(timing);
                 }
                 outcome
             }

@@ -174,6 +174,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_handed_over_is_timed_with_its_wait_and_counts_once() {
+        const WAIT: Duration = Duration::from_millis(30);
+        let pool = pool();
+        checkerboard(&pool).await;
+        let slow = || async { pool.stats().await.calls.latency.count_above(25_000_000) };
+        let before = slow().await;
+        for round in 1..=3 {
+            pool.begin_janitor();
+            let large = futures_of(&pool, 1, 4 << 20);
+            tokio::time::sleep(WAIT).await; // nobody works yet
+            let janitor = Janitor::start(pool.clone()).expect("a thread can be had");
+            for made in large {
+                made.await.expect("no panic");
+            }
+            drop(janitor);
+            assert_eq!(slow().await - before, round);
+        }
+    }
+
+    #[tokio::test]
     async fn requests_that_hang_up_while_the_janitor_works_for_them_leave_nothing() {
         let pool = pool();
         checkerboard(&pool).await;
