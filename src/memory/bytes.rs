@@ -6,13 +6,17 @@
 
 mod usable;
 
+pub(super) use usable::Protection;
+
 use super::dirty;
 use super::guard::{Guards, Watch};
 use super::layout::{Layout, spread};
 use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
-use super::{Heap, SlabLocation};
+use super::{Buffer, Heap, Home, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
+use bytes::BufMut;
+use bytes::buf::UninitSlice;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,17 +26,6 @@ unsafe impl ZeroIsValid for SegmentRecord {}
 
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
-/// How a class's slabs are protected, and what pages they get.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Protection {
-    /// Slabs are looked at before they are given out.
-    pub(super) canaries: bool,
-    /// How guards are made; none: there are none.
-    pub(super) guards: Option<Arc<Guards>>,
-    /// Huge pages are asked for where slabs are multiples of this; none: nowhere.
-    pub(super) huge_multiple_bytes: Option<u64>,
-}
 
 /// Memory and records of all slabs of one size. `layout.rs` says where each lies.
 #[derive(Debug)]
@@ -455,6 +448,26 @@ impl<'a> Look<'a> {
 impl Drop for Look<'_> {
     fn drop(&mut self) {
         self.heap.release(self.location);
+    }
+}
+
+/// The room behind the content.
+// SAFETY: the chunk is the room's first bytes, all of it: a `&mut [u8]` of an owned slab, borrowed as long as the buffer is.
+// Bytes of a slab are initialised, zeros at first; and the count that `advance_mut` is told moves within the room.
+unsafe impl<H: Home> BufMut for Buffer<H> {
+    #[inline]
+    fn remaining_mut(&self) -> usize {
+        self.room()
+    }
+
+    #[inline]
+    unsafe fn advance_mut(&mut self, count: usize) {
+        self.add_filled(count); // asserts that there is as much room
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        UninitSlice::new(self.room_mut())
     }
 }
 

@@ -18,6 +18,7 @@
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
+//!   buffer.rs  blocks that are filled and read, for `bytes` and tokio
 //!   reads.rs   what the holder of a slab reads
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
 //!   layout.rs  where slabs and guard pages lie: arithmetic
@@ -34,6 +35,7 @@
 
 mod allocate;
 mod budget;
+mod buffer;
 mod bytes;
 mod class;
 mod compact;
@@ -58,6 +60,7 @@ mod segment;
 mod stats;
 mod tiers;
 
+pub use buffer::{Buffer, Home};
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use compact::CompactionStats;

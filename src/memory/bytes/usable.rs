@@ -1,16 +1,28 @@
 //! How address space becomes memory: slabs are made usable run by run, with their guards, before they can be held.
 
-use super::{Protection, Slabs};
-use crate::memory::guard::Watch;
+use super::Slabs;
+use crate::memory::guard::{Guards, Watch};
 use crate::memory::layout::{Layout, RECORDS_SPREAD};
 use crate::memory::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, page_size};
 use crate::sync::{AtomicU64, Ordering};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tracing::warn;
 
 /// Numbers of all slabs' memory that this process ever reserved: no two have the same.
 static SERIALS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+/// How a class's slabs are protected, and what pages they get.
+#[derive(Clone, Debug, Default)]
+pub(in crate::memory) struct Protection {
+    /// Slabs are looked at before they are given out.
+    pub(in crate::memory) canaries: bool,
+    /// How guards are made; none: there are none.
+    pub(in crate::memory) guards: Option<Arc<Guards>>,
+    /// Huge pages are asked for where slabs are multiples of this; none: nowhere.
+    pub(in crate::memory) huge_multiple_bytes: Option<u64>,
+}
 
 impl Slabs {
     /// Reserves address space for `count` slabs of `slab_bytes`. No memory is used yet.
