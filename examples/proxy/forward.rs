@@ -18,8 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where accepting fails, mostly for want of files, it is tried again after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes that a plain buffer begins with: as many as the pool's.
-const PLAIN_BYTES: usize = 16 << 10;
+/// Bytes that a buffer begins with.
+const INITIAL_BYTES: usize = 16 << 10;
 
 /// Bytes that a plain buffer grows to at most: as the pool's.
 const PLAIN_BYTES_MAX: usize = 256 << 10;
@@ -41,27 +41,28 @@ pub(super) trait Buffers: Send + Sync + 'static {
     /// An empty buffer.
     fn take(&self) -> io::Result<Self::Buffer>;
 
-    /// Sees to it that all of an empty buffer is room; how much that is.
-    fn make_room(&self, buffer: &mut Self::Buffer) -> usize;
+    /// Sees to it that all `size_bytes` of an empty buffer are room.
+    fn make_room(&self, buffer: &mut Self::Buffer, size_bytes: usize);
 
-    /// Makes an empty buffer twice as large, if that is not too large.
-    fn grow(&self, buffer: &mut Self::Buffer) -> io::Result<()>;
+    /// Puts an empty buffer of so many bytes in its place, or of as many as there may be; how many.
+    fn grow(&self, buffer: &mut Self::Buffer, size_bytes: usize) -> io::Result<usize>;
 }
 
 impl Buffers for BufferPool {
     type Buffer = Buffer;
 
     fn take(&self) -> io::Result<Buffer> {
-        self.buffer().map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error))
+        self.acquire(INITIAL_BYTES).map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error))
     }
 
-    fn make_room(&self, buffer: &mut Buffer) -> usize {
-        buffer.room() // all of it, since all was read
+    fn make_room(&self, buffer: &mut Buffer, size_bytes: usize) {
+        debug_assert_eq!(buffer.room(), size_bytes, "all was read, so all is room");
     }
 
-    fn grow(&self, buffer: &mut Buffer) -> io::Result<()> {
-        let twice = (2 * buffer.capacity()).min(self.buffer_bytes_max());
-        buffer.grow(twice).map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error))
+    fn grow(&self, buffer: &mut Buffer, size_bytes: usize) -> io::Result<usize> {
+        let size_bytes = size_bytes.min(self.buffer_bytes_max());
+        buffer.grow(size_bytes).map_err(|error| io::Error::new(ErrorKind::OutOfMemory, error))?;
+        Ok(buffer.capacity())
     }
 }
 
@@ -72,21 +73,19 @@ impl Buffers for PlainBuffers {
     type Buffer = BytesMut;
 
     fn take(&self) -> io::Result<BytesMut> {
-        Ok(BytesMut::with_capacity(PLAIN_BYTES))
+        Ok(BytesMut::with_capacity(INITIAL_BYTES))
     }
 
-    fn make_room(&self, buffer: &mut BytesMut) -> usize {
+    fn make_room(&self, buffer: &mut BytesMut, size_bytes: usize) {
         buffer.clear();
-        buffer.reserve(PLAIN_BYTES); // what was read is room again: that allocates nothing
-        buffer.capacity()
+        buffer.reserve(size_bytes); // what was read is room again: that allocates nothing
     }
 
-    fn grow(&self, buffer: &mut BytesMut) -> io::Result<()> {
-        let twice = (2 * buffer.capacity()).min(PLAIN_BYTES_MAX);
-        if twice > buffer.capacity() {
-            *buffer = BytesMut::with_capacity(twice); // it is empty: nothing to be copied
-        }
-        Ok(())
+    fn grow(&self, buffer: &mut BytesMut, size_bytes: usize) -> io::Result<usize> {
+        let size_bytes = size_bytes.min(PLAIN_BYTES_MAX);
+        buffer.clear();
+        buffer.reserve(size_bytes);
+        Ok(size_bytes)
     }
 }
 
@@ -159,17 +158,17 @@ impl<B: Buffers> Proxy<B> {
     /// Forwards one direction until its end, and passes the end on.
     async fn pump(&self, from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
         let mut held = match self.hold {
-            Hold::Connection => Some(self.buffers.take()?),
+            Hold::Connection => Some((self.buffers.take()?, INITIAL_BYTES)),
             Hold::Flow => None,
         };
         loop {
             from.readable().await?;
-            let mut buffer = match held.take() {
-                Some(buffer) => buffer,
-                None => self.buffers.take()?,
+            let (mut buffer, mut size_bytes) = match held.take() {
+                Some(held) => held,
+                None => (self.buffers.take()?, INITIAL_BYTES),
             };
             loop {
-                let room = self.buffers.make_room(&mut buffer);
+                self.buffers.make_room(&mut buffer, size_bytes);
                 let read = match from.try_read_buf(&mut buffer) {
                     Ok(0) => return to.shutdown().await,
                     Ok(read) => read,
@@ -178,11 +177,11 @@ impl<B: Buffers> Proxy<B> {
                 };
                 to.write_all_buf(&mut buffer).await?;
                 self.counts.forwarded_bytes.fetch_add(read as u64, Ordering::Relaxed);
-                if self.grows && read == room {
-                    self.buffers.grow(&mut buffer)?;
+                if self.grows && read == size_bytes {
+                    size_bytes = self.buffers.grow(&mut buffer, 2 * size_bytes)?;
                 }
             }
-            held = (self.hold == Hold::Connection).then_some(buffer);
+            held = (self.hold == Hold::Connection).then_some((buffer, size_bytes));
         }
     }
 }

@@ -6,10 +6,12 @@
 //! ```
 //!
 //! Statistics are printed every `--stats-seconds`, on SIGUSR1, and when SIGINT or SIGTERM ends it.
-//! `forward.rs` is the proxy, and the part to copy; `counting.rs` counts what it allocates, `measure.rs` is the load.
+//! `forward.rs` is the proxy, and the part to copy; `counting.rs` counts what it allocates, `measure.rs` is the load,
+//! and `in_process.rs` what a buffer costs by itself.
 
 mod counting;
 mod forward;
+mod in_process;
 mod measure;
 
 use forward::{Buffers, Counts, Hold, PlainBuffers, Proxy};

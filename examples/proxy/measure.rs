@@ -4,7 +4,7 @@
 //! is here, on another. Kinds take turns, and who begins changes with each round. Figures are medians over the rounds with
 //! the least and the most, and count from after a first connection to the end of the case.
 
-use super::{Failure, flag, runtime};
+use super::{Failure, flag, in_process, runtime};
 use bytes::{BufMut, BytesMut};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -81,6 +81,7 @@ pub(super) fn run(words: &[String]) -> Result<(), Failure> {
     let mut text = String::from(
         "| case | figure | plain | pooled | pooled / plain (least–most) |\n|---|---|---|---|---|\n",
     );
+    in_process::tell(&mut text, rounds.max(1))?;
     for case in &CASES {
         let mut runs: [Vec<Figures>; 2] = Default::default();
         for round in 0..rounds.max(1) {
@@ -112,13 +113,13 @@ fn tell(text: &mut String, case: &Case, [plain, pooled]: &[Vec<Figures>; 2]) {
     }
 }
 
-fn median(figures: &[f64]) -> f64 {
+pub(super) fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
 }
 
-fn rounded(figure: f64) -> String {
+pub(super) fn rounded(figure: f64) -> String {
     match figure.abs() {
         100.0.. => format!("{figure:.0}"),
         1.0.. => format!("{figure:.2}"),

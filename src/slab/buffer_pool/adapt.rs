@@ -149,8 +149,11 @@ impl Shared {
 
     /// Drops what buckets keep beyond their limits, and gives pages that lay idle back to the system; a little of each.
     fn give_back_a_slice(&self) {
-        for bucket in &self.buckets {
-            bucket.stock.drop_surplus((DROPPED_BYTES_MAX / bucket.size_bytes).max(1));
+        {
+            let _giving_up = self.giving_up.lock();
+            for bucket in &self.buckets {
+                bucket.stock.drop_surplus((DROPPED_BYTES_MAX / bucket.size_bytes).max(1));
+            }
         }
         self.heap.reclaim_idle_slice();
     }

@@ -3,6 +3,7 @@
 use super::{Adaptation, Adaptive, BucketStock, BufferPool, Shared};
 use crate::memory::{Config, Heap, HeapError};
 use crate::slab::object_pool::Stock;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -202,6 +203,7 @@ impl BufferPoolBuilder {
             adaptation: Adaptation::new(self.adaptive, self.buckets.len(), Instant::now()),
             buckets: self.buckets.iter().map(stock).collect(),
             initial_buffer_bytes: self.initial_buffer_bytes,
+            giving_up: Mutex::new(()),
             refused: AtomicU64::new(0),
         };
         for (bucket, made) in self.buckets.iter().zip(&shared.buckets) {

@@ -128,6 +128,36 @@ fn buffers_that_are_kept_stand_in_nobodys_way() {
 }
 
 #[test]
+fn nobody_is_refused_for_what_others_keep_or_just_give_up() {
+    const SIZES: [usize; 3] = [4096, 8192, 16_384];
+    const THREADS: usize = 3;
+    const HELD: usize = 4;
+    let kept = |size_bytes| Bucket { kept_min: 64, ..Bucket::of(size_bytes) };
+    let pool =
+        pool(|builder| builder.buckets(SIZES.map(kept)).limit_bytes((THREADS * HELD * SIZES[2]) as u64));
+    let together = std::sync::Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (pool, together) = (&pool, &together);
+            // Each has so many at a time: there is room for all of them, whatever is kept.
+            let mut held: [Option<Buffer>; HELD] = Default::default();
+            scope.spawn(move || {
+                for size_bytes in SIZES.into_iter().cycle().take(3000) {
+                    together.wait();
+                    for place in &mut held {
+                        drop(place.take());
+                        *place = pool.acquire(size_bytes).ok(); // refusals are counted below
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((pool.stats().in_use_bytes, pool.stats().refused), (0, 0));
+    let dropped: u64 = (0..SIZES.len()).map(|number| bucket(&pool, number).dropped).sum();
+    assert!(dropped > 100, "{dropped}: what was kept had to give way");
+}
+
+#[test]
 fn a_builder_refuses_what_makes_no_sense() {
     let build =
         |change: fn(BufferPoolBuilder) -> BufferPoolBuilder| change(BufferPool::builder()).build().map(drop);

@@ -297,6 +297,15 @@ impl<T> Stock<T> {
         given_up.map(|Kept { object, .. }| self.discard(object)).is_some()
     }
 
+    /// Whether nothing is kept in any of these, at one instant. Whoever locks shelves of several does it in the same order.
+    pub(in crate::slab) fn are_empty<'a>(stocks: impl Iterator<Item = &'a Stock<T>>) -> bool
+    where
+        T: 'a,
+    {
+        let shelves: Vec<_> = stocks.flat_map(|stock| stock.shelves.iter()).map(Mutex::lock).collect();
+        shelves.iter().all(|shelf| shelf.len() == 0)
+    }
+
     /// See [`super::ObjectPool::close`].
     pub(in crate::slab) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
