@@ -1,6 +1,6 @@
 //! What taking a buffer and giving it back costs by itself: CPU time of the thread, kinds by turns.
 
-use super::measure::{median, rounded};
+use super::measure::{median, tell_row};
 use bytes::{BufMut, BytesMut};
 use maas::slab::{BufferPool, ObjectPool};
 use std::fmt::Write;
@@ -47,7 +47,7 @@ pub(super) fn tell(text: &mut String, rounds: usize) -> Result<(), super::Failur
     });
     let _ = writeln!(
         text,
-        "| two threads, 16 KiB, 300 bytes written | times the work of one | | {:.2} | |",
+        "| two threads, 16 KiB, 300 bytes written | times the work of one | | {:.2} | | |",
         2.0 * times[0] / times[1]
     );
     Ok(())
@@ -55,24 +55,17 @@ pub(super) fn tell(text: &mut String, rounds: usize) -> Result<(), super::Failur
 
 fn compare(text: &mut String, case: &str, rounds: usize, plain: &mut dyn FnMut(), pooled: &mut dyn FnMut()) {
     let (plain_times, pooled_times) = (times_in_slice(plain), times_in_slice(pooled));
-    let (mut plain_ns, mut pooled_ns, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut plain_ns, mut pooled_ns, mut again_ns] = [const { Vec::new() }; 3];
     for round in 0..rounds {
-        let mut of_plain = || plain_ns.push(cpu_ns(plain, plain_times));
-        let mut of_pooled = || pooled_ns.push(cpu_ns(pooled, pooled_times));
-        if round % 2 == 0 {
-            of_plain();
-            of_pooled();
-        } else {
-            of_pooled();
-            of_plain();
+        for turn in 0..3 {
+            match (round + turn) % 3 {
+                0 => plain_ns.push(cpu_ns(plain, plain_times)),
+                1 => pooled_ns.push(cpu_ns(pooled, pooled_times)),
+                _ => again_ns.push(cpu_ns(pooled, pooled_times)),
+            }
         }
-        ratios.push(pooled_ns[round] / plain_ns[round]);
     }
-    let (theirs, ours) = (rounded(median(&plain_ns)), rounded(median(&pooled_ns)));
-    let (least, most) =
-        ratios.iter().fold((f64::MAX, f64::MIN), |(l, m), ratio| (ratio.min(l), ratio.max(m)));
-    let _ =
-        writeln!(text, "| {case} | ns | {theirs} | {ours} | {:.3} ({least:.3}–{most:.3}) |", median(&ratios));
+    tell_row(text, &format!("{case} | ns"), [&plain_ns, &pooled_ns, &again_ns]);
 }
 
 /// How often something can be done in a slice.

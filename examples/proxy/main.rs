@@ -15,7 +15,7 @@ mod in_process;
 mod measure;
 
 use forward::{Buffers, Counts, Hold, PlainBuffers, Proxy};
-use maas::slab::BufferPool;
+use maas::slab::{BucketStats, BufferPool};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -154,8 +154,8 @@ async fn forward_until_stopped(
     tokio::pin!(forwarding);
     let tell = |counts: &Counts| {
         let mut text = String::new();
-        tell_process(&mut text, counts);
         tell_buffers(&mut text);
+        tell_process(&mut text, counts);
         println!("{}", text.trim_end());
     };
     loop {
@@ -171,7 +171,7 @@ async fn forward_until_stopped(
     Ok(())
 }
 
-/// One line of `name=value`, which `measure` reads.
+/// One line of `name=value`, the last of a report: `measure` reads it.
 fn tell_process(text: &mut String, counts: &Counts) {
     let allocated = counting::allocated();
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -199,12 +199,20 @@ fn tell_process(text: &mut String, counts: &Counts) {
     );
 }
 
+/// One line of `name=value`, and one for each bucket in use.
 fn tell_pool(text: &mut String, pool: &BufferPool) {
     let stats = pool.stats();
+    let sum = |count: fn(&BucketStats) -> u64| stats.buckets.iter().map(count).sum::<u64>();
     let _ = writeln!(
         text,
-        "  pool: {} bytes in use, {} kept, of {}; {} refused",
-        stats.in_use_bytes, stats.kept_bytes, stats.limit_bytes, stats.refused
+        "pool limit_bytes={} in_use_bytes={} kept_bytes={} acquired={} created={} reused={} refused={}",
+        stats.limit_bytes,
+        stats.in_use_bytes,
+        stats.kept_bytes,
+        sum(|bucket| bucket.acquired),
+        sum(|bucket| bucket.created),
+        sum(|bucket| bucket.reused),
+        stats.refused
     );
     for bucket in stats.buckets.iter().filter(|bucket| bucket.created > 0) {
         let _ = writeln!(

@@ -59,7 +59,8 @@ const CASES: [Case; 5] = [
     Case { name: "idle, held while bytes flow", load: Load::Idle, flags: &["--hold", "flow"] },
 ];
 
-const KINDS: [&str; 2] = ["plain", "pooled"];
+/// What takes turns; pooled twice, so that it is seen what a difference means.
+const KINDS: [&str; 3] = ["plain", "pooled", "pooled"];
 
 /// Figures of one run, by name.
 type Figures = BTreeMap<&'static str, f64>;
@@ -79,11 +80,11 @@ pub(super) fn run(words: &[String]) -> Result<(), Failure> {
         Ok::<_, Failure>(address)
     })?;
     let mut text = String::from(
-        "| case | figure | plain | pooled | pooled / plain (least–most) |\n|---|---|---|---|---|\n",
+        "| case | figure | plain | pooled | pooled / plain (least–most) | pooled / pooled (least–most) |\n|---|---|---|---|---|---|\n",
     );
     in_process::tell(&mut text, rounds.max(1))?;
     for case in &CASES {
-        let mut runs: [Vec<Figures>; 2] = Default::default();
+        let mut runs: [Vec<Figures>; KINDS.len()] = Default::default();
         for round in 0..rounds.max(1) {
             for turn in 0..KINDS.len() {
                 let kind = (round + turn) % KINDS.len();
@@ -97,19 +98,28 @@ pub(super) fn run(words: &[String]) -> Result<(), Failure> {
 }
 
 /// One line for each figure of a case.
-fn tell(text: &mut String, case: &Case, [plain, pooled]: &[Vec<Figures>; 2]) {
+fn tell(text: &mut String, case: &Case, [plain, pooled, again]: &[Vec<Figures>; KINDS.len()]) {
     for name in plain[0].keys() {
         let of = |runs: &[Figures]| -> Vec<f64> { runs.iter().map(|figures| figures[name]).collect() };
-        let (plain, pooled) = (of(plain), of(pooled));
-        let ratios: Vec<f64> = pooled.iter().zip(&plain).map(|(ours, theirs)| ours / theirs).collect();
-        let [ours, theirs, ratio] = [median(&pooled), median(&plain), median(&ratios)];
-        let _ = write!(text, "| {} | {name} | {} | {} | ", case.name, rounded(theirs), rounded(ours));
-        let (least, most) =
-            ratios.iter().fold((f64::MAX, f64::MIN), |(l, m), ratio| (ratio.min(l), ratio.max(m)));
-        let _ = match ratio.is_finite() {
-            true => writeln!(text, "{ratio:.3} ({least:.3}–{most:.3}) |"),
-            false => writeln!(text, " |"),
-        };
+        tell_row(text, &format!("{} | {name}", case.name), [&of(plain), &of(pooled), &of(again)]);
+    }
+}
+
+/// A row: medians, and ratios of the same rounds.
+pub(super) fn tell_row(text: &mut String, head: &str, [plain, pooled, again]: [&[f64]; KINDS.len()]) {
+    let [theirs, ours] = [plain, pooled].map(|figures| rounded(median(figures)));
+    let [over_plain, over_itself] = [ratio(pooled, plain), ratio(pooled, again)];
+    let _ = writeln!(text, "| {head} | {theirs} | {ours} | {over_plain} | {over_itself} |");
+}
+
+/// The median of the rounds' ratios, the least and the most.
+fn ratio(over: &[f64], under: &[f64]) -> String {
+    let ratios: Vec<f64> = over.iter().zip(under).map(|(over, under)| over / under).collect();
+    let least = ratios.iter().copied().fold(f64::MAX, f64::min);
+    let most = ratios.iter().copied().fold(f64::MIN, f64::max);
+    match median(&ratios) {
+        of_rounds if of_rounds.is_finite() => format!("{of_rounds:.3} ({least:.3}–{most:.3})"),
+        _ => String::new(), // of nothing over nothing
     }
 }
 
@@ -151,16 +161,17 @@ impl Running {
     /// Its numbers, after a signal that asks for them.
     fn report(&mut self, signal: rustix::process::Signal) -> Result<BTreeMap<String, f64>, Failure> {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.process), signal)?;
+        let mut report = BTreeMap::new();
         loop {
             let mut line = String::new();
             if self.lines.read_line(&mut line)? == 0 {
                 return Err("the proxy ended without a report".into());
             }
-            let Some(report) = line.strip_prefix("report ") else { continue };
-            let pairs = report.split_whitespace().filter_map(|pair| pair.split_once('='));
-            return Ok(pairs
-                .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-                .collect());
+            let pairs = line.split_whitespace().filter_map(|pair| pair.split_once('='));
+            report.extend(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))));
+            if line.starts_with("report ") {
+                return Ok(report);
+            }
         }
     }
 }
@@ -190,24 +201,28 @@ fn measure(
     let seconds = begin.elapsed().as_secs_f64();
     let after = proxy.report(Signal::INT)?;
     drop(open);
-    let grown = |name: &str| after[name] - before[name];
+    let of = |report: &BTreeMap<String, f64>, name| report.get(name).copied().unwrap_or(0.0); // plain has no pool
+    let grown = |name| of(&after, name) - of(&before, name);
     let (connections, mebibytes) = (grown("connections"), grown("forwarded_bytes") / f64::from(1 << 20));
     if after["failed"] > 0.0 {
         return Err(format!("{} connections failed: {}, {kind}", after["failed"], case.name).into());
     }
-    let (units, unit) = match case.load {
-        Load::Bulk => (mebibytes / 1024.0, ["CPU ms a GiB", "GiB a second"]),
-        Load::Short | Load::Idle => (connections, ["CPU ms a connection", "connections a second"]),
+    let (units, cpu, rate) = match case.load {
+        Load::Bulk => (mebibytes / 1024.0, "CPU ms a GiB", Some("GiB a second")),
+        Load::Short => (connections, "CPU ms a connection", Some("connections a second")),
+        Load::Idle => (connections, "CPU ms a connection", None),
     };
-    Ok(Figures::from([
-        (unit[0], grown("cpu_us") / 1000.0 / units),
-        (unit[1], units / seconds),
+    let mut figures = Figures::from([
+        (cpu, grown("cpu_us") / 1000.0 / units),
         ("allocations a connection", grown("allocations") / connections),
-        ("… of 4 KiB and more", grown("large_allocations") / connections),
+        ("buffers made a connection", (grown("large_allocations") + grown("created")) / connections),
         ("bytes allocated a connection", grown("allocated_bytes") / connections),
         ("resident KiB at the end", after["rss_kib"]),
         ("resident KiB at most", after["peak_rss_kib"]),
-    ]))
+    ]);
+    figures.insert("reuse rate", grown("reused") / grown("acquired").max(1.0));
+    figures.extend(rate.map(|name| (name, units / seconds)));
+    Ok(figures)
 }
 
 /// Runs a load; connections that are still open at its end are returned.
