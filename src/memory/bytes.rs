@@ -4,15 +4,20 @@
 //! and it alone decides. Bytes are lent as shared slices only to holders and change only under exclusive access.
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
+mod ownership;
 mod usable;
+
+pub(super) use usable::Protection;
 
 use super::dirty;
 use super::guard::{Guards, Watch};
 use super::layout::{Layout, spread};
 use super::os::{OsError, Reservation, SideTable, ZeroIsValid, page_size};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
-use super::{Heap, SlabLocation};
+use super::{Buffer, Heap, Home, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
+use bytes::BufMut;
+use bytes::buf::UninitSlice;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,17 +28,6 @@ unsafe impl ZeroIsValid for SegmentRecord {}
 
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
-/// How a class's slabs are protected, and what pages they get.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Protection {
-    /// Slabs are looked at before they are given out.
-    pub(super) canaries: bool,
-    /// How guards are made; none: there are none.
-    pub(super) guards: Option<Arc<Guards>>,
-    /// Huge pages are asked for where slabs are multiples of this; none: nowhere.
-    pub(super) huge_multiple_bytes: Option<u64>,
-}
 
 /// Memory and records of all slabs of one size. `layout.rs` says where each lies.
 #[derive(Debug)]
@@ -172,38 +166,6 @@ impl Slabs {
         // slab, which was claimed and so committed. There is one `OwnedSlab` of it, borrowed mutably as long as the slice
         // lives, so no other slice of the slab lives; and the record lets nobody else in.
         unsafe { std::slice::from_raw_parts_mut(address, in_memory(range.end - range.start)) }
-    }
-
-    /// Makes the only holder the owner; none, and nothing changed, where there are others.
-    #[inline]
-    pub(super) fn own(&self, index: u64) -> Option<OwnedSlab> {
-        self.record(index).own().then_some(OwnedSlab { serial: self.serial, index })
-    }
-
-    /// As [`Slabs::open`], but its first holder is its owner.
-    ///
-    /// # Panics
-    /// If it is not closed.
-    #[inline]
-    pub(super) fn open_owned(&self, index: u64) -> Option<OwnedSlab> {
-        let is_open = self.record(index).open_owned(|was_written| self.may_open(index, was_written));
-        is_open.then_some(OwnedSlab { serial: self.serial, index })
-    }
-
-    /// The owner gives the slab back, and has exclusive access.
-    ///
-    /// # Panics
-    /// If the slab is one of other slabs.
-    #[inline]
-    pub(super) fn disown(&self, slab: OwnedSlab) -> Exclusive<'_> {
-        self.record(self.index_of(&slab)).disown()
-    }
-
-    /// The index of an owned slab.
-    #[inline]
-    fn index_of(&self, slab: &OwnedSlab) -> u64 {
-        assert_eq!(slab.serial, self.serial, "a slab of another heap, or of another class");
-        slab.index
     }
 
     /// Copies what was written of one slab into another, which has exactly one holder, was never written, and counts
@@ -467,6 +429,26 @@ impl<'a> Look<'a> {
 impl Drop for Look<'_> {
     fn drop(&mut self) {
         self.heap.release(self.location);
+    }
+}
+
+/// The room behind the content.
+// SAFETY: the chunk is the room's first bytes, all of it: a `&mut [u8]` of an owned slab, borrowed as long as the buffer is.
+// Bytes of a slab are initialised, zeros at first; and the count that `advance_mut` is told moves within the room.
+unsafe impl<H: Home> BufMut for Buffer<H> {
+    #[inline]
+    fn remaining_mut(&self) -> usize {
+        self.room()
+    }
+
+    #[inline]
+    unsafe fn advance_mut(&mut self, count: usize) {
+        self.add_filled(count); // asserts that there is as much room
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        UninitSlice::new(self.room_mut())
     }
 }
 

@@ -19,6 +19,7 @@
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
+//!   buffer.rs  blocks that are filled and read, for `bytes` and tokio
 //!   reads.rs   what the holder of a slab reads
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
 //!   layout.rs  where slabs and guard pages lie: arithmetic
@@ -39,6 +40,7 @@
 mod adaptation;
 mod allocate;
 mod budget;
+mod buffer;
 mod bytes;
 mod class;
 mod compact;
@@ -66,6 +68,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
+pub use buffer::{Buffer, Home};
 pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use compact::CompactionStats;

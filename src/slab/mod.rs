@@ -29,6 +29,9 @@
 //!   watch.rs      how long allocations take, and what follows from it
 //!   sites.rs      where live slabs were allocated
 //!   sizing.rs     how large a slab, and how many
+//!   object_pool.rs  objects that are used again
+//!   buffer_pool.rs  buffers of several sizes, on it
+//!   lifeline.rs   what keeps a pool alive that all CPUs use
 //! ```
 //!
 //! # What calls cost
@@ -50,9 +53,12 @@
 mod allocator;
 mod batch;
 mod breaker;
+mod buffer_pool;
 mod builder;
 mod detached;
 mod error;
+mod lifeline;
+mod object_pool;
 mod reference;
 mod report;
 mod sites;
@@ -63,9 +69,14 @@ mod watch;
 
 pub use allocator::SlabAllocator;
 pub use batch::BatchFreed;
+pub use buffer_pool::{
+    Adaptive, Bucket, BucketStats, Buffer, BufferChain, BufferError, BufferPool, BufferPoolBuilder,
+    BufferPoolError, BufferPoolStats, Piece, PoolHome,
+};
 pub use builder::Builder;
 pub use detached::SlabId;
 pub use error::{BuildError, SlabError};
+pub use object_pool::{FactoryError, ObjectError, ObjectPool, ObjectPoolBuilder, ObjectPoolStats, Pooled};
 pub use reference::SlabRef;
 pub use sites::{LeakReport, Site};
 pub use stats::AllocatorStats;

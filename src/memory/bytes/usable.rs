@@ -1,12 +1,13 @@
 //! How address space becomes memory: slabs are made usable run by run, with their guards, before they can be held.
 
-use super::{Protection, Slabs};
-use crate::memory::guard::Watch;
+use super::Slabs;
+use crate::memory::guard::{Guards, Watch};
 use crate::memory::layout::{Layout, RECORDS_SPREAD};
 use crate::memory::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, page_size};
 use crate::sync::{AtomicU64, Ordering};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tracing::warn;
 
@@ -15,6 +16,17 @@ fn serial() -> NonZeroU64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     NonZeroU64::new(number).expect("nobody reserves memory 2^64 times")
+}
+
+/// How a class's slabs are protected, and what pages they get.
+#[derive(Clone, Debug, Default)]
+pub(in crate::memory) struct Protection {
+    /// Slabs are looked at before they are given out.
+    pub(in crate::memory) canaries: bool,
+    /// How guards are made; none: there are none.
+    pub(in crate::memory) guards: Option<Arc<Guards>>,
+    /// Huge pages are asked for where slabs are multiples of this; none: nowhere.
+    pub(in crate::memory) huge_multiple_bytes: Option<u64>,
 }
 
 impl Slabs {
