@@ -3,6 +3,56 @@
 //! The door is [`Heap`]: it gives out slabs by size class, lends their bytes to readers, and takes them back zeroed.
 //! It knows no clients, no ids and no time, only how long a reclaim took.
 //!
+//! # For a program that embeds it
+//!
+//! [`Heap::block`] and [`Heap::shared_block`] give out [`Block`]s: plain bytes of the size that was asked for, freed when
+//! they are dropped. [`Config`] says which sizes there are and how much they may take together. Free memory of one size
+//! serves every other, so a block is refused only if it and the bytes in use really exceed the limit.
+//!
+//! ```
+//! use maas::memory::{BlockError, ClassConfig, Config, Heap};
+//!
+//! let heap = Heap::new(&Config {
+//!     slab_sizes: vec![256, 4096, 65_536], // multiples of 8; a block takes the smallest that holds it
+//!     max_pool_size: 1 << 20,              // the hard limit, in bytes, of all sizes together
+//!     initial_slabs_per_size: 16,          // ready from the start, a tenth of the limit at most
+//!     // One size that differs: no more than 8 free slabs of it are kept.
+//!     classes: [(65_536, ClassConfig { max_free: Some(8), ..ClassConfig::default() })].into(),
+//!     ..Config::default()                  // zeroed when freed, stray writes looked for, no guard pages
+//! })?;
+//!
+//! let mut block = heap.block(3000)?;
+//! assert!(block.iter().all(|byte| *byte == 0));
+//! block.write(100, b"content"); // only a 32nd of the slab counts as written, and is zeroed later
+//! block[..4].copy_from_slice(b"head"); // … and here all of it does: it was borrowed whole
+//! assert_eq!((block.len(), block.slab_bytes(), heap.in_use_bytes()), (3000, 4096, 4096));
+//! block.free()?; // as dropping it, but says whether anything wrote beyond its end
+//!
+//! assert!(matches!(heap.block(65_537), Err(BlockError::TooLarge { size_bytes_max: 65_536, .. })));
+//! let all: Vec<_> = (0..16).map(|_| heap.block(65_536)).collect::<Result<_, _>>()?;
+//! assert!(matches!(heap.block(1), Err(BlockError::Memory(_))), "not a byte is left, whatever the size");
+//! # drop(all);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | call | cost |
+//! |---|---|
+//! | [`Heap::new`] | address space for each class, and little memory: what it makes ready is touched only with `prefault` |
+//! | [`Heap::block`], dropping a [`Block`] | O(1), from the thread's magazine: no system call, no clock, no log, no lock that threads share, no allocation of Rust's own allocator |
+//! | the same past the magazine | O(1); the class's lock, once for some tens of blocks; fresh pages the first time |
+//! | the same where only free slabs of other classes are left | takes their memory: milliseconds at worst, and it is not refused |
+//! | [`Heap::shared_block`] | as [`Heap::block`], and a count that all threads share |
+//! | zeroing when it is freed | what was written, by 32nds of the slab; more than 8 KiB past the magazine, outside of any lock |
+//! | [`Block::into_bytes`] | one allocation of Rust's own allocator; each clone of the bytes a count |
+//! | [`Heap::in_use_bytes`], [`Heap::free_bytes`] | a load for each CPU |
+//! | [`Heap::stats`] | microseconds; each class's lock in turn |
+//! | [`Heap::end_idle_interval`] and [`Heap::reclaim_idle_slice`] | give back to the system what lay free in between; nothing does that by itself |
+//!
+//! The other calls of [`Heap`] are the service's: they hand out places instead of bytes ([`SlabLocation`]), which readers
+//! may share ([`Pin`]), and which grow and shrink with what was granted before.
+//!
+//! # For those who read the code
+//!
 //! ```text
 //!   mod.rs     Heap: which class, and what there is
 //!   allocate.rs  how a slab is given out
@@ -236,7 +286,7 @@ const PREWARM_SHARE: u64 = 10;
 
 impl Heap {
     /// Reserves address space for every class and makes the first slabs ready. Uses no memory but for records,
-    /// unless `prefault` is set.
+    /// unless `prefault` is set. The module has an example.
     ///
     /// # Errors
     /// [`HeapError`] where a class breaks a rule or address space cannot be had.

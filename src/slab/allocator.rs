@@ -172,7 +172,20 @@ impl SlabAllocator {
         }
     }
 
-    /// A slab, waiting up to `timeout` for one to be given back.
+    /// A slab, waiting up to `timeout` for one to be given back. The thread sleeps: in a task use
+    /// `tokio::task::spawn_blocking`, or [`SlabAllocator::allocate`] and a pause of the runtime's.
+    ///
+    /// ```
+    /// # use {maas::slab::SlabAllocator, std::time::Duration};
+    /// let allocator = SlabAllocator::builder(64, 1).build()?;
+    /// let held = allocator.allocate()?;
+    /// std::thread::scope(|scope| {
+    ///     let waiter = scope.spawn(|| allocator.allocate_timeout(Duration::from_secs(10)).is_ok());
+    ///     drop(held);
+    ///     assert!(waiter.join().expect("no panic"));
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`SlabError::Timeout`] where that was in vain; else as [`SlabAllocator::allocate`].
@@ -182,7 +195,8 @@ impl SlabAllocator {
         self.allocate_until(Instant::now() + timeout.min(LONG))
     }
 
-    /// A slab, waiting until `deadline` for one to be given back.
+    /// A slab, waiting until `deadline` for one to be given back: [`SlabAllocator::allocate_timeout`] for steps that share
+    /// one deadline.
     ///
     /// # Errors
     /// As [`SlabAllocator::allocate_timeout`].
@@ -211,7 +225,7 @@ impl SlabAllocator {
         slab.release()
     }
 
-    /// Ends all that was given out: ids are good no more, and their slabs free; references are void, and their slabs free when
+    /// Ends all that was given out at once, as at the end of a request or a test: ids are good no more, and their slabs free; references are void, and their slabs free when
     /// they are dropped, for their owners may be looking at them. The breaker is closed, and free memory goes back to the
     /// system when it lay idle for two calls of [`SlabAllocator::trim`]. What was counted stays.
     pub fn reset(&self) {

@@ -15,7 +15,19 @@ pub struct BatchFreed {
 }
 
 impl SlabAllocator {
-    /// So many slabs, or none. Whether there are as many is decided once, for all.
+    /// So many slabs, or none. Whether there are as many is decided once, for all. The list itself is one allocation of
+    /// Rust's own allocator.
+    ///
+    /// ```
+    /// use maas::slab::{SlabAllocator, SlabError};
+    ///
+    /// let allocator = SlabAllocator::builder(64, 10).build()?;
+    /// let eight = allocator.allocate_batch(8)?;
+    /// let refused = allocator.allocate_batch(3);
+    /// assert!(matches!(refused, Err(SlabError::OutOfMemory { requested: 3, in_use: 8, capacity: 10 })));
+    /// assert_eq!(allocator.deallocate_batch(eight).freed, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`SlabAllocator::allocate`].
@@ -59,7 +71,7 @@ impl SlabAllocator {
         SlabRef::new(Owner::Borrowed(self), memory, site)
     }
 
-    /// Gives all of them back, whatever is wrong with some.
+    /// Gives all of them back, whatever is wrong with some: each as [`SlabAllocator::deallocate`] does.
     pub fn deallocate_batch<'a>(&self, slabs: impl IntoIterator<Item = SlabRef<'a>>) -> BatchFreed {
         count(&self.counts.batch_deallocations);
         let mut outcome = BatchFreed::default();

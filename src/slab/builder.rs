@@ -10,6 +10,29 @@ use std::time::Duration;
 use tracing::Dispatch;
 
 /// Settings of a [`SlabAllocator`]; [`Builder::build`] makes it. Made by [`SlabAllocator::builder`] and the presets there.
+///
+/// ```
+/// use maas::slab::{BuildError, SlabAllocator};
+/// use std::time::Duration;
+///
+/// let allocator = SlabAllocator::production(4096, 10_000) // a preset is a place to begin
+///     .heap_fallback(false) // … for one who wants the limit to be hard
+///     .latency_limit(Duration::from_micros(50))
+///     .prewarm(500)
+///     .build()?;
+/// # drop(allocator);
+/// // What breaks a rule is refused by name.
+/// let refused = SlabAllocator::builder(4096, 10_000).cache_line(48).build();
+/// assert!(matches!(refused, Err(BuildError::Setting { setting: "cache_line", value: 48, .. })));
+/// # Ok::<(), BuildError>(())
+/// ```
+///
+/// | preset | secure | bit guard | guard pages | health checks | circuit breaker | heap fallback | latency limit | cache line | leak report |
+/// |---|---|---|---|---|---|---|---|---|---|
+/// | [`builder`](SlabAllocator::builder) | | | | | | | | | |
+/// | [`balanced_security`](SlabAllocator::balanced_security) | on | on | | 15 s | | | | 64 | |
+/// | [`max_security`](SlabAllocator::max_security) | on | on | on | 15 s | | | | 64 | on |
+/// | [`production`](SlabAllocator::production) | on | on | | 15 s | 50 failures, 30 s | on | 100 µs | 64 | |
 #[derive(Clone, Debug)]
 #[must_use = "it makes nothing before `build`"]
 pub struct Builder {

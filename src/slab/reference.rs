@@ -16,7 +16,7 @@ use std::sync::Arc;
 ///
 /// The compiler refuses to use a slab that was given back, and one that outlives its allocator:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # use maas::slab::SlabAllocator;
 /// let allocator = SlabAllocator::builder(64, 10).build().unwrap();
 /// let slab = allocator.allocate().unwrap();
@@ -24,12 +24,29 @@ use std::sync::Arc;
 /// println!("{}", slab[0]); // moved
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0505
 /// # use maas::slab::SlabAllocator;
 /// let allocator = SlabAllocator::builder(64, 10).build().unwrap();
 /// let slab = allocator.allocate().unwrap();
 /// drop(allocator); // borrowed
 /// println!("{}", slab[0]);
+/// ```
+///
+/// A slab that borrows its allocator cannot leave for a thread that may outlive it; a shared one can:
+///
+/// ```compile_fail,E0597
+/// # use maas::slab::SlabAllocator;
+/// let allocator = SlabAllocator::builder(64, 10).build().unwrap();
+/// let slab = allocator.allocate().unwrap();
+/// std::thread::spawn(move || println!("{}", slab[0]));
+/// ```
+///
+/// ```
+/// # use maas::slab::SlabAllocator;
+/// let allocator = std::sync::Arc::new(SlabAllocator::builder(64, 10).build()?);
+/// let slab = allocator.allocate_shared()?;
+/// std::thread::spawn(move || slab[0]).join().expect("no panic");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a slab that is dropped is free again"]
 pub struct SlabRef<'a> {
@@ -75,7 +92,7 @@ impl<'a> SlabRef<'a> {
         SlabRef { owner, memory, resets, site }
     }
 
-    /// The bytes.
+    /// The bytes. Indexing the reference is the same with a panic in place of the error.
     ///
     /// # Errors
     /// [`SlabError::InvalidReference`] after [`SlabRef::release`], and after the allocator was reset.
@@ -100,6 +117,17 @@ impl<'a> SlabRef<'a> {
     }
 
     /// A part of the bytes, to be written: no other counts as written, so no other is zeroed when the slab is given back.
+    /// What counts is kept for each 32nd of a slab.
+    ///
+    /// ```
+    /// use maas::slab::SlabAllocator;
+    ///
+    /// let allocator = SlabAllocator::builder(1 << 20, 100).secure(true).build()?;
+    /// let mut slab = allocator.allocate()?;
+    /// slab.part_mut(0..16)?.fill(1); // 32 KiB are zeroed when it is given back, not 1 MiB
+    /// assert_eq!((slab[15], slab[16]), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`SlabRef::bytes`].
@@ -165,7 +193,17 @@ impl<'a> SlabRef<'a> {
     }
 
     /// Keeps the slab in use and forgets the reference: the id is all there is of it, for code that keeps numbers.
-    /// [`SlabAllocator::attach`] makes it a reference again.
+    /// [`SlabAllocator::attach`] makes it a reference again, [`SlabAllocator::deallocate_id`] frees it.
+    ///
+    /// ```
+    /// use maas::slab::{SlabAllocator, SlabError};
+    ///
+    /// let allocator = SlabAllocator::builder(64, 10).build()?;
+    /// let id = allocator.allocate()?.detach()?;
+    /// allocator.attach(id)?[0] = 7; // dropped at the end of the line: the slab is free
+    /// assert_eq!(allocator.deallocate_id(id), Err(SlabError::DoubleFree));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`SlabError::InvalidReference`] where there is no slab, or it is from Rust's own allocator.
