@@ -81,6 +81,9 @@ usage() {
     sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
+# Whether there is a Python that can speak HTTP.
+have_python() { command -v python3 >/dev/null && python3 -c 'import http.client' 2>/dev/null; }
+
 # Whether a process, or anything left in the group that it leads, still runs.
 runs() { kill -0 -- "-$1" 2>/dev/null; }
 
@@ -897,9 +900,9 @@ check_dead_backend() {
     passed
 }
 
-# ---- README.md -------------------------------------------------------------------------------------------------------
+# ---- README.md and the guides ----------------------------------------------------------------------------------------
 
-# A README that is wrong is a defect: its sessions are typed again, and what they print is compared. A session is a
+# A page that is wrong is a defect: its sessions are typed again, and what they print is compared. A session is a
 # block marked `console`; a command begins with "$ ", and what follows is its output, where … stands for anything.
 # The servers that the README starts on 3000 and 3001 listen on other ports here, and ids differ from run to run.
 
@@ -922,9 +925,9 @@ timeless() {
         -e 's/^x-request-id: [0-9a-f]{16}$/x-request-id: R/' -e 's/^date: .*/date: D/' -e 's/[[:space:]]+$//'
 }
 
-# Types one command of the README and compares.
+# Types one command of a page and compares.
 readme_command() {
-    local typed=$1 expected=$2 line=$3 output pattern i theirs=() ours=()
+    local typed=$1 expected=$2 line=$3 page=$4 output pattern i theirs=() ours=()
     local -r curl_here='curl() { command curl -q -sS --noproxy "*" --max-time 20 "$@"; }'
     output=$(cd "$work/session" && bare bash -c "$curl_here; $(as_here "$typed")" 2>&1 </dev/null | tr -d '\r' | timeless) || true
     # Of what is allocated, the ids are new: each of the README's is the one at the same place here.
@@ -941,15 +944,53 @@ readme_command() {
     # The quoted text as a pattern of the shell, in which only … is special.
     pattern=$(sed -e 's/[][*?\\()!+@|]/\\&/g' -e 's/…/*/g' <<<"$expected")
     # shellcheck disable=SC2053 # a pattern is what it is
-    [[ $output == $pattern ]] || fail "line $line of README.md is not what happens: $typed" \
-        "the README says:" "$expected" "this happened:" "$output"
+    [[ $output == $pattern ]] || fail "line $line of $page is not what happens: $typed" \
+        "the page says:" "$expected" "this happened:" "$output"
     checks_passed=$((checks_passed + 1))
 }
 
-check_readme() {
-    local main small main_server main_log line text='' typed='' inside=no number=0 at=0 commands=0
+# Types all commands of a page; adds their number to $commands.
+type_page() {
+    local page=$1 line text='' typed='' inside=no number=0 at=0 before=$commands
+    while IFS= read -r line; do
+        number=$((number + 1))
+        if [ "$inside" = no ]; then
+            [ "$line" != '```console' ] || inside=yes
+        elif [[ $line == '```' || $line == '$ '* ]]; then
+            if [ -n "$typed" ]; then
+                readme_command "$typed" "${text%$'\n'}" $at "$page"
+                commands=$((commands + 1))
+            fi
+            typed=''
+            text=''
+            at=$number
+            [ "$line" != '```' ] || inside=no
+            [[ $line != '$ '* ]] || typed=${line#'$ '}
+        else
+            text+=$line$'\n'
+        fi
+    done <"$root/$page"
+    [ "$commands" -gt "$before" ] || fail "$page has no sessions"
+}
+
+# The blocks of Python in the integration guide are one program, which ends well only if all it says is so.
+run_python_of_guide() {
+    local program=$work/guide.py
+    awk '/^```python$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$root/docs/integration.md" >"$program.here"
+    [ -s "$program.here" ] || fail "docs/integration.md has no Python"
+    as_here "$(cat "$program.here")" >"$program"
+    run "$work/guide.log" env -i PATH="$PATH" HOME="$work" python3 "$program"
+    [ "$ended" -eq 0 ] || {
+        evidence=$work/guide.log
+        fail "the Python of docs/integration.md ended with $ended"
+    }
+    checks_passed=$((checks_passed + 1))
+}
+
+check_pages() {
+    local main small main_server main_log commands=0
     local documented found
-    step "README.md: every session typed again"
+    step "README.md and the guide: every session typed again"
     mkdir -p "$work/session/target/release"
     ln -s "$maas" "$work/session/target/release/maas"
     cp "$root/config.toml" "$work/session/"
@@ -961,25 +1002,9 @@ check_readme() {
     main=$base
     main_server=$server
     main_log=$log
-    while IFS= read -r line; do
-        number=$((number + 1))
-        if [ "$inside" = no ]; then
-            [ "$line" != '```console' ] || inside=yes
-        elif [[ $line == '```' || $line == '$ '* ]]; then
-            if [ -n "$typed" ]; then
-                readme_command "$typed" "${text%$'\n'}" $at
-                commands=$((commands + 1))
-            fi
-            typed=''
-            text=''
-            at=$number
-            [ "$line" != '```' ] || inside=no
-            [[ $line != '$ '* ]] || typed=${line#'$ '}
-        else
-            text+=$line$'\n'
-        fi
-    done <"$root/README.md"
-    [ $commands -gt 0 ] || fail "README.md has no sessions"
+    type_page README.md
+    type_page docs/integration.md
+    if have_python; then run_python_of_guide; fi
 
     # Its tables have every key and every metric, and no others.
     # shellcheck disable=SC2016 # the backquotes are Markdown's
@@ -1190,7 +1215,7 @@ main() {
     check_service_routes
     check_small_pool
     check_content
-    if command -v python3 >/dev/null && python3 -c 'import http.client' 2>/dev/null; then
+    if have_python; then
         check_early_refusal
     else
         skip "Python's http.client: an early 413" "python3 is not installed"
@@ -1198,7 +1223,7 @@ main() {
     check_commands
     check_stop
     check_dead_backend
-    check_readme
+    check_pages
     if command -v promtool >/dev/null; then check_promtool; else skip "promtool" "it is not installed (--with-peers)"; fi
     if command -v prometheus >/dev/null; then check_prometheus; else skip "Prometheus" "it is not installed (--with-peers)"; fi
     if command -v prometheus-pushgateway >/dev/null; then

@@ -122,3 +122,10 @@ pub mod slot;
 mod sync;
 pub mod topology;
 pub mod units;
+
+/// The Rust of the README and the guides, compiled and run as it stands there.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../docs/integration.md")]
+#[doc = include_str!("../docs/tuning.md")]
+struct Guides;
