@@ -255,14 +255,14 @@ find_llvm() {
     return 1
 }
 
-# Percent, lines that ran, lines, file: for each file of src/memory/ and src/pool/ in a report in lcov's form, and for
+# Percent, lines that ran, lines, file: for each file of src/memory/, src/pool/ and src/slab/ in a report in lcov's form, and for
 # all of them at the end. Test modules, which end a file or are files of their own, do not count.
 coverage_by_file() {
     awk '
         function line(name, ran, all) { printf "%.1f %d %d %s\n", 100 * ran / all, ran, all, name }
         /^SF:/ {
             file = substr($0, 4)
-            counts = file ~ /\/src\/(memory|pool)\// && file !~ /tests/
+            counts = file ~ /\/src\/(memory|pool|slab)\// && file !~ /tests/
             tests_begin = 0
             for (at = 1; counts && (getline text < file) > 0; at++) {
                 if (before ~ /^#\[cfg\(.*test/ && text ~ /^(pub\(crate\) )?mod / && !tests_begin) tests_begin = at
@@ -289,7 +289,7 @@ coverage_by_file() {
 
 # Only our own crate is compiled again, beside the ordinary build.
 check_coverage() {
-    local name="line coverage of memory/ and pool/" wrapper tests total
+    local name="line coverage of memory/, pool/ and slab/" wrapper tests total
     if ! find_llvm; then
         skip "$name" "no llvm-cov as new as rustc (rustup component add llvm-tools)"
         return
@@ -314,7 +314,7 @@ check_coverage() {
     coverage_by_file "$work/lcov" | sort -n >"$work/coverage"
     evidence=$work/coverage
     total=$(awk '$4 == "total" { print $1 }' "$work/coverage")
-    [ -n "$total" ] || fail "no line of memory/ and pool/ was measured"
+    [ -n "$total" ] || fail "no line of memory/, pool/ and slab/ was measured"
     awk -v total="$total" -v floor=$coverage_floor 'BEGIN { exit !(total >= floor) }' ||
         fail "$total % of the lines are run, $coverage_floor % is the floor" "each line above: percent, lines run, lines, file"
     evidence=''
@@ -354,6 +354,13 @@ check_code() {
     passed
     cargo_step "lints: clippy, warnings are errors" "each warning above names its line" \
         cargo clippy --locked --all-targets -- -D warnings
+    passed
+    # What a program takes that embeds the allocator. Its pages come first: those of the whole take their place.
+    cargo_step "lints of the library alone" "each warning above names its line" \
+        cargo clippy --locked --no-default-features --lib -- -D warnings
+    passed
+    cargo_step "documentation of the library alone" "each warning above names its line" \
+        env RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked --no-deps --no-default-features
     passed
     cargo_step "documentation, warnings are errors" "each warning above names its line" \
         env RUSTDOCFLAGS="${RUSTDOCFLAGS:-} -D warnings" cargo doc --locked --no-deps
