@@ -51,7 +51,7 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    #[inline(never)] // or its name may be missing from the backtrace of an optimised build
+    #[inline(never)] // its name is to be found in the backtrace, also of an optimised build
     fn log_in(&mut self, user: u32) -> Result<(), SlabError> {
         let session = self.allocator.allocate()?.detach()?;
         self.sessions.insert(user, session);
@@ -73,13 +73,17 @@ impl Server<'_> {
     }
 }
 
-/// How many of the oldest leaked slabs come from which function of this program: the innermost one in the backtrace.
+/// How many of the oldest leaked slabs come from which function of this program: the innermost one in the backtrace, in
+/// which each function is followed by the line that it was at.
 fn by_function(report: &LeakReport) -> BTreeMap<String, usize> {
     let mut slabs = BTreeMap::new();
     for site in &report.oldest {
         let trace = site.backtrace.to_string();
-        let ours = trace.lines().find_map(|line| line.split_once("leak_hunt::").map(|(_, name)| name));
-        *slabs.entry(ours.unwrap_or("a function without a name").to_owned()).or_default() += 1;
+        let lines = trace.lines().zip(trace.lines().skip(1));
+        let ours =
+            lines.filter(|(_, at)| at.contains("examples/leak_hunt.rs")).map(|(function, _)| function).next();
+        let name = ours.and_then(|function| function.rsplit([':', ' ']).next());
+        *slabs.entry(name.unwrap_or("a function without a name").to_owned()).or_default() += 1;
     }
     slabs
 }

@@ -1,4 +1,7 @@
 //! Each example runs to its end, and says what it is there to show.
+//!
+//! `cargo test` builds the examples beside the tests. `cargo test --test examples` alone does not: then what was built last
+//! is run, so `cargo build --examples` comes first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,7 +70,7 @@ fn secure_memory_is_zeroed_and_stray_writes_are_found() {
 #[test]
 fn the_leak_hunt_finds_where_leaked_slabs_were_allocated() {
     let expected = [
-        "10 of the oldest 10 were allocated in Server::log_in_from_telephone\n",
+        "10 of the oldest 10 were allocated in log_in_from_telephone\n",
         "an id a second time: the slab was given back before\n",
         "closed, with 10 slabs that nobody gave back\n",
     ];

@@ -36,7 +36,7 @@
 //! | [`SlabRef::detach`], [`SlabAllocator::attach`], [`SlabAllocator::deallocate_id`] | O(log n) of those that are detached, under a lock |
 //! | [`SlabAllocator::reset`] | O(n) of those that are detached |
 //! | [`SlabAllocator::trim`] | O(pages given back), in slices; a system call for each run of pages |
-//! | [`Builder::build`] | a system call or two; O(capacity) address space, and no memory but for what [`Builder::prewarm`] asks for |
+//! | [`Builder::build`] | a few system calls; O(capacity) address space, and no memory but for what [`Builder::prewarm`] asks for |
 //! | debugging with backtraces | some microseconds an allocation, and a lock |
 //!
 //! On the way of an allocation that a magazine serves nothing is logged, no clock is read but for one in about 128 where
