@@ -35,6 +35,7 @@ use super::lifeline::{Lifeline, Lifelines};
 use super::object_pool::{Stock, TakeError};
 use crate::memory::{AllocateError, Block, BlockError, Heap};
 use adapt::Adaptation;
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
@@ -94,7 +95,8 @@ struct Shared {
     /// Held by whoever drops what is kept: a block on its way to the heap must not look like one in use to another that
     /// would be refused for it.
     giving_up: Mutex<()>,
-    adaptation: Adaptation,
+    /// On lines of its own: its lock is written now and then, what stands beside it is only read.
+    adaptation: CachePadded<Adaptation>,
     /// Requests that were refused.
     refused: AtomicU64,
 }

@@ -200,7 +200,7 @@ impl BufferPoolBuilder {
         };
         let shared = Shared {
             heap: Arc::new(Heap::new(&memory)?),
-            adaptation: Adaptation::new(self.adaptive, self.buckets.len(), Instant::now()),
+            adaptation: Adaptation::new(self.adaptive, self.buckets.len(), Instant::now()).into(),
             buckets: self.buckets.iter().map(stock).collect(),
             initial_buffer_bytes: self.initial_buffer_bytes,
             giving_up: Mutex::new(()),
