@@ -184,7 +184,8 @@ mod tests {
             pool.begin_janitor();
             let large = futures_of(&pool, 1, 4 << 20);
             tokio::time::sleep(WAIT).await; // nobody works yet
-            let janitor = Janitor::start(pool.clone(), Duration::from_secs(3600)).expect("a thread can be had");
+            let janitor =
+                Janitor::start(pool.clone(), Duration::from_secs(3600)).expect("a thread can be had");
             for made in large {
                 made.await.expect("no panic");
             }
