@@ -34,10 +34,8 @@ pub(super) struct Slot {
     pub(super) live_bytes: u64,
     /// Bytes that were asked for of these.
     pub(super) live_requested_bytes: u64,
-    /// Allocations ever made.
-    pub(super) made: u64,
     pub(super) lease_lag: LeaseLag,
-    /// The sizes that clients asked for.
+    /// The sizes that clients asked for; all allocations ever made are in it.
     pub(super) sizes: SizeCounts,
 }
 
@@ -52,7 +50,6 @@ impl Slot {
             live: 0,
             live_bytes: 0,
             live_requested_bytes: 0,
-            made: 0,
             lease_lag: LeaseLag::default(),
             sizes: SizeCounts::default(),
         }
@@ -100,7 +97,6 @@ impl Local {
         let actual_bytes = self.heap().slab_bytes(record.location);
         slot.live_bytes += actual_bytes;
         slot.live_requested_bytes += record.size_bytes;
-        slot.made += 1;
         slot.sizes.count(record.size_bytes, actual_bytes, 1);
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);

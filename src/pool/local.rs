@@ -403,7 +403,7 @@ impl Local {
             live_bytes += slot.live_bytes;
             sizes_bytes += slot.sizes.metadata_bytes();
             requested_bytes += slot.live_requested_bytes;
-            made += slot.made;
+            made += slot.sizes.samples();
             lease_lag.add(&slot.lease_lag);
         }
         PoolStats {
