@@ -42,13 +42,15 @@
 //! | buffers of many sizes under one limit | [`memory::Heap::block`] |
 //! | bytes that outlive the scope, in tasks or as [`bytes::Bytes`] | [`slab::SlabAllocator::allocate_shared`], [`memory::Heap::shared_block`] |
 //! | all or none of many | [`slab::SlabAllocator::allocate_batch`] |
+//! | objects that are costly to make, used again | [`slab::ObjectPool`] |
+//! | buffers of several sizes for sockets, which grow and chain | [`slab::BufferPool`], [`slab::BufferChain`] |
 //! | to wait for a free one | [`slab::SlabAllocator::allocate_timeout`] |
 //! | numbers for structures and foreign code in place of references | [`slab::SlabRef::detach`] |
 //! | to find what was never given back | [`slab::Builder::debug`], [`slab::SlabAllocator::leaks`] |
 //! | one figure for how well it does | [`slab::SlabAllocator::health_check`], [`health`] |
 //!
 //! `examples/` has programs that run as they are: `quick_start`, `database_pages`, `network_buffers`, `secure_memory`,
-//! `leak_hunt`. [`slab`] and [`memory`] say what each call costs.
+//! `leak_hunt`, and `proxy`, a TCP proxy on pooled buffers. [`slab`] and [`memory`] say what each call costs.
 //!
 //! # What an allocation never does
 //!
