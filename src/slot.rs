@@ -183,8 +183,16 @@ impl<T> PerSlot<T> {
     /// The value of one slot.
     #[inline]
     pub fn of(&self, slot: usize) -> &T {
-        // The bound would be checked anyway.
-        self.0.get(slot).unwrap_or_else(|| &self.0[slot % self.0.len()])
+        match self.0.get(slot) {
+            Some(value) => value,
+            None => self.shared(slot),
+        }
+    }
+
+    /// The value that a slot shares with others.
+    #[cold]
+    fn shared(&self, slot: usize) -> &T {
+        &self.0[slot % self.0.len()]
     }
 
     /// All values, in the order of their slots.
