@@ -38,8 +38,12 @@ fn sizes(rng: &mut Rng) -> u64 {
     unreachable!("the shares are a hundred together")
 }
 
+/// A heap with classes of just these sizes, as the profile `database` has them.
 fn database_heap() -> Heap {
-    let slab_sizes = OBJECTS.iter().map(|(size, _)| *size).collect();
+    heap_of(OBJECTS.iter().map(|(size, _)| *size).collect())
+}
+
+fn heap_of(slab_sizes: Vec<u64>) -> Heap {
     let config = Config { slab_sizes, max_pool_size: 2 << 30, ..Config::default() };
     Heap::new(&config).expect("there is address space")
 }
@@ -277,8 +281,12 @@ fn overhead<B: Blocks>(blocks: &B) -> f64 {
 /// Who is compared by what is resident.
 type Resident = (&'static str, fn() -> f64);
 
-const WHO: [Resident; 4] = [
+const WHO: [Resident; 5] = [
     ("maas", || overhead(&OurBlocks { name: "maas", heap: Arc::new(database_heap()) })),
+    ("maas, classes that double", || {
+        let heap = heap_of((6..=12).map(|power| 1 << power).collect());
+        overhead(&OurBlocks { name: "maas", heap: Arc::new(heap) })
+    }),
     ("system", || overhead(&SYSTEM)),
     ("mimalloc", || overhead(&MIMALLOC)),
     ("jemalloc", || overhead(&JEMALLOC)),

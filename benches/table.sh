@@ -40,6 +40,9 @@ load=$(cut -d ' ' -f 1 /proc/loadavg)
     printf '\n## Ratios\n\n`cargo bench --manifest-path benches/Cargo.toml --bench ratios -- CASE` makes the rows of a case.\n'
     cargo bench "${manifest[@]}" --bench ratios -- "$@"
     # shellcheck disable=SC2016 # the backquotes are Markdown's
+    printf '\n## The library\n\n`cargo bench --manifest-path benches/Cargo.toml --bench library -- CASE` makes the rows of a case.\n'
+    cargo bench "${manifest[@]}" --bench library -- "$@"
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
     printf '\n## Memory and start\n\n`cargo bench --manifest-path benches/Cargo.toml --bench footprint -- CASE` makes the rows of a case.\n\n'
     cargo bench "${manifest[@]}" --bench footprint
     # shellcheck disable=SC2016 # the backquotes are Markdown's
