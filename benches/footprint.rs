@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use maas::memory::Config;
 use maas::pool::{self, Placement, Pool, Precondition};
+use maas_benches::resident_bytes;
 use maas_benches::rounds::{Spread, digits};
 use maas_benches::workloads::{Held, NOW, REQUEST, heap, ready};
 use std::process::Command;
@@ -29,15 +30,6 @@ const CASES: [Case; 5] = [
     ("start/1GiB", |case| start(case, 1 << 30)),
     ("start/64GiB", |case| start(case, 64 << 30)),
 ];
-
-/// Bytes of this process that are in memory.
-fn resident_bytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells about a process");
-    let line =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it tells what is resident");
-    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number of kB");
-    kibibytes * 1024.0
-}
 
 fn row(case: &str, what: &str, figure: &str, bound: f64, reached: bool) {
     let reached = if reached { "reached" } else { "**not reached**" };

@@ -8,6 +8,7 @@ use fastrand::Rng;
 use maas::memory::{Block, Config, Heap};
 use maas::slab::{SlabAllocator, SlabRef};
 use maas_benches::contenders::{Blocks, JEMALLOC, MIMALLOC, SYSTEM, Touch};
+use maas_benches::resident_bytes;
 use maas_benches::rounds::{Contender, Outcome, Spread, digits};
 use maas_benches::workloads::SEED;
 use std::hint::black_box;
@@ -245,15 +246,6 @@ fn database(run: &Run) {
         part(paths.shared),
         part(paths.fresh)
     );
-}
-
-/// Bytes of this process that are in memory.
-fn resident_bytes() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells about a process");
-    let line =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it tells what is resident");
-    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().expect("it is a number of kB");
-    kibibytes * 1024.0
 }
 
 /// What is resident beyond what was asked for, in per cent of that: all objects written whole.
