@@ -6,7 +6,7 @@
 #   ./verify.sh --hunt ROUNDS  runs all hunts that long: for torn reads, lost updates, stale bytes, leaks, wrong answers
 #   ./verify.sh --soak [SECONDS]
 #                              runs the mixed load that long, 600 s if not said, and looks at what has grown
-#   ./verify.sh --sanitize     runs the tests of memory and pool under the address and the thread sanitizer, where there
+#   ./verify.sh --sanitize     runs the tests of memory, pool and slab under the address and the thread sanitizer, where there
 #                              is a nightly toolchain
 #
 # Flags can stand together.
@@ -303,7 +303,7 @@ check_coverage() {
     cargo_step "$name" "the tests fail, or do not build, when they are measured" \
         env RUSTC_WORKSPACE_WRAPPER="$wrapper" cargo test --locked --lib --no-run --message-format json-render-diagnostics
     tests=$(grep -o '"executable":"[^"]*"' "$cargo_log" | tail -n 1 | cut -d '"' -f 4)
-    run "$cargo_log" env LLVM_PROFILE_FILE="$work/profiles/%p-%m.profraw" "$tests" memory:: pool::
+    run "$cargo_log" env LLVM_PROFILE_FILE="$work/profiles/%p-%m.profraw" "$tests" memory:: pool:: slab::
     evidence=$cargo_log
     [ "$ended" -eq 0 ] || fail "exit code $ended"
     # A test may end a process of its own on purpose, which leaves half a profile behind.
@@ -327,12 +327,12 @@ check_coverage() {
 sanitize() {
     local name=$1
     shift
-    cargo_step "$name sanitizer: memory/ and pool/" "the report above names both sides" \
+    cargo_step "$name sanitizer: memory/, pool/ and slab/" "the report above names both sides" \
         env RUSTFLAGS="-Zsanitizer=$name" CARGO_PROFILE_TEST_DEBUG=line-tables-only CARGO_PROFILE_DEV_DEBUG=line-tables-only \
         MAAS_DRIFT_OPERATIONS=20000 MAAS_HUNT_ROUNDS=200 \
         cargo +nightly test --locked --lib --target "$(rustc -vV | sed -n 's/^host: //p')" \
-        --target-dir "target/sanitize/$name" "$@" -- memory:: pool:: slot:: --skip quick
-    count_tests "memory:: pool:: slot::"
+        --target-dir "target/sanitize/$name" "$@" -- memory:: pool:: slab:: slot:: --skip quick
+    count_tests "memory:: pool:: slab:: slot::"
 }
 
 check_sanitizers() {
@@ -345,7 +345,7 @@ check_sanitizers() {
     if [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; then
         sanitize thread -Zbuild-std
     else
-        skip "thread sanitizer: memory/ and pool/" "no source of the standard library (rustup +nightly component add rust-src)"
+        skip "thread sanitizer: memory/, pool/ and slab/" "no source of the standard library (rustup +nightly component add rust-src)"
     fi
 }
 
