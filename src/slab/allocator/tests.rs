@@ -415,7 +415,7 @@ fn its_own_logger_is_told_of_leaks_the_breaker_and_wrong_frees() {
     let _ = allocator.allocate();
     slabs[0].release().expect("once");
     let _ = slabs[0].release();
-    std::mem::forget(slabs);
+    slabs.into_iter().for_each(std::mem::forget);
     drop(allocator);
     let told = told.0.lock();
     for part in ["breaker opens", "breaker closes", "given back before", "slabs=1 bytes=64 detached=0"] {
