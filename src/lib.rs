@@ -60,7 +60,7 @@
 //! - **no system call**: pages are asked for once for each slab, and stay when it is freed;
 //! - **no allocation** from Rust's own allocator: records about slabs lie in tables made at the start;
 //! - **no lock that threads share**: the magazine's own is one byte, which a thread of another CPU takes only to empty
-//!   it, and whoever finds it taken goes elsewhere instead of waiting;
+//!   it, or where its own is taken at that instant; nobody waits for it;
 //! - **no log**;
 //! - **no clock**, but for one allocation in about 128 that is timed, where health is watched.
 //!
@@ -92,6 +92,10 @@
 #[cfg(feature = "server")]
 pub mod app;
 
+#[cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, reason = "much of it is called by the service's pool alone")
+)]
 pub mod memory;
 pub mod slab;
 

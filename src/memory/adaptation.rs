@@ -52,7 +52,7 @@ impl Keeping {
 
     /// How many slabs to keep from now on, of a class that keeps `kept`, holds `held`, and had that part of them in use.
     fn next(&self, kept: u64, held: u64, used: Factor, may_grow: bool, rules: &Adaptive) -> u64 {
-        if used > rules.grow_above && may_grow {
+        if used > rules.grow_above && may_grow && self.growth > Factor::thousandths(1000) {
             // From those held: of them nearly all were used. Where that is more than the bound, nothing is added.
             kept.max(self.growth.of(held).min(self.max))
         } else if used < rules.shrink_below {

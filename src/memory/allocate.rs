@@ -21,7 +21,7 @@ impl Heap {
 
     /// As [`Heap::allocate`], of what the thread's magazine has; none where it has none, and nothing changed then.
     #[inline]
-    pub fn allocate_ready(&self, class: SizeClass) -> Option<SlabLocation> {
+    pub(crate) fn allocate_ready(&self, class: SizeClass) -> Option<SlabLocation> {
         self.take_from_magazine(class).map(|index| SlabLocation::new(class, index))
     }
 
@@ -48,7 +48,7 @@ impl Heap {
     /// [`AllocateError::System`] where the system grants no pages, [`AllocateError::Exhausted`] where a slab was retired
     /// that leaves no room for another; the bytes are then still granted.
     #[inline]
-    pub fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+    pub(crate) fn back(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
         match self.back_unless_scarce(class)? {
             Some(location) => Ok(location),
             None => self.back_scarce(class),
@@ -60,7 +60,7 @@ impl Heap {
     /// # Errors
     /// As [`Heap::back`].
     #[inline]
-    pub fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+    pub(crate) fn back_unless_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let ready = self.take_granted_from_magazine(class).or_else(|| self.refill(class, true));
         match ready {
             Some(index) => Ok(Some(SlabLocation::new(class, index))),

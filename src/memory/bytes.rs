@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 unsafe impl ZeroIsValid for SegmentRecord {}
 
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
-pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Memory and records of all slabs of one size. `layout.rs` says where each lies.
 #[derive(Debug)]
@@ -355,9 +355,10 @@ impl Change<'_> {
     }
 }
 
-/// A reader's hold on a slab: its bytes stay as they are, and the slab is not reused, until the pin is dropped.
+/// A reader's hold on a slab: its bytes stay as they are, and the slab is not reused, until the pin is dropped. Not for those
+/// who embed the heap: a hold is only as good as those are who free by location, and the pool is the one that does.
 #[derive(Debug)]
-pub struct Pin {
+pub(crate) struct Pin {
     heap: Arc<Heap>,
     location: SlabLocation,
 }
@@ -367,14 +368,14 @@ impl Pin {
     ///
     /// # Errors
     /// [`AccessError`] where the slab is free or has as many holders as can be counted.
-    pub fn new(heap: &Arc<Heap>, location: SlabLocation) -> Result<Pin, AccessError> {
+    pub(crate) fn new(heap: &Arc<Heap>, location: SlabLocation) -> Result<Pin, AccessError> {
         let (slabs, index) = heap.slabs(location);
         slabs.record(index).hold()?;
         Ok(Pin { heap: Arc::clone(heap), location })
     }
 
     /// Whether the slab was freed and its readers have had their time: whoever holds this should let go.
-    pub fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         let (slabs, index) = self.heap.slabs(self.location);
         slabs.record(index).is_overdue()
     }

@@ -98,7 +98,7 @@ impl Heap {
     /// slab lies and a free place. It moves the content by [`Heap::copy_slab`], sees to it that everybody finds it there,
     /// and says whether it did; where it did, nobody may enter the old place any more. It is called without any lock of
     /// the heap, and must not allocate or free. Only the first such call counts.
-    pub fn when_moving(
+    pub(crate) fn when_moving(
         &self,
         mover: impl Fn(u32, SlabLocation, SlabLocation) -> bool + Send + Sync + 'static,
     ) {
@@ -112,7 +112,7 @@ impl Heap {
     }
 
     /// Says whose slab it is, in the caller's words; 0 is nobody. It is forgotten when the slab is free.
-    pub fn set_owner(&self, location: SlabLocation, owner: u32) {
+    pub(crate) fn set_owner(&self, location: SlabLocation, owner: u32) {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).set_owner(owner);
     }
@@ -125,7 +125,7 @@ impl Heap {
     ///
     /// # Panics
     /// If they are not of one class.
-    pub fn copy_slab(&self, from: SlabLocation, to: SlabLocation) -> Result<(), AccessError> {
+    pub(crate) fn copy_slab(&self, from: SlabLocation, to: SlabLocation) -> Result<(), AccessError> {
         assert_eq!(from.class(), to.class(), "a copy is of the same size");
         self.slabs(from).0.copy_slab(from.index(), to.index())
     }

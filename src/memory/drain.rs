@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 impl Heap {
     /// Whether readers hold a slab beside the client that allocated it.
-    pub fn has_readers(&self, location: SlabLocation) -> bool {
+    pub(crate) fn has_readers(&self, location: SlabLocation) -> bool {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).holders() > 1
     }
@@ -15,7 +15,7 @@ impl Heap {
     ///
     /// # Panics
     /// If nobody holds the slab.
-    pub fn begin_draining(&self, location: SlabLocation) {
+    pub(crate) fn begin_draining(&self, location: SlabLocation) {
         let (slabs, index) = self.slabs(location);
         let record = slabs.record(index);
         assert!(record.holders() > 0, "a slab drains that nobody holds");
@@ -25,14 +25,14 @@ impl Heap {
     }
 
     /// Whether a slab was freed and readers still hold it.
-    pub fn is_draining(&self, location: SlabLocation) -> bool {
+    pub(crate) fn is_draining(&self, location: SlabLocation) -> bool {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).is_draining()
     }
 
     /// Says that the readers of a freed slab have had their time: [`super::Pin::is_overdue`] tells them. False if none
     /// are left. What they hold stays as it is until they let go.
-    pub fn mark_overdue(&self, location: SlabLocation) -> bool {
+    pub(crate) fn mark_overdue(&self, location: SlabLocation) -> bool {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).mark_overdue()
     }

@@ -23,7 +23,7 @@ impl Heap {
     /// # Panics
     /// If nobody holds the slab.
     #[inline]
-    pub fn free_unread(&self, location: SlabLocation) -> bool {
+    pub(crate) fn free_unread(&self, location: SlabLocation) -> bool {
         let (slabs, index) = self.slabs(location);
         let Some(access) = slabs.record(index).release_unshared() else { return false };
         match self.put_into_magazine(location.class(), index, access) {

@@ -82,7 +82,7 @@ impl Heap {
     /// # Errors
     /// [`AllocateError::Exhausted`] if, and only if, at one instant the bytes in use and these exceeded the limit.
     #[inline]
-    pub fn grant(&self, bytes: u64) -> Result<(), AllocateError> {
+    pub(crate) fn grant(&self, bytes: u64) -> Result<(), AllocateError> {
         if self.in_use.take(bytes) {
             self.note_peak();
             return Ok(());
@@ -135,7 +135,7 @@ impl Heap {
     }
 
     /// Takes what it can of `bytes`, for somebody who gathers room, and returns how much that was.
-    pub fn grant_some(&self, bytes: u64) -> u64 {
+    pub(crate) fn grant_some(&self, bytes: u64) -> u64 {
         let some = self.decide(|| self.in_use.take_some(bytes).0);
         self.note_peak();
         some
@@ -153,14 +153,14 @@ impl Heap {
     }
 
     /// Gives back granted bytes that did not become slabs.
-    pub fn give_back(&self, bytes: u64) {
+    pub(crate) fn give_back(&self, bytes: u64) {
         self.ungrant(bytes);
         self.tell_room_freed();
     }
 
     /// Has `told` called whenever bytes in use became fewer, or a reader let go of a slab. It is called without any
     /// lock of the heap, by whichever thread that happens on; it must be quick. Only the first such call counts.
-    pub fn when_room_is_freed(&self, told: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn when_room_is_freed(&self, told: impl Fn() + Send + Sync + 'static) {
         // A second one would be a second pool on the same heap, which is not done.
         let _ = self.room_freed.set(RoomFreed(Box::new(told)));
     }

@@ -230,7 +230,7 @@ impl Heap {
     /// # Panics
     /// If the content is longer than the slab.
     #[inline]
-    pub fn check_slack(&self, location: SlabLocation, content_bytes: u64) -> bool {
+    pub(crate) fn check_slack(&self, location: SlabLocation, content_bytes: u64) -> bool {
         let (slabs, index) = self.slabs(location);
         let slab_bytes = slabs.slab_bytes();
         assert!(content_bytes <= slab_bytes, "{content_bytes} bytes lie in a slab of {slab_bytes}");

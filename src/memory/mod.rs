@@ -119,7 +119,6 @@ mod stats;
 mod tiers;
 
 pub use buffer::{Buffer, Home};
-pub use bytes::{Pin, ZEROS};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
 pub use config::{Adaptive, ClassConfig, Config, HugePages};
@@ -135,6 +134,8 @@ pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;
 pub(crate) use bytes::OwnedSlab;
+#[cfg(any(test, feature = "server"))]
+pub(crate) use bytes::{Pin, ZEROS};
 #[cfg(all(test, feature = "server", not(feature = "loom")))]
 pub(crate) use os::faults;
 
@@ -178,12 +179,12 @@ impl SlabLocation {
     }
 
     /// The location as a word that can be stored; [`SlabLocation::from_word`] reads it back.
-    pub fn word(self) -> u64 {
+    pub(crate) fn word(self) -> u64 {
         self.0
     }
 
     /// A location that was stored with [`SlabLocation::word`].
-    pub fn from_word(word: u64) -> SlabLocation {
+    pub(crate) fn from_word(word: u64) -> SlabLocation {
         SlabLocation(word)
     }
 }

@@ -11,7 +11,7 @@ impl Pin {
     ///
     /// # Panics
     /// If `range` is not inside the slab.
-    pub fn written(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
+    pub(crate) fn written(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
         let (slabs, index) = self.slabs();
         let slab_bytes = slabs.slab_bytes();
         assert!(
@@ -29,7 +29,7 @@ impl Pin {
     ///
     /// # Panics
     /// If `range` is not inside the slab.
-    pub fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
+    pub(crate) fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
         let (slabs, index) = self.slabs();
         let slab_bytes = slabs.slab_bytes();
         assert!(

@@ -99,7 +99,7 @@ impl Heap {
     /// # Errors
     /// As [`Heap::allocate`].
     #[inline]
-    pub fn try_allocate(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+    pub(crate) fn try_allocate(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         match self.take_from_magazine(class) {
             Some(index) => Ok(Some(SlabLocation::new(class, index))),
             None => self.try_allocate_past_magazine(class),
@@ -126,7 +126,7 @@ impl Heap {
     /// # Errors
     /// As [`Heap::back`].
     #[cold]
-    pub fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+    pub(crate) fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
         let Some(_turn) = Turn::try_take(self) else { return Ok(None) };
         if let Some(location) = self.take_in_turn(class)? {
             return Ok(Some(location));

@@ -337,7 +337,7 @@ impl SegmentRecord {
 
     /// The parts that may be other than zero. For holders, and for whoever has exclusive access.
     pub(super) fn dirty(&self) -> u32 {
-        self.dirty.load(Ordering::Relaxed) // ordered by `hold` or `begin_exclusive`
+        self.dirty.load(Ordering::Relaxed) // ordered by `hold` or `begin_write`
     }
 
     /// Whose slab it is; 0 where nobody said.

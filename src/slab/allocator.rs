@@ -17,13 +17,13 @@ use crate::latency::Stopwatch;
 use crate::memory::{AllocateError, Heap, OwnedSlab, SizeClass};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{Dispatch, error, warn};
 
 /// Bits of [`SlabAllocator::attention`]: what makes an allocation take the cold way. It was closed.
 const CLOSED: u32 = 1;
 /// Allocations failed, and the breaker counts them.
-const FAILING: u32 = 2;
+pub(super) const FAILING: u32 = 2;
 /// Sites are remembered.
 const DEBUG: u32 = 4;
 
@@ -49,7 +49,6 @@ static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// # drop(other);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct SlabAllocator {
     pub(super) heap: Heap,
     pub(super) class: SizeClass,
@@ -62,6 +61,10 @@ pub struct SlabAllocator {
     pub(super) number: u64,
     pub(super) breaker: Breaker,
     pub(super) waiting: Waiting,
+    /// When it was made.
+    pub(super) created: Now,
+    /// The most that was given back so far, as told: what is told never falls.
+    pub(super) deallocations_told: AtomicU64,
     /// None: nothing is timed.
     pub(super) watch: Option<Watch>,
     pub(super) detached: Detached,
@@ -93,7 +96,7 @@ impl SlabAllocator {
         let heap = Heap::new(&config)?;
         let (class, _) = heap.class_for(fixed.stride_bytes).expect("it is the one class");
         let (threshold, open_for) = builder.breaker.unwrap_or((0, Duration::ZERO));
-        let (interval, limit) = (builder.health_interval, builder.latency_limit);
+        let (interval, limit, created) = (builder.health_interval, builder.latency_limit, Now::read());
         Ok(SlabAllocator {
             heap,
             class,
@@ -103,7 +106,9 @@ impl SlabAllocator {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             breaker: Breaker::new(threshold, open_for),
             waiting: Waiting::default(),
-            watch: builder.health_checks.then(|| Watch::new(Now::read(), interval, limit)),
+            created,
+            deallocations_told: AtomicU64::new(0),
+            watch: builder.health_checks.then(|| Watch::new(created, interval, limit)),
             detached: Detached::default(),
             sites: Sites::default(),
             heap_fallback: builder.heap_fallback,
@@ -172,47 +177,6 @@ impl SlabAllocator {
         }
     }
 
-    /// A slab, waiting up to `timeout` for one to be given back. The thread sleeps: in a task use
-    /// `tokio::task::spawn_blocking`, or [`SlabAllocator::allocate`] and a pause of the runtime's.
-    ///
-    /// ```
-    /// # use {maas::slab::SlabAllocator, std::time::Duration};
-    /// let allocator = SlabAllocator::builder(64, 1).build()?;
-    /// let held = allocator.allocate()?;
-    /// std::thread::scope(|scope| {
-    ///     let waiter = scope.spawn(|| allocator.allocate_timeout(Duration::from_secs(10)).is_ok());
-    ///     drop(held);
-    ///     assert!(waiter.join().expect("no panic"));
-    /// });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`SlabError::Timeout`] where that was in vain; else as [`SlabAllocator::allocate`].
-    pub fn allocate_timeout(&self, timeout: Duration) -> Result<SlabRef<'_>, SlabError> {
-        /// As good as for ever.
-        const LONG: Duration = Duration::from_secs(365 * 86_400);
-        self.allocate_until(Instant::now() + timeout.min(LONG))
-    }
-
-    /// A slab, waiting until `deadline` for one to be given back: [`SlabAllocator::allocate_timeout`] for steps that share
-    /// one deadline.
-    ///
-    /// # Errors
-    /// As [`SlabAllocator::allocate_timeout`].
-    pub fn allocate_until(&self, deadline: Instant) -> Result<SlabRef<'_>, SlabError> {
-        let began = Instant::now();
-        let look = || match self.allocate_uncounted() {
-            Err(SlabError::OutOfMemory { .. }) => None,
-            outcome => Some(outcome),
-        };
-        let timeout = || Err(SlabError::Timeout { waited: began.elapsed() });
-        let outcome = self.waiting.until(deadline, look).unwrap_or_else(timeout);
-        let memory = outcome.inspect_err(|error| self.not_served(error))?;
-        let site = self.enter_site(&memory);
-        Ok(SlabRef::new(Owner::Borrowed(self), memory, site))
-    }
-
     /// Gives a slab back, and says whether all was well with it. Dropping the reference does the same without a word.
     ///
     /// # Errors
@@ -231,7 +195,7 @@ impl SlabAllocator {
     pub fn reset(&self) {
         self.resets.fetch_add(1, Ordering::Relaxed);
         for kept in self.detached.take_all() {
-            let _ = self.take_back(Memory::Slab(kept.slab), kept.site); // a damaged one is logged
+            let _ = self.take_back(kept.memory, kept.site); // a damaged one is logged
         }
         self.breaker.succeeded();
         self.attention.fetch_and(!FAILING, Ordering::Relaxed);
@@ -340,7 +304,7 @@ impl SlabAllocator {
     // ---- the cold way -------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn attention(&self) -> u32 {
+    pub(super) fn attention(&self) -> u32 {
         self.attention.load(Ordering::Relaxed)
     }
 
@@ -364,7 +328,7 @@ impl SlabAllocator {
 
     /// An allocation with all that belongs to it, but for being timed and counted.
     #[cold]
-    fn allocate_uncounted(&self) -> Result<Memory, SlabError> {
+    pub(super) fn allocate_uncounted(&self) -> Result<Memory, SlabError> {
         self.may_try()?;
         match self.heap.take_owned(self.class) {
             Ok(slab) => {
@@ -373,8 +337,7 @@ impl SlabAllocator {
                 }
                 Ok(Memory::Slab(slab))
             }
-            Err(_) if self.heap_fallback => Ok(self.fall_back()),
-            Err(error) => Err(self.refused(1, &error)),
+            Err(error) => self.fall_back(self.refused(1, &error)),
         }
     }
 
@@ -401,6 +364,10 @@ impl SlabAllocator {
         {
             return;
         }
+        self.count_failure();
+    }
+
+    fn count_failure(&self) {
         let has_opened = self.breaker.failed(Now::read());
         if self.breaker.has_failed() {
             self.attention.fetch_or(FAILING, Ordering::Relaxed);
@@ -418,10 +385,18 @@ impl SlabAllocator {
         }
     }
 
-    pub(super) fn fall_back(&self) -> Memory {
+    /// Memory of Rust's own allocator in place of a slab that cannot be had, where that is wanted: the error where it is not,
+    /// or there is none either. To the breaker it is a failure all the same, so it bounds how much there can be in a row.
+    pub(super) fn fall_back(&self, error: SlabError) -> Result<Memory, SlabError> {
+        let mut bytes = Vec::new();
+        if !self.heap_fallback || bytes.try_reserve_exact(self.slab_size()).is_err() {
+            return Err(error);
+        }
+        bytes.resize(self.slab_size(), 0);
         count(&self.counts.fallbacks);
         count(&self.counts.fallbacks_live);
-        Memory::Fallback(vec![0; self.slab_size()].into_boxed_slice())
+        self.count_failure();
+        Ok(Memory::Fallback(bytes.into_boxed_slice()))
     }
 
     pub(super) fn refused(&self, requested: u64, error: &AllocateError) -> SlabError {
@@ -457,6 +432,18 @@ fn zeroed(mut bytes: Box<[u8]>, is_secure: bool) {
     if is_secure {
         bytes.fill(0);
         std::hint::black_box(&bytes); // or the compiler leaves out what nobody reads
+    }
+}
+
+/// What it is and how it stands; not how.
+impl std::fmt::Debug for SlabAllocator {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("SlabAllocator")
+            .field("slab_bytes", &self.fixed.slab_bytes)
+            .field("capacity", &self.fixed.capacity)
+            .field("in_use_bytes", &self.heap.in_use_bytes())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
     }
 }
 

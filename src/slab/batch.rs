@@ -3,7 +3,6 @@
 use super::allocator::{SlabAllocator, count};
 use super::error::SlabError;
 use super::reference::{Memory, Owner, SlabRef};
-use crate::memory::AllocateError;
 
 /// What became of a batch that was given back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,8 +14,9 @@ pub struct BatchFreed {
 }
 
 impl SlabAllocator {
-    /// So many slabs, or none. Whether there are as many is decided once, for all. The list itself is one allocation of
-    /// Rust's own allocator.
+    /// So many slabs, or none. Whether there are as many is decided once, for all; that is what it is for, it is no faster
+    /// than so many calls. The list itself is one allocation of Rust's own allocator. More than the capacity is refused, also
+    /// where Rust's own allocator would help.
     ///
     /// ```
     /// use maas::slab::{SlabAllocator, SlabError};
@@ -37,19 +37,22 @@ impl SlabAllocator {
     }
 
     fn allocate_all(&self, slabs: usize) -> Result<Vec<SlabRef<'_>>, SlabError> {
+        if slabs == 0 && !self.is_closed() {
+            return Ok(Vec::new()); // nothing was tried, so it says nothing to the breaker
+        }
         self.may_try()?;
         let wanted = slabs as u64;
-        let bytes = wanted.checked_mul(self.fixed.stride_bytes);
-        let refuse = |error: AllocateError| self.refused(wanted, &error);
-        let granted = match bytes {
-            Some(bytes) => self.heap.grant(bytes).map_err(refuse),
-            None => Err(self.out_of_memory(wanted, self.heap.in_use_bytes())),
-        };
+        // However much Rust's own allocator has: more than all slabs there can be is a mistake.
+        if wanted > self.fixed.capacity {
+            return Err(self.out_of_memory(wanted, self.heap.in_use_bytes()));
+        }
+        let granted = self.heap.grant(wanted * self.fixed.stride_bytes);
         if let Err(error) = granted {
             return if self.heap_fallback {
-                (0..slabs).map(|_| Ok(self.reference(self.fall_back()))).collect()
+                // As many as there are, and the rest from elsewhere; where that ends, what was made is given back.
+                (0..slabs).map(|_| self.allocate_uncounted().map(|memory| self.reference(memory))).collect()
             } else {
-                Err(error)
+                Err(self.refused(wanted, &error))
             };
         }
         let mut taken = Vec::with_capacity(slabs);

@@ -139,7 +139,8 @@ impl Builder {
         self
     }
 
-    /// Allocations that take longer are counted, warned about once an interval, and lower the health score. Turns on
+    /// Allocations that take longer are counted, warned about once an interval, and lower the health score: single ones that do
+    /// not wait. Those of a batch, and those that [`SlabAllocator::allocate_timeout`] waits for, are not timed. Turns on
     /// [`Builder::health_checks`]. Default: none.
     pub fn latency_limit(mut self, limit: Duration) -> Builder {
         self.latency_limit = Some(limit);
@@ -153,8 +154,9 @@ impl Builder {
         self
     }
 
-    /// Where all slabs are in use, or the system grants no more, take memory from Rust's own allocator. It is beyond the
-    /// limit. Default: false.
+    /// Where all slabs are in use, or the system grants no more, take memory from Rust's own allocator: beyond the limit, and
+    /// aligned as that aligns bytes. Who waits for a slab gets it when the wait was in vain. Each is a failure to the
+    /// [`Builder::circuit_breaker`], which so bounds how many there are in a row. Default: false.
     pub fn heap_fallback(mut self, on: bool) -> Builder {
         self.heap_fallback = on;
         self
@@ -173,7 +175,7 @@ impl Builder {
     }
 
     /// Align slabs to lines of so many bytes, a power of two from 8 to 4096, so that no two share one. Slabs get as much
-    /// larger. Default: 0, not aligned but to 8 bytes.
+    /// larger. Memory of [`Builder::heap_fallback`] is not aligned. Default: 0, not aligned but to 8 bytes.
     pub fn cache_line(mut self, line_bytes: u64) -> Builder {
         self.cache_line_bytes = line_bytes;
         self
@@ -185,7 +187,9 @@ impl Builder {
         self
     }
 
-    /// Where to log; without it to whatever the calling thread logs to.
+    /// Where to log; without it to whatever the calling thread logs to. What the memory beneath says, of a damaged slab above
+    /// all, goes to the calling thread's in any case. The subscriber behind it must not use an allocator that has a logger: it
+    /// would be called while it is at work.
     pub fn logger(mut self, logger: Dispatch) -> Builder {
         self.logger = Some(logger);
         self

@@ -3,7 +3,6 @@
 use super::allocator::SlabAllocator;
 use super::error::SlabError;
 use super::reference::{Memory, Owner, SlabRef};
-use crate::memory::OwnedSlab;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,19 +22,20 @@ impl fmt::Display for SlabId {
 }
 
 /// Detached slabs, by number. Numbers only grow: one below the next that is not here was here once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Detached(Mutex<Numbers>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Numbers {
     next: u64,
-    slabs: BTreeMap<u64, Kept>,
+    /// Those below are of before a reset.
+    first: u64,
+    kept: BTreeMap<u64, Kept>,
 }
 
 /// A slab as it was detached, and the key of the site where it was allocated.
-#[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) slab: OwnedSlab,
+    pub(super) memory: Memory,
     pub(super) site: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Kept {
 pub(super) enum Missing {
     /// There was, once.
     Ended,
-    /// There never was.
+    /// There never was, or before a reset.
     Unknown,
 }
 
@@ -52,22 +52,24 @@ impl Detached {
         let mut numbers = self.0.lock();
         let number = numbers.next;
         numbers.next += 1;
-        numbers.slabs.insert(number, kept);
+        numbers.kept.insert(number, kept);
         number
     }
 
     pub(super) fn take(&self, number: u64) -> Result<Kept, Missing> {
         let mut numbers = self.0.lock();
-        let is_known = number < numbers.next;
-        numbers.slabs.remove(&number).ok_or(if is_known { Missing::Ended } else { Missing::Unknown })
+        let is_known = (numbers.first..numbers.next).contains(&number);
+        numbers.kept.remove(&number).ok_or(if is_known { Missing::Ended } else { Missing::Unknown })
     }
 
     pub(super) fn take_all(&self) -> Vec<Kept> {
-        std::mem::take(&mut self.0.lock().slabs).into_values().collect()
+        let mut numbers = self.0.lock();
+        numbers.first = numbers.next;
+        std::mem::take(&mut numbers.kept).into_values().collect()
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.0.lock().slabs.len() as u64
+        self.0.lock().kept.len() as u64
     }
 }
 
@@ -78,17 +80,18 @@ impl SlabAllocator {
     /// [`SlabError::InvalidReference`] where no slab has the id, or none any more.
     pub fn attach(&self, id: SlabId) -> Result<SlabRef<'_>, SlabError> {
         let kept = self.kept(id).map_err(|_| SlabError::InvalidReference)?;
-        Ok(SlabRef::new(Owner::Borrowed(self), Memory::Slab(kept.slab), kept.site))
+        Ok(SlabRef::new(Owner::Borrowed(self), kept.memory, kept.site))
     }
 
     /// Gives the slab of an id back.
     ///
     /// # Errors
-    /// [`SlabError::DoubleFree`] where the id is good no more, [`SlabError::InvalidReference`] where it never was;
+    /// [`SlabError::DoubleFree`] where the id is good no more, [`SlabError::InvalidReference`] where it never was, or is of
+    /// before a reset;
     /// [`SlabError::Corrupted`] as [`SlabRef::release`].
     pub fn deallocate_id(&self, id: SlabId) -> Result<(), SlabError> {
         let outcome = match self.kept(id) {
-            Ok(kept) => self.take_back(Memory::Slab(kept.slab), kept.site),
+            Ok(kept) => self.take_back(kept.memory, kept.site),
             Err(Missing::Ended) => Err(SlabError::DoubleFree),
             Err(Missing::Unknown) => Err(SlabError::InvalidReference),
         };

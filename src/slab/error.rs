@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// Why a call failed. Nothing is lost with any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SlabError {
     /// All slabs are in use.
     #[error("{requested} slabs requested, {in_use} of {capacity} in use")]
@@ -50,6 +51,7 @@ pub enum SlabError {
 
 /// Why an allocator cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// A setting breaks a rule.
     #[error("{setting} is {value}: {rule}")]

@@ -24,7 +24,7 @@
 //! | [`SlabAllocator::allocate`], dropping a [`SlabRef`] | O(1); about 20 ns together, from the thread's magazine, with no lock that threads share, no system call, no clock |
 //! | the same past the magazine | O(1); a lock that threads share: once for some tens of slabs. The first use of a slab also has the system make its pages usable |
 //! | … of a small allocator, some tens of slabs a CPU | O(1); past the magazine more often: magazines hold a sixteenth of all slabs together, one slab each at least |
-//! | … of one that is nearly full, fifteen sixteenths in use | O(1); always past the magazine, until a sixteenth is free again |
+//! | … of one that has just refused somebody | O(1); always past the magazine, until a sixteenth is free again |
 //! | zeroing, where `secure` | what was written, by 32nds of a slab: a plain `&mut slab[..]` counts as all of it, [`SlabRef::part_mut`] as what it says. More than 8 KiB are zeroed past the magazine, outside of any lock |
 //! | looking for stray writes, with the bit guard | reads up to 64 bytes behind a slab that was written, and 128 of one that is given out: some nanoseconds |
 //! | [`SlabAllocator::allocate_shared`] | as `allocate`, and a count that all threads share |

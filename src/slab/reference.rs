@@ -193,34 +193,44 @@ impl<'a> SlabRef<'a> {
     }
 
     /// Keeps the slab in use and forgets the reference: the id is all there is of it, for code that keeps numbers.
-    /// [`SlabAllocator::attach`] makes it a reference again, [`SlabAllocator::deallocate_id`] frees it.
-    ///
-    /// ```
-    /// use maas::slab::{SlabAllocator, SlabError};
-    ///
-    /// let allocator = SlabAllocator::builder(64, 10).build()?;
-    /// let id = allocator.allocate()?.detach()?;
-    /// allocator.attach(id)?[0] = 7; // dropped at the end of the line: the slab is free
-    /// assert_eq!(allocator.deallocate_id(id), Err(SlabError::DoubleFree));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// [`SlabAllocator::attach`] makes it a reference again.
     ///
     /// # Errors
-    /// [`SlabError::InvalidReference`] where there is no slab, or it is from Rust's own allocator.
+    /// [`SlabError::InvalidReference`] where there is no slab: it was released, or the allocator reset.
     pub fn detach(mut self) -> Result<SlabId, SlabError> {
         if !self.is_valid() {
             return Err(SlabError::InvalidReference);
         }
-        match std::mem::replace(&mut self.memory, Memory::None) {
-            Memory::Slab(slab) => {
-                let kept = detached::Kept { slab, site: self.site.take() };
-                Ok(self.owner.keep(kept))
-            }
-            other => {
-                self.memory = other;
-                Err(SlabError::InvalidReference)
-            }
+        let memory = std::mem::replace(&mut self.memory, Memory::None);
+        Ok(self.owner.keep(detached::Kept { memory, site: self.site.take() }))
+    }
+
+    /// The same slab, by a reference that shares the allocator instead of borrowing it: for what was waited for, or attached,
+    /// and is to be sent elsewhere.
+    ///
+    /// ```
+    /// use maas::slab::SlabAllocator;
+    /// use std::{sync::Arc, thread, time::Duration};
+    ///
+    /// let allocator = Arc::new(SlabAllocator::builder(64, 10).build()?);
+    /// let waits = {
+    ///     let allocator = Arc::clone(&allocator);
+    ///     thread::spawn(move || allocator.allocate_timeout(Duration::from_secs(1))?.into_shared(&allocator))
+    /// };
+    /// let slab = waits.join().expect("no panic")?; // `SlabRef<'static>`
+    /// assert_eq!(slab.len(), 64);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SlabError::InvalidReference`] where it is of another allocator, which has it back then.
+    pub fn into_shared(mut self, allocator: &Arc<SlabAllocator>) -> Result<SlabRef<'static>, SlabError> {
+        if !self.is_of(allocator) {
+            return Err(SlabError::InvalidReference);
         }
+        let memory = std::mem::replace(&mut self.memory, Memory::None);
+        let (resets, site) = (self.resets, self.site.take());
+        Ok(SlabRef { owner: Owner::Shared(Arc::clone(allocator)), memory, resets, site })
     }
 
     /// Whether it came from there.

@@ -55,6 +55,7 @@ impl Sites {
 
 /// What was not given back. With debugging on it says where the oldest were allocated.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct LeakReport {
     /// Slabs that are live, those known by an id alone included.
     pub slabs: u64,

@@ -6,6 +6,7 @@ use std::time::Duration;
 /// All numbers of a [`super::SlabAllocator`]. Each is consistent in itself; what other threads do meanwhile may be in some
 /// and not in others.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AllocatorStats {
     // What was set.
     /// Version of this library.

@@ -1,14 +1,21 @@
 //! Those who wait for a slab: asleep, until one comes back or their time is over.
 //!
 //! Whoever frees a slab looks at one word, with no fence: a waiter that came at the same instant may be missed. So nobody
-//! sleeps longer than [`LOOK_AFTER`] before looking for itself.
+//! sleeps on without looking for itself: after [`LOOK_AFTER`] first, then after twice as long each time, up to
+//! [`LOOK_AFTER_MAX`], so that many who wait long do not keep CPUs busy. Waiters are not served in order.
 
+use super::allocator::{FAILING, SlabAllocator};
+use super::error::SlabError;
+use super::reference::{Memory, Owner, SlabRef};
+use crate::memory::AllocateError;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A waiter looks for a slab at least that often.
+/// A waiter looks for a slab by itself after so long.
 const LOOK_AFTER: Duration = Duration::from_millis(5);
+/// … and at least that often.
+const LOOK_AFTER_MAX: Duration = Duration::from_millis(320);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,6 +34,7 @@ impl Waiting {
         }
         let _waits = Waits::enter(self);
         let mut sleep = self.sleep.lock();
+        let mut look_after = LOOK_AFTER;
         loop {
             let is_over = Instant::now() >= deadline;
             // Under the lock: who frees a slab from here on wakes us, or we find it.
@@ -36,7 +44,8 @@ impl Waiting {
             if is_over {
                 return None;
             }
-            self.freed.wait_until(&mut sleep, deadline.min(Instant::now() + LOOK_AFTER));
+            self.freed.wait_until(&mut sleep, deadline.min(Instant::now() + look_after));
+            look_after = (look_after * 2).min(LOOK_AFTER_MAX);
         }
     }
 
@@ -73,5 +82,69 @@ impl<'a> Waits<'a> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl SlabAllocator {
+    /// A slab, waiting up to `timeout` for one to be given back. The thread sleeps: in a task use
+    /// `tokio::task::spawn_blocking` and [`SlabRef::into_shared`]. Those who wait are not served in order, and not sent away by
+    /// the circuit breaker: it is asked once, before.
+    ///
+    /// ```
+    /// # use {maas::slab::SlabAllocator, std::time::Duration};
+    /// let allocator = SlabAllocator::builder(64, 1).build()?;
+    /// let held = allocator.allocate()?;
+    /// std::thread::scope(|scope| {
+    ///     let waiter = scope.spawn(|| allocator.allocate_timeout(Duration::from_secs(10)).is_ok());
+    ///     drop(held);
+    ///     assert!(waiter.join().expect("no panic"));
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SlabError::Timeout`] where that was in vain; else as [`SlabAllocator::allocate`].
+    pub fn allocate_timeout(&self, timeout: Duration) -> Result<SlabRef<'_>, SlabError> {
+        /// As good as for ever.
+        const LONG: Duration = Duration::from_secs(365 * 86_400);
+        self.allocate_until(Instant::now() + timeout.min(LONG))
+    }
+
+    /// A slab, waiting until `deadline` for one to be given back: [`SlabAllocator::allocate_timeout`] for steps that share
+    /// one deadline.
+    ///
+    /// # Errors
+    /// As [`SlabAllocator::allocate_timeout`].
+    pub fn allocate_until(&self, deadline: Instant) -> Result<SlabRef<'_>, SlabError> {
+        let memory = self.wait_until(deadline).inspect_err(|error| self.not_served(error))?;
+        let site = self.enter_site(&memory);
+        Ok(SlabRef::new(Owner::Borrowed(self), memory, site))
+    }
+
+    /// Waits for a slab. The breaker is asked once: who waits already is not sent away by others' failures.
+    fn wait_until(&self, deadline: Instant) -> Result<Memory, SlabError> {
+        self.may_try()?;
+        let began = Instant::now();
+        let look = || {
+            if self.is_closed() {
+                return Some(Err(SlabError::Closed));
+            }
+            match self.heap.take_owned(self.class) {
+                Ok(slab) => Some(Ok(slab)),
+                Err(AllocateError::Exhausted { .. }) => None,
+                Err(error) => Some(Err(self.refused(1, &error))),
+            }
+        };
+        match self.waiting.until(deadline, look) {
+            Some(Ok(slab)) => {
+                if self.attention() & FAILING != 0 {
+                    self.succeeded();
+                }
+                Ok(Memory::Slab(slab))
+            }
+            Some(Err(SlabError::Closed)) => Err(SlabError::Closed),
+            Some(Err(error)) => self.fall_back(error),
+            None => self.fall_back(SlabError::Timeout { waited: began.elapsed() }),
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::health::Trend;
 use crate::slab::{BatchFreed, SlabId};
 use std::thread;
+use std::time::Instant;
 
 fn small(capacity: u32) -> SlabAllocator {
     SlabAllocator::builder(100, capacity).build().expect("an allocator")
@@ -115,85 +116,11 @@ fn a_reset_frees_ids_and_voids_references() {
     let mut held = allocator.allocate().expect("there is room");
     allocator.reset();
     assert_eq!(allocator.stats().used_slabs, 1, "the one whose owner may look at it");
-    assert_eq!(allocator.deallocate_id(id), Err(SlabError::DoubleFree));
+    assert_eq!(allocator.deallocate_id(id), Err(SlabError::InvalidReference), "it is of before");
     assert_eq!((held.is_valid(), held.bytes()), (false, Err(SlabError::InvalidReference)));
     assert_eq!(held.release(), Err(SlabError::InvalidReference));
     assert_eq!(allocator.stats().used_slabs, 0);
     assert!(allocator.allocate().expect("it goes on").is_valid());
-}
-
-#[test]
-fn who_waits_gets_what_is_given_back_and_else_is_told_when_its_time_is_over() {
-    let allocator = small(1);
-    let slab = allocator.allocate().expect("there is room");
-    let began = Instant::now();
-    let refused = error_of(allocator.allocate_timeout(Duration::from_millis(30)));
-    assert!(matches!(refused, SlabError::Timeout { waited } if waited >= Duration::from_millis(30)));
-    assert!(began.elapsed() < Duration::from_secs(5));
-    assert!(matches!(error_of(allocator.allocate_until(Instant::now())), SlabError::Timeout { .. }));
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| allocator.allocate_timeout(Duration::MAX).map(|slab| slab.size()));
-        while allocator.stats().waiting == 0 {
-            thread::yield_now();
-        }
-        drop(slab);
-        assert_eq!(waiter.join().expect("no panic"), Ok(100));
-    });
-    assert_eq!((allocator.stats().waiting, allocator.stats().allocation_errors), (0, 2));
-}
-
-#[test]
-fn many_who_wait_for_few_slabs_are_all_served() {
-    let allocator = small(2);
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..200 {
-                    let mut slab =
-                        allocator.allocate_timeout(Duration::from_secs(60)).expect("somebody frees");
-                    slab[0] = slab[0].wrapping_add(1);
-                }
-            });
-        }
-    });
-    let stats = allocator.stats();
-    assert_eq!((stats.total_allocations, stats.used_slabs), (1600, 0));
-    assert!(stats.peak_used_slabs <= 2, "{}", stats.peak_used_slabs);
-}
-
-#[test]
-fn the_breaker_opens_after_failures_in_a_row_and_a_free_closes_it() {
-    let allocator = SlabAllocator::builder(64, 1)
-        .circuit_breaker(3, Duration::from_secs(3600))
-        .build()
-        .expect("an allocator");
-    let slab = allocator.allocate().expect("there is room");
-    for _ in 0..3 {
-        assert!(matches!(error_of(allocator.allocate()), SlabError::OutOfMemory { .. }));
-    }
-    assert!(matches!(error_of(allocator.allocate()), SlabError::CircuitOpen { .. }));
-    assert!(matches!(allocator.allocate_batch(1), Err(SlabError::CircuitOpen { .. })));
-    let waits = allocator.allocate_timeout(Duration::from_secs(60));
-    assert!(matches!(error_of(waits), SlabError::CircuitOpen { .. }), "nobody waits before an open breaker");
-    let health = allocator.health_check();
-    assert!(health.circuit_breaker_open && health.health_score <= 0.5);
-    drop(slab);
-    assert!(allocator.allocate().is_ok());
-    assert_eq!(allocator.stats().circuit_opened, 1);
-    assert!(!allocator.health_check().circuit_breaker_open);
-}
-
-#[test]
-fn waiting_in_vain_is_one_failure_however_often_it_looked() {
-    let allocator = SlabAllocator::builder(64, 1)
-        .circuit_breaker(2, Duration::from_secs(3600))
-        .build()
-        .expect("an allocator");
-    let _slab = allocator.allocate().expect("there is room");
-    let wait = || error_of(allocator.allocate_timeout(Duration::from_millis(40)));
-    assert!(matches!(wait(), SlabError::Timeout { .. }));
-    assert!(matches!(wait(), SlabError::Timeout { .. }));
-    assert!(matches!(wait(), SlabError::CircuitOpen { .. }));
 }
 
 #[test]
@@ -205,11 +132,13 @@ fn where_all_slabs_are_in_use_rusts_own_allocator_helps_if_asked_for() {
     assert_eq!((extra.is_fallback(), extra.id(), extra.is_valid()), (true, None, true));
     let stats = allocator.stats();
     assert_eq!((stats.heap_fallbacks, stats.used_slabs, stats.current_allocations), (1, 1, 2));
-    assert_eq!(extra.detach(), Err(SlabError::InvalidReference), "it has no number");
-    let batch = allocator.allocate_batch(3).expect("from elsewhere");
+    let id = extra.detach().expect("it is kept like any other");
+    assert_eq!(allocator.attach(id).expect("it is there")[63], 1);
+    assert!(allocator.allocate_batch(2).is_err(), "more than there can be slabs");
+    let batch = allocator.allocate_batch(1).expect("from elsewhere");
     assert!(batch.iter().all(SlabRef::is_fallback));
     drop((slab, batch));
-    assert_eq!((allocator.stats().current_allocations, allocator.stats().total_allocations), (0, 5));
+    assert_eq!((allocator.stats().current_allocations, allocator.stats().total_allocations), (0, 3));
 }
 
 #[test]
@@ -424,3 +353,4 @@ fn its_own_logger_is_told_of_leaks_the_breaker_and_wrong_frees() {
 }
 
 mod twin;
+mod waits;
