@@ -444,6 +444,11 @@ impl Account {
         }
     }
 
+    /// The lowest of so many free slabs that lie highest.
+    pub(super) fn lowest_of_highest_free(&self, slabs: u64) -> Option<u64> {
+        self.free.lowest_of_highest(slabs)
+    }
+
     /// The first free slab from `index` on.
     pub(super) fn free_from(&self, index: u64) -> Option<u64> {
         self.free.first_from(index)

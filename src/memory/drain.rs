@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 impl Heap {
     /// Whether readers hold a slab beside the client that allocated it.
+    #[cfg(all(test, not(feature = "loom")))]
     pub(crate) fn has_readers(&self, location: SlabLocation) -> bool {
         let (slabs, index) = self.slabs(location);
         slabs.record(index).holders() > 1

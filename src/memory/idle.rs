@@ -1,8 +1,9 @@
 //! Idle memory: what no client needed for a whole interval goes back to the system.
 //!
 //! The free slabs of a class that were not needed are those that were left when it had fewest: its low-water mark over
-//! the interval. They go back, highest first, down to the slabs that the class always keeps. Of those only the pages go
-//! back, once they have lain idle for an interval as well. And gaps that somebody's reading has left are closed.
+//! the interval. They go back, highest first, down to the slabs that the class always keeps. Of those that were not needed
+//! either only the pages go back: slabs are given out lowest first, so they are the highest. And gaps that somebody's
+//! reading has left are closed.
 //!
 //! Whoever knows the time says when an interval is over, and then asks for slice after slice. While anybody is on the
 //! scarce path nothing is done: what is free is needed then.
@@ -43,7 +44,12 @@ impl Heap {
             let gap_slabs = if class.is_packed() && self.can_move() { account.gap_slabs() } else { 0 };
             account.idle.slabs = unneeded.min(stats.total.saturating_sub(account.kept.slabs()));
             account.idle.gap_slabs = gap_slabs;
-            account.idle.rest_from = (is_resting && is_new).then_some(0);
+            account.idle.rest_from = match unneeded > account.idle.slabs {
+                _ if !is_new => None,
+                _ if is_resting => Some(0),
+                true => account.lowest_of_highest_free(unneeded),
+                false => None,
+            };
             if is_resting {
                 account.idle.rested = now;
             }

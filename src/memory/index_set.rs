@@ -105,6 +105,26 @@ impl IndexSet {
         self.descend(|word| 63 - u64::from(word.leading_zeros()))
     }
 
+    /// The lowest of the `count` highest members; none where there are fewer. A look at each word from the top down to it.
+    pub(super) fn lowest_of_highest(&self, count: u64) -> Option<u64> {
+        if count == 0 || count > self.len {
+            return None;
+        }
+        let (mut left, mut at) = (count, self.highest()? / 64);
+        loop {
+            let mut members = word(&self.levels[0], at);
+            let here = u64::from(members.count_ones());
+            if here >= left {
+                for _ in 0..here - left {
+                    members &= members - 1; // without its lowest
+                }
+                return Some(at * 64 + u64::from(members.trailing_zeros()));
+            }
+            left -= here;
+            at -= 1; // more are left, so there are words below
+        }
+    }
+
     /// The first member from `index` on.
     pub(super) fn first_from(&self, index: u64) -> Option<u64> {
         let mut at = index;
@@ -163,6 +183,9 @@ mod tests {
                 prop_assert_eq!(set.first_from(index / 2), twin.range(index / 2..).next().copied());
                 prop_assert_eq!(set.first_from(index + 1), twin.range(index + 1..).next().copied());
                 prop_assert_eq!(set.highest(), twin.last().copied());
+                let count = index % (twin.len() as u64 + 2);
+                let expected = count.checked_sub(1).and_then(|others| twin.iter().rev().nth(usize::try_from(others).expect("few")));
+                prop_assert_eq!(set.lowest_of_highest(count), expected.copied());
             }
         }
     }

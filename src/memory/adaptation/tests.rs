@@ -27,6 +27,13 @@ fn nearly_all_used_grows_from_what_is_held_and_few_used_shrinks_what_is_kept() {
 }
 
 #[test]
+fn a_factor_of_one_adds_nothing() {
+    let steady = keeping(10, None, Some(1000));
+    assert_eq!(next(&steady, 10, 1000, 1000), 10);
+    assert_eq!(next(&steady, 100, 1000, 0), 80, "it shrinks all the same");
+}
+
+#[test]
 fn a_class_has_a_factor_of_its_own_and_bounds() {
     assert_eq!(next(&keeping(10, None, Some(1500)), 10, 100, 900), 150);
     assert_eq!(next(&keeping(10, Some(110), None), 10, 100, 900), 110);
@@ -126,5 +133,35 @@ fn what_is_kept_ready_refuses_nobody_and_nothing_is_added_to_a_pool_that_is_near
     for slab in kept.into_iter().chain(seven) {
         heap.free(slab);
     }
+    heap.check();
+}
+
+#[test]
+fn what_is_kept_and_lies_idle_gives_its_pages_back_beside_light_traffic() {
+    let heap = heap(1 << 30, &[4096]);
+    let (class, _) = heap.class_for(4096).expect("there is one");
+    let write = |slab: &SlabLocation| {
+        let edit = crate::memory::Edit { pieces: &[b"written"], ..Default::default() };
+        heap.edit(*slab, &edit).expect("nobody else holds it");
+    };
+    let mut held = take(&heap, class, 1000);
+    held.iter().for_each(write);
+    heap.sample_use();
+    heap.end_adaptive_interval();
+    while heap.keep_ready_slice() {}
+    let busy = held.split_off(500);
+    busy.into_iter().for_each(|slab| heap.free(slab));
+    for _ in 0..3 {
+        let few = take(&heap, class, 100);
+        few.iter().for_each(write);
+        few.into_iter().for_each(|slab| heap.free(slab));
+        heap.end_idle_interval();
+        while heap.reclaim_idle_slice() {}
+    }
+    let stats = heap.stats().classes[0];
+    assert!(stats.total >= 1000, "they are held still: {stats:?}");
+    let slabs = heap.class(class).slabs();
+    let with_pages = (0..stats.total).filter(|index| slabs.record(*index).was_written()).count();
+    assert!((500..=700).contains(&with_pages), "{with_pages} of {} have pages", stats.total);
     heap.check();
 }
