@@ -94,12 +94,18 @@ impl<H: Home> Buffer<H> {
         self.capacity - self.end
     }
 
+    /// Bytes before the content: they were read, and are room again once it is moved.
+    #[inline]
+    pub(crate) fn was_read(&self) -> usize {
+        self.start
+    }
+
     /// Forgets the content: all of it is room.
     pub fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Moves the content to the beginning, so that all room is behind it.
+    /// Moves the content to the beginning, so that all room is behind it: a copy of all content, where anything was read.
     pub fn compact(&mut self) {
         let (content, len) = (self.start..self.end, self.end - self.start);
         if content.start > 0 {

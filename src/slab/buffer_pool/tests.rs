@@ -5,11 +5,11 @@ use bytes::{Buf, BufMut, Bytes};
 use std::io::IoSlice;
 use std::time::Duration;
 
-fn pool(change: impl FnOnce(BufferPoolBuilder) -> BufferPoolBuilder) -> BufferPool {
+pub(super) fn pool(change: impl FnOnce(BufferPoolBuilder) -> BufferPoolBuilder) -> BufferPool {
     change(BufferPool::builder().limit_bytes(8 << 20)).build().expect("a pool")
 }
 
-fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
+pub(super) fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
     let shared = pool.lines.mine();
     shared.buckets[number].stock.check();
     shared.heap.check();
@@ -17,7 +17,7 @@ fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
 }
 
 /// The whole block, as its next user could get it by lying about what was written.
-fn raw(pool: &BufferPool, bucket: usize) -> Vec<u8> {
+pub(super) fn raw(pool: &BufferPool, bucket: usize) -> Vec<u8> {
     let shared = pool.lines.mine();
     let block = shared.take(bucket).expect("there is room");
     let bytes = block.to_vec();
@@ -53,39 +53,6 @@ fn a_buffer_given_back_is_zeroed_as_far_as_it_was_written_and_used_again() {
     let stats = bucket(&pool, 0);
     assert_eq!((stats.created, stats.reused, stats.kept, stats.in_use), (1, 2, 1, 0));
     assert!((stats.reuse_rate() - 2.0 / 3.0).abs() < 1e-9);
-}
-
-#[test]
-fn growing_takes_the_content_along_and_gives_the_old_one_back_zeroed() {
-    let pool = pool(|builder| builder);
-    let mut grown = pool.acquire(1).expect("there is room");
-    grown.put_slice(&[1; 4096]);
-    grown.advance(96);
-    grown.reserve(96).expect("it is there");
-    assert_eq!((grown.capacity(), grown.room(), grown.len()), (4096, 96, 4000), "it was only moved");
-    grown.reserve(97).expect("there is room");
-    assert_eq!((grown.capacity(), grown.len()), (16 << 10, 4000));
-    assert!(raw(&pool, 0).iter().all(|byte| *byte == 0));
-    grown.grow(100_000).expect("there is room");
-    grown.grow(5).expect("it has more");
-    assert_eq!((grown.capacity(), &grown[..]), (256 << 10, &[1; 4000][..]));
-    assert!(matches!(grown.reserve(300_000), Err(BufferError::TooLarge { size_bytes: 304_000, .. })));
-    assert_eq!((grown.capacity(), grown.len()), (256 << 10, 4000), "as it was");
-    let outgrown: Vec<u64> = pool.stats().buckets.iter().map(|bucket| bucket.outgrown).collect();
-    assert_eq!((outgrown, bucket(&pool, 3).in_use), (vec![1, 1, 0, 0], 1));
-}
-
-#[test]
-fn a_buffer_that_grows_doubles_at_least_up_to_the_largest() {
-    let pool = pool(|builder| builder.buckets([1000, 1800, 3000]).initial_buffer_bytes(8));
-    let mut grown = pool.buffer().expect("there is room");
-    grown.put_slice(&[1; 1000]);
-    grown.reserve(1).expect("there is room");
-    assert_eq!(grown.capacity(), 3000, "twice 1000 is more than 1800");
-    let mut largest = pool.acquire(1800).expect("there is room");
-    largest.put_slice(&[1; 1800]);
-    largest.reserve(1).expect("there is room");
-    assert_eq!(largest.capacity(), 3000, "there is no twice 1800");
 }
 
 #[test]
@@ -288,7 +255,7 @@ fn threads_see_nobody_elses_bytes_and_leave_nothing_behind() {
     }
 }
 
-fn filled(pool: &BufferPool, content: &[u8]) -> Buffer {
+pub(super) fn filled(pool: &BufferPool, content: &[u8]) -> Buffer {
     let mut buffer = pool.acquire(content.len()).expect("there is room");
     buffer.put_slice(content);
     buffer
