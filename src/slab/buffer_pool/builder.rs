@@ -25,9 +25,10 @@ const KEPT_BYTES: (usize, usize) = (4 << 20, 40 << 20);
 pub struct Bucket {
     /// Size of the buffers: a multiple of 8.
     pub size_bytes: usize,
-    /// Buffers made in advance, as far as the limit allows; their pages come with the first write. Default: 0.
+    /// Buffers made in advance, at most `kept_max`; their pages come with the first write. Default: 0.
     pub initial: usize,
-    /// Buffers that may be kept at first, and in any case. Default: as many as are 4 MiB, at least one.
+    /// Buffers that may be kept in any case. At first it is as many, or `initial` if that is more. Default: as many as are
+    /// 4 MiB, at least one.
     pub kept_min: usize,
     /// Buffers that may be kept when most are in use. Default: as many as are 40 MiB, at least one.
     pub kept_max: usize,
@@ -56,7 +57,16 @@ impl Bucket {
         if self.kept_min > self.kept_max {
             return Some("kept_min is at most kept_max");
         }
-        (self.buffers_max == 0).then_some("buffers_max is above 0")
+        if self.buffers_max == 0 {
+            return Some("buffers_max is above 0");
+        }
+        (self.initial > self.kept_max.min(self.buffers_max))
+            .then_some("initial is at most kept_max and buffers_max")
+    }
+
+    /// Buffers that may be kept before anything is adapted.
+    fn kept_at_first(&self) -> usize {
+        self.kept_min.max(self.initial)
     }
 }
 
@@ -67,6 +77,7 @@ impl From<usize> for Bucket {
 }
 
 /// Why a pool of buffers cannot be made.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum BufferPoolError {
     /// A bucket breaks a rule.
@@ -136,7 +147,8 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// The most that all buffers take together, in use or kept. Default: 256 MiB.
+    /// The most that all buffers take together, in use or kept: at least one buffer of the largest bucket, and all that
+    /// are made in advance. Default: 256 MiB.
     pub fn limit_bytes(mut self, limit_bytes: u64) -> BufferPoolBuilder {
         self.limit_bytes = limit_bytes;
         self
@@ -148,7 +160,7 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// When buckets keep more or fewer; none: each keeps `kept_min`. Default: see [`Adaptive`].
+    /// When buckets keep more or fewer; none: each keeps as many as at first, see [`Bucket::kept_min`]. Default: see [`Adaptive`].
     pub fn adaptive(mut self, adaptive: impl Into<Option<Adaptive>>) -> BufferPoolBuilder {
         self.adaptive = adaptive.into();
         self
@@ -161,6 +173,31 @@ impl BufferPoolBuilder {
         self
     }
 
+    /// Whether each bucket obeys the rules, and all of them together.
+    fn check_buckets(&self) -> Result<(), BufferPoolError> {
+        let (mut smaller_bytes, mut initial_bytes) = (0, 0_u64);
+        for bucket in &self.buckets {
+            let size_bytes = bucket.size_bytes;
+            initial_bytes =
+                initial_bytes.saturating_add((bucket.initial as u64).saturating_mul(size_bytes as u64));
+            let broken_rule = if let Some(rule) = bucket.broken_rule() {
+                Some(rule)
+            } else if size_bytes <= smaller_bytes {
+                Some("buckets are ascending by size")
+            } else if size_bytes as u64 > self.limit_bytes {
+                Some("the limit on bytes of all buffers allows one at least")
+            } else {
+                (initial_bytes > self.limit_bytes)
+                    .then_some("what is made in advance fits into the limit on bytes")
+            };
+            if let Some(rule) = broken_rule {
+                return Err(BufferPoolError::Bucket { size_bytes, rule });
+            }
+            smaller_bytes = size_bytes;
+        }
+        Ok(())
+    }
+
     /// The pool. Address space is reserved for all of it; memory is used as buffers are.
     ///
     /// # Errors
@@ -170,14 +207,7 @@ impl BufferPoolBuilder {
         if self.buckets.last().is_none_or(|largest| largest.size_bytes < size_bytes) {
             return Err(BufferPoolError::NoBucket { size_bytes });
         }
-        let mut smaller_bytes = 0;
-        for bucket in &self.buckets {
-            let unsorted = (bucket.size_bytes <= smaller_bytes).then_some("buckets are ascending by size");
-            if let Some(rule) = bucket.broken_rule().or(unsorted) {
-                return Err(BufferPoolError::Bucket { size_bytes: bucket.size_bytes, rule });
-            }
-            smaller_bytes = bucket.size_bytes;
-        }
+        self.check_buckets()?;
         if let Some(adaptive) = self.adaptive.filter(|adaptive| !adaptive.is_valid()) {
             return Err(BufferPoolError::Adaptive { adaptive });
         }
@@ -191,11 +221,7 @@ impl BufferPoolBuilder {
             size_bytes: bucket.size_bytes,
             kept_min: bucket.kept_min,
             kept_max: bucket.kept_max,
-            stock: Stock::new(
-                bucket.buffers_max,
-                bucket.kept_min.max(bucket.initial).min(bucket.kept_max),
-                None,
-            ),
+            stock: Stock::new(bucket.buffers_max, bucket.kept_at_first(), None),
             outgrown: AtomicU64::new(0),
         };
         let shared = Shared {
@@ -207,7 +233,7 @@ impl BufferPoolBuilder {
             refused: AtomicU64::new(0),
         };
         for (bucket, made) in self.buckets.iter().zip(&shared.buckets) {
-            // What cannot be had is left out: it is only a head start.
+            // The limit allows it. What the system does not grant is left out: it is only a head start.
             let _ = made.stock.fill(bucket.initial, || shared.heap.shared_block(bucket.size_bytes as u64));
         }
         Ok(BufferPool::new(shared))

@@ -136,10 +136,45 @@ fn a_builder_refuses_what_makes_no_sense() {
     let bounds = Bucket { kept_min: 2, kept_max: 1, ..Bucket::of(65_536) };
     let refused = BufferPool::builder().buckets([bounds]).build().expect_err("the bounds are crossed");
     assert_eq!(refused.to_string(), "bucket of 65536 bytes: kept_min is at most kept_max");
+    let never_served = build(|builder| builder.limit_bytes((256 << 10) - 8));
+    assert!(matches!(never_served, Err(BufferPoolError::Bucket { size_bytes: 0x4_0000, .. })));
+    assert!(build(|builder| builder.limit_bytes(256 << 10)).is_ok());
     let none = build(|builder| builder.initial_buffer_bytes(1 << 20));
     assert!(matches!(none, Err(BufferPoolError::NoBucket { size_bytes: 0x10_0000 })));
     let shrinks = build(|builder| builder.adaptive(Adaptive { grow_factor: 0.5, ..Adaptive::default() }));
     assert!(matches!(shrinks, Err(BufferPoolError::Adaptive { .. })));
+}
+
+#[test]
+fn as_many_buffers_as_are_asked_for_are_made_in_advance_or_the_pool_is_not() {
+    let build = |bucket| BufferPool::builder().buckets([bucket]).build();
+    let too_many = Bucket { initial: 100, ..Bucket::of(1 << 20) };
+    let refused = build(too_many).expect_err("40 may be kept");
+    assert_eq!(refused.to_string(), "bucket of 1048576 bytes: initial is at most kept_max and buffers_max");
+    assert!(build(Bucket { kept_max: 100, buffers_max: 99, ..too_many }).is_err());
+    let made = build(Bucket { kept_max: 100, ..too_many }).expect("they may be kept");
+    assert_eq!(bucket(&made, 0).kept, 100);
+    let refused =
+        build(Bucket { initial: 257, kept_max: 300, ..too_many }).expect_err("256 MiB are the limit");
+    assert!(
+        refused.to_string().ends_with("what is made in advance fits into the limit on bytes"),
+        "{refused}"
+    );
+    let all = build(Bucket { initial: 256, kept_max: 300, ..too_many }).expect("it is just the limit");
+    assert_eq!(bucket(&all, 0).kept, 256);
+}
+
+#[test]
+fn a_pool_that_does_not_adapt_keeps_as_many_as_at_first() {
+    for (initial, kept) in [(5, 10), (50, 50)] {
+        let bucket_of = Bucket { initial, kept_min: 10, kept_max: 100, ..Bucket::of(4096) };
+        let pool = pool(|builder| builder.buckets([bucket_of]).initial_buffer_bytes(1).adaptive(None));
+        (1..=9).for_each(|interval| pool.adjust(Instant::now() + INTERVAL * interval));
+        let used: Vec<_> = (0..200).map(|_| pool.buffer().expect("there is room")).collect();
+        (10..=19).for_each(|interval| pool.adjust(Instant::now() + INTERVAL * interval));
+        drop(used);
+        assert_eq!((bucket(&pool, 0).kept_limit, bucket(&pool, 0).kept), (kept, kept), "{initial} at first");
+    }
 }
 
 /// A pool of one bucket that keeps 10 to 100, and a time when it was made.
