@@ -14,9 +14,8 @@
 //! needs their bytes.
 //!
 //! What is zeroed when: a buffer that is given back, grown out of or dropped, from its beginning up to the last byte that
-//! was ever declared written, before anybody else can have it. So 300 bytes in a buffer of 64 KiB cost zeroing of 300. A
-//! reader that writes behind what it declares is not known of; that is zeroed when the block leaves the pool, and until then
-//! no safe code can read it: only what was declared written can be read.
+//! was ever declared written, before anybody else can have it. So 300 bytes in a buffer of 64 KiB cost zeroing of 300. What
+//! a writer leaves behind what it declares is said at [`BufferPool`], and what [`BufferPoolBuilder::zero_lent`] does about it.
 //!
 //! What calls cost, with `n` buffers: [`BufferPool::acquire`] and giving back are O(1) in `n`, one lock that threads of other
 //! CPUs rarely touch, and the zeroing. Each 16th buffer that a CPU's threads give back also reads the clock, and eight times
@@ -28,7 +27,7 @@ mod chain;
 mod grow;
 mod stats;
 
-pub use adapt::Adaptive;
+pub use adapt::KeptAdaptation;
 pub use builder::{Bucket, BufferPoolBuilder, BufferPoolError};
 pub use chain::{BufferChain, Piece};
 pub use grow::{Buffer, PoolHome};
@@ -49,6 +48,13 @@ use std::time::Instant;
 const RETURNS_PER_LOOK: u64 = 16;
 
 /// Buffers of a few sizes, under one limit in bytes. Cloning it is cheap and gives the same pool.
+///
+/// What is zeroed: a buffer that is given back, as far as it was ever declared written, before anybody else can have it. Not
+/// so what was written into [`chunk_mut`](bytes::BufMut::chunk_mut) and never declared by `advance_mut`, as by a decoder
+/// that uses the room for scratch, or a read that failed half-way: that stays in memory until the block leaves the pool.
+/// No safe code can read it through a later buffer, since only what was declared written is content; unsafe code that
+/// declares what it did not write can, and so can whoever reads the memory of the process. Where that matters, for keys
+/// and passwords, [`BufferPoolBuilder::zero_lent`] zeroes that too.
 ///
 /// ```
 /// use bytes::{Buf, BufMut};
@@ -95,6 +101,8 @@ struct Shared {
     /// Ascending by size.
     buckets: Box<[BucketStock]>,
     initial_buffer_bytes: usize,
+    /// See [`BufferPoolBuilder::zero_lent`].
+    zero_lent: bool,
     /// Held by whoever drops what is kept: a block on its way to the heap must not look like one in use to another that
     /// would be refused for it.
     giving_up: Mutex<()>,
@@ -115,6 +123,7 @@ struct BucketStock {
 }
 
 /// Why there is no buffer to be had.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BufferError {
     /// No bucket has buffers that large.
@@ -293,12 +302,12 @@ impl Shared {
         }
     }
 
-    /// Takes a block back, zeroed as far as it was written.
+    /// Takes a block back, of which so many bytes are zeroed.
     #[inline]
-    fn take_back(&self, bucket: usize, mut block: Block<'static>, written_bytes: usize) {
-        if written_bytes > 0 {
+    fn take_back(&self, bucket: usize, mut block: Block<'static>, zeroed_bytes: usize) {
+        if zeroed_bytes > 0 {
             // Zeroing nothing is not free: on a page that was never touched it took 100 ns more, measured.
-            block.part_mut(0..written_bytes).fill(0);
+            block.part_mut(0..zeroed_bytes).fill(0);
         }
         let returned = self.buckets[bucket].stock.put(block);
         if returned.is_multiple_of(RETURNS_PER_LOOK) {

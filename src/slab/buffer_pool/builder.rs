@@ -1,6 +1,6 @@
 //! What can be set about a pool of buffers.
 
-use super::{Adaptation, Adaptive, BucketStock, BufferPool, Shared};
+use super::{Adaptation, BucketStock, BufferPool, KeptAdaptation, Shared};
 use crate::memory::{Config, Heap, HeapError};
 use crate::slab::object_pool::Stock;
 use parking_lot::Mutex;
@@ -98,7 +98,7 @@ pub enum BufferPoolError {
     #[error("{adaptive:?} is no adaptation: uses are from 0 to 1, and factors to either side of 1")]
     Adaptive {
         /// These.
-        adaptive: Adaptive,
+        adaptive: KeptAdaptation,
     },
     /// The memory cannot be had.
     #[error(transparent)]
@@ -124,7 +124,8 @@ pub struct BufferPoolBuilder {
     buckets: Vec<Bucket>,
     limit_bytes: u64,
     initial_buffer_bytes: usize,
-    adaptive: Option<Adaptive>,
+    zero_lent: bool,
+    adaptive: Option<KeptAdaptation>,
     memory: Config,
 }
 
@@ -134,7 +135,8 @@ impl Default for BufferPoolBuilder {
             buckets: BUCKET_BYTES.map(Bucket::of).to_vec(),
             limit_bytes: LIMIT_BYTES,
             initial_buffer_bytes: INITIAL_BUFFER_BYTES,
-            adaptive: Some(Adaptive::default()),
+            zero_lent: false,
+            adaptive: Some(KeptAdaptation::default()),
             memory: Config::default(),
         }
     }
@@ -160,8 +162,19 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// When buckets keep more or fewer; none: each keeps as many as at first, see [`Bucket::kept_min`]. Default: see [`Adaptive`].
-    pub fn adaptive(mut self, adaptive: impl Into<Option<Adaptive>>) -> BufferPoolBuilder {
+    /// Whether a buffer that is given back is zeroed as far as its room was lent to writers, not only as far as they declared
+    /// it written: see [`BufferPool`]. Default: false.
+    ///
+    /// All room is lent to whoever writes, so any buffer that was filled at all is zeroed to its end: 300 bytes in a buffer
+    /// of 64 KiB cost zeroing of 64 KiB, and the pages of all of it.
+    pub fn zero_lent(mut self, zero_lent: bool) -> BufferPoolBuilder {
+        self.zero_lent = zero_lent;
+        self
+    }
+
+    /// When buckets keep more or fewer; none: each keeps as many as at first, see [`Bucket::kept_min`]. Default: see
+    /// [`KeptAdaptation`].
+    pub fn adaptive(mut self, adaptive: impl Into<Option<KeptAdaptation>>) -> BufferPoolBuilder {
         self.adaptive = adaptive.into();
         self
     }
@@ -229,6 +242,7 @@ impl BufferPoolBuilder {
             adaptation: Adaptation::new(self.adaptive, self.buckets.len(), Instant::now()).into(),
             buckets: self.buckets.iter().map(stock).collect(),
             initial_buffer_bytes: self.initial_buffer_bytes,
+            zero_lent: self.zero_lent,
             giving_up: Mutex::new(()),
             refused: AtomicU64::new(0),
         };

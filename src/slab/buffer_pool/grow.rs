@@ -12,9 +12,13 @@ const GROWTH_FACTOR: usize = 2;
 ///
 /// It is a [`bytes::Buf`] of its unread content and a [`bytes::BufMut`] of its room, and never grows by itself: tokio's
 /// `read_buf` reads nothing, and says 0, where there is no room. [`Buffer::reserve`] makes room.
+///
+/// Without a pool, a block of a heap becomes a [`memory::Buffer`], the same type with another end: freed instead of kept,
+/// and with neither `grow` nor `reserve`.
 pub type Buffer = memory::Buffer<PoolHome>;
 
-/// The bucket that a buffer goes back to.
+/// The bucket that a buffer goes back to. Public only because [`Buffer`] names it, so the documentation leaves it out.
+#[doc(hidden)]
 pub struct PoolHome {
     line: Lifeline<Shared>,
     bucket: usize,
@@ -29,8 +33,9 @@ impl PoolHome {
 
 impl Home for PoolHome {
     #[inline]
-    fn take_back(&self, block: Block<'static>, written_bytes: usize) {
-        self.line.take_back(self.bucket, block, written_bytes);
+    fn take_back(&self, block: Block<'static>, written_bytes: usize, was_lent: bool) {
+        let zeroed_bytes = if was_lent && self.line.zero_lent { block.len() } else { written_bytes };
+        self.line.take_back(self.bucket, block, zeroed_bytes);
     }
 }
 

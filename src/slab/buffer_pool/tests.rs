@@ -3,7 +3,6 @@
 use super::*;
 use bytes::{Buf, BufMut, Bytes};
 use std::io::IoSlice;
-use std::time::Duration;
 
 pub(super) fn pool(change: impl FnOnce(BufferPoolBuilder) -> BufferPoolBuilder) -> BufferPool {
     change(BufferPool::builder().limit_bytes(8 << 20)).build().expect("a pool")
@@ -23,6 +22,24 @@ pub(super) fn raw(pool: &BufferPool, bucket: usize) -> Vec<u8> {
     let bytes = block.to_vec();
     shared.take_back(bucket, block, 0);
     bytes
+}
+
+#[test]
+fn what_was_written_but_not_declared_is_zeroed_where_the_pool_is_told_to() {
+    for zero_lent in [false, true] {
+        let pool = pool(|builder| builder.zero_lent(zero_lent));
+        let left = |end: fn(Buffer)| {
+            let mut first = pool.acquire(4096).expect("there is room");
+            first.put_slice(b"declared");
+            first.chunk_mut()[4000..4006].copy_from_slice(b"secret");
+            end(first);
+            raw(&pool, 0).into_iter().filter(|byte| *byte != 0).collect::<Vec<u8>>()
+        };
+        let expected: &[u8] = if zero_lent { b"" } else { b"secret" };
+        assert_eq!(left(drop), expected);
+        assert_eq!(left(|buffer| drop(buffer.freeze())), expected);
+        assert_eq!(left(|mut buffer| buffer.grow(4097).expect("there is room")), expected);
+    }
 }
 
 #[test]
@@ -141,7 +158,8 @@ fn a_builder_refuses_what_makes_no_sense() {
     assert!(build(|builder| builder.limit_bytes(256 << 10)).is_ok());
     let none = build(|builder| builder.initial_buffer_bytes(1 << 20));
     assert!(matches!(none, Err(BufferPoolError::NoBucket { size_bytes: 0x10_0000 })));
-    let shrinks = build(|builder| builder.adaptive(Adaptive { grow_factor: 0.5, ..Adaptive::default() }));
+    let shrinks =
+        build(|builder| builder.adaptive(KeptAdaptation { grow_factor: 0.5, ..KeptAdaptation::default() }));
     assert!(matches!(shrinks, Err(BufferPoolError::Adaptive { .. })));
 }
 
@@ -162,86 +180,6 @@ fn as_many_buffers_as_are_asked_for_are_made_in_advance_or_the_pool_is_not() {
     );
     let all = build(Bucket { initial: 256, kept_max: 300, ..too_many }).expect("it is just the limit");
     assert_eq!(bucket(&all, 0).kept, 256);
-}
-
-#[test]
-fn a_pool_that_does_not_adapt_keeps_as_many_as_at_first() {
-    for (initial, kept) in [(5, 10), (50, 50)] {
-        let bucket_of = Bucket { initial, kept_min: 10, kept_max: 100, ..Bucket::of(4096) };
-        let pool = pool(|builder| builder.buckets([bucket_of]).initial_buffer_bytes(1).adaptive(None));
-        (1..=9).for_each(|interval| pool.adjust(Instant::now() + INTERVAL * interval));
-        let used: Vec<_> = (0..200).map(|_| pool.buffer().expect("there is room")).collect();
-        (10..=19).for_each(|interval| pool.adjust(Instant::now() + INTERVAL * interval));
-        drop(used);
-        assert_eq!((bucket(&pool, 0).kept_limit, bucket(&pool, 0).kept), (kept, kept), "{initial} at first");
-    }
-}
-
-/// A pool of one bucket that keeps 10 to 100, and a time when it was made.
-fn adaptive(initial: usize) -> (BufferPool, Instant) {
-    let bucket = Bucket { initial, kept_min: 10, kept_max: 100, ..Bucket::of(16 << 10) };
-    (pool(|builder| builder.buckets([bucket])), Instant::now())
-}
-
-const INTERVAL: Duration = Duration::from_secs(30);
-
-#[test]
-fn a_bucket_keeps_more_where_most_are_in_use_up_to_its_bound() {
-    let (pool, begin) = adaptive(0);
-    let used: Vec<_> = (0..9).map(|_| pool.buffer().expect("there is room")).collect();
-    pool.adjust(begin); // all in use
-    pool.adjust(begin + INTERVAL / 2);
-    assert_eq!(bucket(&pool, 0).kept_limit, 10, "the interval is not over");
-    let limits: Vec<usize> = (1..=15)
-        .map(|interval| {
-            pool.adjust(begin + INTERVAL * interval);
-            bucket(&pool, 0).kept_limit
-        })
-        .collect();
-    assert_eq!(limits, [12, 14, 16, 19, 22, 26, 31, 37, 44, 52, 62, 74, 88, 100, 100]);
-    drop(used);
-}
-
-#[test]
-fn a_bucket_keeps_fewer_where_most_lie_idle_down_to_its_bound_and_their_pages_go_back() {
-    let (pool, begin) = adaptive(50);
-    let limits: Vec<usize> = (1..=9)
-        .map(|interval| {
-            pool.adjust(begin + INTERVAL * interval);
-            let stats = bucket(&pool, 0);
-            assert_eq!(stats.kept, stats.kept_limit, "no more is kept");
-            stats.kept_limit
-        })
-        .collect();
-    assert_eq!(limits, [40, 32, 25, 20, 16, 12, 10, 10, 10]);
-    (10..14).for_each(|interval| pool.adjust(begin + INTERVAL * interval));
-    assert_eq!(pool.lines.mine().heap.stats().pool_size_bytes, 10 * (16 << 10), "the rest is the system's");
-}
-
-#[test]
-fn use_is_averaged_over_the_interval_by_time() {
-    let (pool, begin) = adaptive(0);
-    let used: Vec<_> = (0..10).map(|_| pool.buffer().expect("there is room")).collect();
-    pool.adjust(begin); // 1.0 for half of the time
-    pool.adjust(begin + INTERVAL / 2);
-    drop(used); // then 0.0
-    pool.adjust(begin + INTERVAL / 2);
-    pool.adjust(begin + INTERVAL);
-    assert_eq!(bucket(&pool, 0).kept_limit, 10, "0.5 is neither much nor little");
-}
-
-#[test]
-fn a_pool_adapts_by_itself_when_buffers_are_given_back() {
-    let interval = Duration::from_millis(8);
-    let adaptive = Adaptive { interval, ..Adaptive::default() };
-    let bucket_of = Bucket { initial: 50, kept_min: 1, kept_max: 100, ..Bucket::of(16 << 10) };
-    let pool = pool(|builder| builder.buckets([bucket_of]).adaptive(adaptive));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while bucket(&pool, 0).kept > 1 {
-        assert!(Instant::now() < deadline, "it still keeps {:?}", bucket(&pool, 0));
-        (0..16).for_each(|_| drop(pool.buffer().expect("there is room")));
-        std::thread::sleep(interval / 8);
-    }
 }
 
 #[test]
