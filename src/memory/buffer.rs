@@ -17,22 +17,28 @@ use bytes::{Buf, Bytes};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// Where a buffer's block goes when the buffer is dropped.
+/// Where a buffer's block goes when the buffer is dropped. Public only because [`Buffer`] names it; nobody else can make a
+/// buffer with a home of its own, so the documentation leaves it out.
+#[doc(hidden)]
 pub trait Home {
-    /// Takes the block back. Of its bytes the first `written_bytes` may be other than they were when the buffer was made; a
-    /// writer that wrote behind what it declared to be written is not known of.
-    fn take_back(&self, block: Block<'static>, written_bytes: usize);
+    /// Takes the block back. Of its bytes the first `written_bytes` were declared written since the buffer was made. Where
+    /// `was_lent`, a writer had all that lies behind them in its hands too, and may have written there undeclared.
+    fn take_back(&self, block: Block<'static>, written_bytes: usize, was_lent: bool);
 }
 
 /// Back to the heap, which zeroes what was lent for writing.
 impl Home for () {
     #[inline]
-    fn take_back(&self, block: Block<'static>, _written_bytes: usize) {
+    fn take_back(&self, block: Block<'static>, _written_bytes: usize, _was_lent: bool) {
         drop(block);
     }
 }
 
-/// A block that is filled and read. See the module.
+/// A block that is filled at its end and read from its beginning: a [`Buf`] of its unread content and a
+/// [`BufMut`](bytes::BufMut) of its room.
+///
+/// This is the buffer of one [`Heap`](super::Heap)'s block, which is freed in the end and cannot grow. One of a pool, which
+/// goes back to it and grows, is a [`slab::Buffer`](crate::slab::Buffer): the same type with another end.
 ///
 /// ```
 /// use bytes::{Buf, BufMut};
@@ -57,6 +63,8 @@ pub struct Buffer<H: Home = ()> {
     end: usize,
     /// The most that `end` ever was.
     written: usize,
+    /// Room was ever lent to a writer.
+    was_lent: bool,
 }
 
 impl<H: Home> Buffer<H> {
@@ -64,7 +72,7 @@ impl<H: Home> Buffer<H> {
     #[inline]
     pub(crate) fn new(block: Block<'static>, home: H) -> Buffer<H> {
         let capacity = block.len();
-        Buffer { block: Some(block), home, capacity, start: 0, end: 0, written: 0 }
+        Buffer { block: Some(block), home, capacity, start: 0, end: 0, written: 0, was_lent: false }
     }
 
     #[inline]
@@ -94,12 +102,18 @@ impl<H: Home> Buffer<H> {
         self.capacity - self.end
     }
 
+    /// Bytes before the content: they were read, and are room again once it is moved.
+    #[inline]
+    pub(crate) fn was_read(&self) -> usize {
+        self.start
+    }
+
     /// Forgets the content: all of it is room.
     pub fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Moves the content to the beginning, so that all room is behind it.
+    /// Moves the content to the beginning, so that all room is behind it: a copy of all content, where anything was read.
     pub fn compact(&mut self) {
         let (content, len) = (self.start..self.end, self.end - self.start);
         if content.start > 0 {
@@ -124,6 +138,7 @@ impl<H: Home> Buffer<H> {
     /// The room, to be filled.
     #[inline]
     pub(super) fn room_mut(&mut self) -> &mut [u8] {
+        self.was_lent = true;
         let room = self.end..self.capacity;
         self.block_mut().part_mut(room)
     }
@@ -224,7 +239,7 @@ impl<H: Home> Drop for Buffer<H> {
     #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
-            self.home.take_back(block, self.written);
+            self.home.take_back(block, self.written, self.was_lent);
         }
     }
 }

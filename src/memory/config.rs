@@ -49,7 +49,8 @@ pub struct ClassConfig {
     pub magazine_capacity: Option<u32>,
 }
 
-/// How the number of slabs that a class keeps held follows its use.
+/// How the number of slabs that a class of a heap keeps held follows its use. Of a pool of buffers that is
+/// [`KeptAdaptation`](crate::slab::KeptAdaptation).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adaptive {
     /// Over which use is averaged; whoever knows the time keeps it. Default: 30 s.

@@ -6,6 +6,7 @@
 //!   chain.rs   BufferChain: many pieces read as one, each given back as soon as it is read
 //!   adapt.rs   how many are kept: between bounds, by use
 //!   builder.rs what can be set
+//!   stats.rs   the pool's numbers
 //! ```
 //!
 //! The bytes are slabs of a heap of the pool's own, so the limit holds at every instant. A bucket keeps blocks that were
@@ -13,9 +14,8 @@
 //! needs their bytes.
 //!
 //! What is zeroed when: a buffer that is given back, grown out of or dropped, from its beginning up to the last byte that
-//! was ever declared written, before anybody else can have it. So 300 bytes in a buffer of 64 KiB cost zeroing of 300. A
-//! reader that writes behind what it declares is not known of; that is zeroed when the block leaves the pool, and until then
-//! no safe code can read it: only what was declared written can be read.
+//! was ever declared written, before anybody else can have it. So 300 bytes in a buffer of 64 KiB cost zeroing of 300. What
+//! a writer leaves behind what it declares is said at [`BufferPool`], and what [`BufferPoolBuilder::zero_lent`] does about it.
 //!
 //! What calls cost, with `n` buffers: [`BufferPool::acquire`] and giving back are O(1) in `n`, one lock that threads of other
 //! CPUs rarely touch, and the zeroing. Each 16th buffer that a CPU's threads give back also reads the clock, and eight times
@@ -25,11 +25,13 @@ mod adapt;
 mod builder;
 mod chain;
 mod grow;
+mod stats;
 
-pub use adapt::Adaptive;
+pub use adapt::KeptAdaptation;
 pub use builder::{Bucket, BufferPoolBuilder, BufferPoolError};
 pub use chain::{BufferChain, Piece};
 pub use grow::{Buffer, PoolHome};
+pub use stats::{BucketStats, BufferPoolStats};
 
 use super::lifeline::{Lifeline, Lifelines};
 use super::object_pool::{Stock, TakeError};
@@ -46,6 +48,13 @@ use std::time::Instant;
 const RETURNS_PER_LOOK: u64 = 16;
 
 /// Buffers of a few sizes, under one limit in bytes. Cloning it is cheap and gives the same pool.
+///
+/// What is zeroed: a buffer that is given back, as far as it was ever declared written, before anybody else can have it. Not
+/// so what was written into [`chunk_mut`](bytes::BufMut::chunk_mut) and never declared by `advance_mut`, as by a decoder
+/// that uses the room for scratch, or a read that failed half-way: that stays in memory until the block leaves the pool.
+/// No safe code can read it through a later buffer, since only what was declared written is content; unsafe code that
+/// declares what it did not write can, and so can whoever reads the memory of the process. Where that matters, for keys
+/// and passwords, [`BufferPoolBuilder::zero_lent`] zeroes that too.
 ///
 /// ```
 /// use bytes::{Buf, BufMut};
@@ -92,6 +101,8 @@ struct Shared {
     /// Ascending by size.
     buckets: Box<[BucketStock]>,
     initial_buffer_bytes: usize,
+    /// See [`BufferPoolBuilder::zero_lent`].
+    zero_lent: bool,
     /// Held by whoever drops what is kept: a block on its way to the heap must not look like one in use to another that
     /// would be refused for it.
     giving_up: Mutex<()>,
@@ -112,6 +123,7 @@ struct BucketStock {
 }
 
 /// Why there is no buffer to be had.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BufferError {
     /// No bucket has buffers that large.
@@ -161,8 +173,9 @@ impl BufferPool {
     #[inline]
     pub fn acquire(&self, size_bytes: usize) -> Result<Buffer, BufferError> {
         let line = self.lines.mine();
-        let bucket = line.bucket_for(size_bytes)?;
-        let block = line.take(bucket)?;
+        let refused = |error| line.count_refused(error);
+        let bucket = line.bucket_for(size_bytes).map_err(refused)?;
+        let block = line.take(bucket).map_err(refused)?;
         Ok(Buffer::new(block, PoolHome::new(line.clone(), bucket)))
     }
 
@@ -209,7 +222,7 @@ impl Shared {
     #[inline]
     fn bucket_for(&self, size_bytes: usize) -> Result<usize, BufferError> {
         let found = self.buckets.iter().position(|bucket| bucket.size_bytes >= size_bytes);
-        found.ok_or_else(|| self.count_refused(self.too_large(size_bytes)))
+        found.ok_or_else(|| self.too_large(size_bytes))
     }
 
     #[cold]
@@ -221,6 +234,7 @@ impl Shared {
         self.buckets.last().expect("the builder requires a bucket").size_bytes
     }
 
+    #[cold]
     fn count_refused(&self, error: BufferError) -> BufferError {
         self.refused.fetch_add(1, Ordering::Relaxed);
         error
@@ -238,14 +252,13 @@ impl Shared {
     #[cold]
     fn take_or_make(&self, bucket: usize) -> Result<Block<'static>, BufferError> {
         let (stock, bucket_bytes) = (&self.buckets[bucket].stock, self.buckets[bucket].size_bytes);
-        let taken = stock.take_or_make(|| self.make_block(bucket)).map_err(|error| match error {
+        stock.take_or_make(|| self.make_block(bucket)).map_err(|error| match error {
             TakeError::Exhausted { objects_max: buffers_max } => {
                 BufferError::BucketExhausted { bucket_bytes, buffers_max }
             }
             TakeError::Closed => BufferError::Closed,
             TakeError::Make(error) => BufferError::Memory { bucket_bytes, error },
-        });
-        taken.map_err(|error| self.count_refused(error))
+        })
     }
 
     /// A block fresh from the heap, for which others that are kept are given up if need be.
@@ -289,12 +302,12 @@ impl Shared {
         }
     }
 
-    /// Takes a block back, zeroed as far as it was written.
+    /// Takes a block back, of which so many bytes are zeroed.
     #[inline]
-    fn take_back(&self, bucket: usize, mut block: Block<'static>, written_bytes: usize) {
-        if written_bytes > 0 {
+    fn take_back(&self, bucket: usize, mut block: Block<'static>, zeroed_bytes: usize) {
+        if zeroed_bytes > 0 {
             // Zeroing nothing is not free: on a page that was never touched it took 100 ns more, measured.
-            block.part_mut(0..written_bytes).fill(0);
+            block.part_mut(0..zeroed_bytes).fill(0);
         }
         let returned = self.buckets[bucket].stock.put(block);
         if returned.is_multiple_of(RETURNS_PER_LOOK) {
@@ -314,80 +327,6 @@ impl Shared {
             refused: self.refused.load(Ordering::Relaxed),
             buckets,
         }
-    }
-}
-
-impl BucketStock {
-    fn stats(&self) -> BucketStats {
-        let stock = self.stock.stats();
-        BucketStats {
-            size_bytes: self.size_bytes,
-            buffers_max: stock.objects_max,
-            kept_min: self.kept_min,
-            kept_limit: stock.kept_max,
-            kept_max: self.kept_max,
-            kept: stock.kept,
-            in_use: stock.in_use,
-            acquired: stock.acquired,
-            reused: stock.reused,
-            created: stock.created,
-            returned: stock.returned,
-            dropped: stock.dropped,
-            outgrown: self.outgrown.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Numbers of a pool of buffers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BufferPoolStats {
-    /// The limit on bytes of all buffers, in use or kept.
-    pub limit_bytes: u64,
-    /// Bytes of buffers in use, at the size of their bucket.
-    pub in_use_bytes: u64,
-    /// Bytes of buffers that are kept.
-    pub kept_bytes: u64,
-    /// Requests that were refused.
-    pub refused: u64,
-    /// Each bucket, smallest first.
-    pub buckets: Vec<BucketStats>,
-}
-
-/// Numbers of one bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BucketStats {
-    /// Size of its buffers.
-    pub size_bytes: usize,
-    /// Buffers that may exist.
-    pub buffers_max: usize,
-    /// The least that `kept_limit` can be.
-    pub kept_min: usize,
-    /// Buffers that may be kept, as adapted so far.
-    pub kept_limit: usize,
-    /// The most that `kept_limit` can be.
-    pub kept_max: usize,
-    /// Buffers that are kept.
-    pub kept: usize,
-    /// Buffers in use, those made into `Bytes` included.
-    pub in_use: usize,
-    /// Buffers given out.
-    pub acquired: u64,
-    /// Of these, buffers that had been used before.
-    pub reused: u64,
-    /// Buffers that were made, those made in advance included.
-    pub created: u64,
-    /// Buffers that came back.
-    pub returned: u64,
-    /// Buffers that were not kept: too many, or others needed their bytes.
-    pub dropped: u64,
-    /// Buffers that came back because they grew into a larger bucket's.
-    pub outgrown: u64,
-}
-
-impl BucketStats {
-    /// Part of the buffers given out that had been used before; 0 where none was given out.
-    pub fn reuse_rate(&self) -> f64 {
-        if self.acquired == 0 { 0.0 } else { self.reused as f64 / self.acquired as f64 }
     }
 }
 

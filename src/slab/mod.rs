@@ -95,8 +95,8 @@ mod watch;
 pub use allocator::SlabAllocator;
 pub use batch::BatchFreed;
 pub use buffer_pool::{
-    Adaptive, Bucket, BucketStats, Buffer, BufferChain, BufferError, BufferPool, BufferPoolBuilder,
-    BufferPoolError, BufferPoolStats, Piece, PoolHome,
+    Bucket, BucketStats, Buffer, BufferChain, BufferError, BufferPool, BufferPoolBuilder, BufferPoolError,
+    BufferPoolStats, KeptAdaptation, Piece, PoolHome,
 };
 pub use builder::Builder;
 pub use detached::SlabId;

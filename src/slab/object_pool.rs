@@ -7,6 +7,8 @@
 //!   shelf.rs   where kept objects lie: a stack for each CPU, and how many places it has
 //!   stock.rs   taking, giving back, making, waiting: the one place that counts objects
 //!   census.rs  what is counted rarely: when objects come into being and cease to be, and when places move
+//!   leaving.rs how objects cease to be the pool's, whatever panics
+//!   waiting.rs who waits
 //!   builder.rs what can be set
 //! ```
 //!
@@ -16,12 +18,15 @@
 //! refusal. [`ObjectPool::stats`] takes each stack's lock in turn.
 //!
 //! What a panic leaves: a factory that panics has made nothing, and its place is free for others. An object is dropped,
-//! counted, and never kept if its reset hook panics, or if it is given back because its user panics.
+//! counted, and never kept if its reset hook panics, or if it is given back because its user panics. An object that panics
+//! when it is dropped is counted as dropped, and so are the others that were to be dropped with it.
 
 mod builder;
 mod census;
+mod leaving;
 mod shelf;
 mod stock;
+mod waiting;
 
 pub use builder::ObjectPoolBuilder;
 
@@ -65,6 +70,7 @@ pub struct ObjectPool<T> {
 }
 
 /// Why there is no object to be had.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// All objects that may exist are in use.
@@ -177,7 +183,8 @@ impl<T> ObjectPool<T> {
         }
     }
 
-    /// Makes objects until so many are kept, or as many exist, or are kept, as may. How many were made.
+    /// Makes objects in advance, until `kept` are kept. It stops before that where as many exist as may exist, or as many are
+    /// kept as may be kept. Returns how many it made.
     ///
     /// # Errors
     /// [`ObjectError::Factory`], [`ObjectError::Closed`]; those made before are kept.
@@ -189,15 +196,15 @@ impl<T> ObjectPool<T> {
         })
     }
 
-    /// Keeps at most so many from now on. Those that are kept beyond it are dropped.
+    /// Keeps at most so many from now on. Those that are kept beyond it are dropped: all of them, also where one panics.
     pub fn set_kept_max(&self, kept_max: usize) {
         let stock = self.lifelines.mine();
         stock.set_kept_max(kept_max);
         stock.drop_surplus(usize::MAX);
     }
 
-    /// Gives out nothing from now on, wakes whoever waits, and drops what is kept. Objects in use are dropped when they
-    /// are given back.
+    /// Gives out nothing from now on, wakes whoever waits, and drops what is kept: all of it, also where an object panics.
+    /// Objects in use are dropped when they are given back.
     pub fn close(&self) {
         self.lifelines.mine().close();
     }
@@ -271,6 +278,7 @@ impl<T> Drop for Pooled<T> {
 }
 
 /// Numbers of a pool of objects.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjectPoolStats {
     /// Objects that may exist.

@@ -14,9 +14,10 @@ const SAMPLES: u32 = 8;
 /// Bytes of a bucket's buffers that one step drops at most, unless it is one buffer: zeroed and freed in less than 1 ms.
 const DROPPED_BYTES_MAX: usize = 4 << 20;
 
-/// When a bucket keeps more or fewer buffers.
+/// When a bucket of a pool keeps more or fewer buffers. Of a heap's size classes that is
+/// [`memory::Adaptive`](crate::memory::Adaptive).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adaptive {
+pub struct KeptAdaptation {
     /// Time over which use is averaged. Default: 30 s.
     pub interval: Duration,
     /// Above this use, 0 to 1, more are kept. Default: 0.8.
@@ -29,9 +30,9 @@ pub struct Adaptive {
     pub shrink_factor: f64,
 }
 
-impl Default for Adaptive {
-    fn default() -> Adaptive {
-        Adaptive {
+impl Default for KeptAdaptation {
+    fn default() -> KeptAdaptation {
+        KeptAdaptation {
             interval: Duration::from_secs(30),
             grow_above: 0.8,
             grow_factor: 1.2,
@@ -41,7 +42,7 @@ impl Default for Adaptive {
     }
 }
 
-impl Adaptive {
+impl KeptAdaptation {
     /// Whether the numbers make sense together.
     pub(super) fn is_valid(&self) -> bool {
         let uses = 0.0..=1.0;
@@ -77,7 +78,7 @@ fn scaled(count: usize, factor: f64) -> usize {
 #[derive(Debug)]
 pub(super) struct Adaptation {
     /// None: each bucket keeps as many as it did at first.
-    adaptive: Option<Adaptive>,
+    adaptive: Option<KeptAdaptation>,
     state: Mutex<State>,
 }
 
@@ -98,7 +99,7 @@ struct Use {
 }
 
 impl Adaptation {
-    pub(super) fn new(adaptive: Option<Adaptive>, buckets: usize, now: Instant) -> Adaptation {
+    pub(super) fn new(adaptive: Option<KeptAdaptation>, buckets: usize, now: Instant) -> Adaptation {
         let state = State { interval_begin: now, last_sample: now, uses: vec![Use::default(); buckets] };
         Adaptation { adaptive, state: Mutex::new(state) }
     }
@@ -122,7 +123,7 @@ impl Shared {
         }
     }
 
-    fn sample(&self, adaptive: &Adaptive, state: &mut State, now: Instant) {
+    fn sample(&self, adaptive: &KeptAdaptation, state: &mut State, now: Instant) {
         let seconds = now.saturating_duration_since(state.last_sample).as_secs_f64();
         for (bucket, seen) in self.buckets.iter().zip(&mut state.uses) {
             let now_used = bucket.use_now();
@@ -169,3 +170,6 @@ impl BucketStock {
         }
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

@@ -1,6 +1,6 @@
 //! What can be set about a pool of buffers.
 
-use super::{Adaptation, Adaptive, BucketStock, BufferPool, Shared};
+use super::{Adaptation, BucketStock, BufferPool, KeptAdaptation, Shared};
 use crate::memory::{Config, Heap, HeapError};
 use crate::slab::object_pool::Stock;
 use parking_lot::Mutex;
@@ -25,9 +25,10 @@ const KEPT_BYTES: (usize, usize) = (4 << 20, 40 << 20);
 pub struct Bucket {
     /// Size of the buffers: a multiple of 8.
     pub size_bytes: usize,
-    /// Buffers made in advance, as far as the limit allows; their pages come with the first write. Default: 0.
+    /// Buffers made in advance, at most `kept_max`; their pages come with the first write. Default: 0.
     pub initial: usize,
-    /// Buffers that may be kept at first, and in any case. Default: as many as are 4 MiB, at least one.
+    /// Buffers that may be kept in any case. At first it is as many, or `initial` if that is more. Default: as many as are
+    /// 4 MiB, at least one.
     pub kept_min: usize,
     /// Buffers that may be kept when most are in use. Default: as many as are 40 MiB, at least one.
     pub kept_max: usize,
@@ -56,7 +57,16 @@ impl Bucket {
         if self.kept_min > self.kept_max {
             return Some("kept_min is at most kept_max");
         }
-        (self.buffers_max == 0).then_some("buffers_max is above 0")
+        if self.buffers_max == 0 {
+            return Some("buffers_max is above 0");
+        }
+        (self.initial > self.kept_max.min(self.buffers_max))
+            .then_some("initial is at most kept_max and buffers_max")
+    }
+
+    /// Buffers that may be kept before anything is adapted.
+    fn kept_at_first(&self) -> usize {
+        self.kept_min.max(self.initial)
     }
 }
 
@@ -67,6 +77,7 @@ impl From<usize> for Bucket {
 }
 
 /// Why a pool of buffers cannot be made.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum BufferPoolError {
     /// A bucket breaks a rule.
@@ -87,7 +98,7 @@ pub enum BufferPoolError {
     #[error("{adaptive:?} is no adaptation: uses are from 0 to 1, and factors to either side of 1")]
     Adaptive {
         /// These.
-        adaptive: Adaptive,
+        adaptive: KeptAdaptation,
     },
     /// The memory cannot be had.
     #[error(transparent)]
@@ -113,7 +124,8 @@ pub struct BufferPoolBuilder {
     buckets: Vec<Bucket>,
     limit_bytes: u64,
     initial_buffer_bytes: usize,
-    adaptive: Option<Adaptive>,
+    zero_lent: bool,
+    adaptive: Option<KeptAdaptation>,
     memory: Config,
 }
 
@@ -123,7 +135,8 @@ impl Default for BufferPoolBuilder {
             buckets: BUCKET_BYTES.map(Bucket::of).to_vec(),
             limit_bytes: LIMIT_BYTES,
             initial_buffer_bytes: INITIAL_BUFFER_BYTES,
-            adaptive: Some(Adaptive::default()),
+            zero_lent: false,
+            adaptive: Some(KeptAdaptation::default()),
             memory: Config::default(),
         }
     }
@@ -136,7 +149,8 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// The most that all buffers take together, in use or kept. Default: 256 MiB.
+    /// The most that all buffers take together, in use or kept: at least one buffer of the largest bucket, and all that
+    /// are made in advance. Default: 256 MiB.
     pub fn limit_bytes(mut self, limit_bytes: u64) -> BufferPoolBuilder {
         self.limit_bytes = limit_bytes;
         self
@@ -148,8 +162,19 @@ impl BufferPoolBuilder {
         self
     }
 
-    /// When buckets keep more or fewer; none: each keeps `kept_min`. Default: see [`Adaptive`].
-    pub fn adaptive(mut self, adaptive: impl Into<Option<Adaptive>>) -> BufferPoolBuilder {
+    /// Whether a buffer that is given back is zeroed as far as its room was lent to writers, not only as far as they declared
+    /// it written: see [`BufferPool`]. Default: false.
+    ///
+    /// All room is lent to whoever writes, so any buffer that was filled at all is zeroed to its end: 300 bytes in a buffer
+    /// of 64 KiB cost zeroing of 64 KiB, and the pages of all of it.
+    pub fn zero_lent(mut self, zero_lent: bool) -> BufferPoolBuilder {
+        self.zero_lent = zero_lent;
+        self
+    }
+
+    /// When buckets keep more or fewer; none: each keeps as many as at first, see [`Bucket::kept_min`]. Default: see
+    /// [`KeptAdaptation`].
+    pub fn adaptive(mut self, adaptive: impl Into<Option<KeptAdaptation>>) -> BufferPoolBuilder {
         self.adaptive = adaptive.into();
         self
     }
@@ -161,6 +186,31 @@ impl BufferPoolBuilder {
         self
     }
 
+    /// Whether each bucket obeys the rules, and all of them together.
+    fn check_buckets(&self) -> Result<(), BufferPoolError> {
+        let (mut smaller_bytes, mut initial_bytes) = (0, 0_u64);
+        for bucket in &self.buckets {
+            let size_bytes = bucket.size_bytes;
+            initial_bytes =
+                initial_bytes.saturating_add((bucket.initial as u64).saturating_mul(size_bytes as u64));
+            let broken_rule = if let Some(rule) = bucket.broken_rule() {
+                Some(rule)
+            } else if size_bytes <= smaller_bytes {
+                Some("buckets are ascending by size")
+            } else if size_bytes as u64 > self.limit_bytes {
+                Some("the limit on bytes of all buffers allows one at least")
+            } else {
+                (initial_bytes > self.limit_bytes)
+                    .then_some("what is made in advance fits into the limit on bytes")
+            };
+            if let Some(rule) = broken_rule {
+                return Err(BufferPoolError::Bucket { size_bytes, rule });
+            }
+            smaller_bytes = size_bytes;
+        }
+        Ok(())
+    }
+
     /// The pool. Address space is reserved for all of it; memory is used as buffers are.
     ///
     /// # Errors
@@ -170,14 +220,7 @@ impl BufferPoolBuilder {
         if self.buckets.last().is_none_or(|largest| largest.size_bytes < size_bytes) {
             return Err(BufferPoolError::NoBucket { size_bytes });
         }
-        let mut smaller_bytes = 0;
-        for bucket in &self.buckets {
-            let unsorted = (bucket.size_bytes <= smaller_bytes).then_some("buckets are ascending by size");
-            if let Some(rule) = bucket.broken_rule().or(unsorted) {
-                return Err(BufferPoolError::Bucket { size_bytes: bucket.size_bytes, rule });
-            }
-            smaller_bytes = bucket.size_bytes;
-        }
+        self.check_buckets()?;
         if let Some(adaptive) = self.adaptive.filter(|adaptive| !adaptive.is_valid()) {
             return Err(BufferPoolError::Adaptive { adaptive });
         }
@@ -191,11 +234,7 @@ impl BufferPoolBuilder {
             size_bytes: bucket.size_bytes,
             kept_min: bucket.kept_min,
             kept_max: bucket.kept_max,
-            stock: Stock::new(
-                bucket.buffers_max,
-                bucket.kept_min.max(bucket.initial).min(bucket.kept_max),
-                None,
-            ),
+            stock: Stock::new(bucket.buffers_max, bucket.kept_at_first(), None),
             outgrown: AtomicU64::new(0),
         };
         let shared = Shared {
@@ -203,11 +242,12 @@ impl BufferPoolBuilder {
             adaptation: Adaptation::new(self.adaptive, self.buckets.len(), Instant::now()).into(),
             buckets: self.buckets.iter().map(stock).collect(),
             initial_buffer_bytes: self.initial_buffer_bytes,
+            zero_lent: self.zero_lent,
             giving_up: Mutex::new(()),
             refused: AtomicU64::new(0),
         };
         for (bucket, made) in self.buckets.iter().zip(&shared.buckets) {
-            // What cannot be had is left out: it is only a head start.
+            // The limit allows it. What the system does not grant is left out: it is only a head start.
             let _ = made.stock.fill(bucket.initial, || shared.heap.shared_block(bucket.size_bytes as u64));
         }
         Ok(BufferPool::new(shared))

@@ -12,9 +12,13 @@ const GROWTH_FACTOR: usize = 2;
 ///
 /// It is a [`bytes::Buf`] of its unread content and a [`bytes::BufMut`] of its room, and never grows by itself: tokio's
 /// `read_buf` reads nothing, and says 0, where there is no room. [`Buffer::reserve`] makes room.
+///
+/// Without a pool, a block of a heap becomes a [`memory::Buffer`], the same type with another end: freed instead of kept,
+/// and with neither `grow` nor `reserve`.
 pub type Buffer = memory::Buffer<PoolHome>;
 
-/// The bucket that a buffer goes back to.
+/// The bucket that a buffer goes back to. Public only because [`Buffer`] names it, so the documentation leaves it out.
+#[doc(hidden)]
 pub struct PoolHome {
     line: Lifeline<Shared>,
     bucket: usize,
@@ -29,8 +33,9 @@ impl PoolHome {
 
 impl Home for PoolHome {
     #[inline]
-    fn take_back(&self, block: Block<'static>, written_bytes: usize) {
-        self.line.take_back(self.bucket, block, written_bytes);
+    fn take_back(&self, block: Block<'static>, written_bytes: usize, was_lent: bool) {
+        let zeroed_bytes = if was_lent && self.line.zero_lent { block.len() } else { written_bytes };
+        self.line.take_back(self.bucket, block, zeroed_bytes);
     }
 }
 
@@ -50,6 +55,11 @@ impl Buffer {
         if size_bytes <= self.capacity() {
             return Ok(());
         }
+        self.grow_into(size_bytes).map_err(|error| self.home().line.count_refused(error))
+    }
+
+    /// As [`Buffer::grow`], of a buffer that has less; a refusal is the caller's to count.
+    fn grow_into(&mut self, size_bytes: usize) -> Result<(), BufferError> {
         let (line, old) = (self.home().line.clone(), self.home().bucket);
         let bucket = line.bucket_for(size_bytes)?;
         let block = line.take(bucket)?;
@@ -58,8 +68,14 @@ impl Buffer {
         Ok(())
     }
 
-    /// Sees to it that there is room for `additional` bytes behind the content: by moving the content to the beginning if
-    /// that is enough, else by growing, to twice the size if there are such buffers.
+    /// Sees to it that there is room for `additional` bytes behind the content: by moving the content to the beginning
+    /// where that is enough and at least as much was read as is left, else by growing, to twice the size if there are such
+    /// buffers.
+    ///
+    /// So what it copies is, over many calls, in proportion to what was read and written: O(1) for each byte. Only where no
+    /// larger buffer is to be had, because there is none or the pool has no room, content is moved however little was
+    /// read: then a call can cost a copy of all content. A reader that keeps the largest buffers nearly full should ask for
+    /// more room at a time, or the pool be given larger ones.
     ///
     /// ```
     /// # use bytes::BufMut;
@@ -80,11 +96,22 @@ impl Buffer {
             return Ok(());
         }
         let needed = self.len().saturating_add(additional);
-        if needed <= self.capacity() {
+        let fits = needed <= self.capacity();
+        if fits && self.was_read() >= self.len() {
             self.compact();
             return Ok(());
         }
-        let doubled = (GROWTH_FACTOR * self.capacity()).min(self.home().line.largest_bytes());
-        self.grow(needed.max(doubled))
+        let largest_bytes = self.home().line.largest_bytes();
+        let size_bytes = needed.max((GROWTH_FACTOR * self.capacity()).min(largest_bytes));
+        if !fits {
+            return self.grow(size_bytes);
+        }
+        if size_bytes <= self.capacity() || self.grow_into(size_bytes).is_err() {
+            self.compact(); // dear, but nobody is refused what there is room for
+        }
+        Ok(())
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

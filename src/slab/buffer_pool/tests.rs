@@ -3,13 +3,12 @@
 use super::*;
 use bytes::{Buf, BufMut, Bytes};
 use std::io::IoSlice;
-use std::time::Duration;
 
-fn pool(change: impl FnOnce(BufferPoolBuilder) -> BufferPoolBuilder) -> BufferPool {
+pub(super) fn pool(change: impl FnOnce(BufferPoolBuilder) -> BufferPoolBuilder) -> BufferPool {
     change(BufferPool::builder().limit_bytes(8 << 20)).build().expect("a pool")
 }
 
-fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
+pub(super) fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
     let shared = pool.lines.mine();
     shared.buckets[number].stock.check();
     shared.heap.check();
@@ -17,12 +16,30 @@ fn bucket(pool: &BufferPool, number: usize) -> BucketStats {
 }
 
 /// The whole block, as its next user could get it by lying about what was written.
-fn raw(pool: &BufferPool, bucket: usize) -> Vec<u8> {
+pub(super) fn raw(pool: &BufferPool, bucket: usize) -> Vec<u8> {
     let shared = pool.lines.mine();
     let block = shared.take(bucket).expect("there is room");
     let bytes = block.to_vec();
     shared.take_back(bucket, block, 0);
     bytes
+}
+
+#[test]
+fn what_was_written_but_not_declared_is_zeroed_where_the_pool_is_told_to() {
+    for zero_lent in [false, true] {
+        let pool = pool(|builder| builder.zero_lent(zero_lent));
+        let left = |end: fn(Buffer)| {
+            let mut first = pool.acquire(4096).expect("there is room");
+            first.put_slice(b"declared");
+            first.chunk_mut()[4000..4006].copy_from_slice(b"secret");
+            end(first);
+            raw(&pool, 0).into_iter().filter(|byte| *byte != 0).collect::<Vec<u8>>()
+        };
+        let expected: &[u8] = if zero_lent { b"" } else { b"secret" };
+        assert_eq!(left(drop), expected);
+        assert_eq!(left(|buffer| drop(buffer.freeze())), expected);
+        assert_eq!(left(|mut buffer| buffer.grow(4097).expect("there is room")), expected);
+    }
 }
 
 #[test]
@@ -53,39 +70,6 @@ fn a_buffer_given_back_is_zeroed_as_far_as_it_was_written_and_used_again() {
     let stats = bucket(&pool, 0);
     assert_eq!((stats.created, stats.reused, stats.kept, stats.in_use), (1, 2, 1, 0));
     assert!((stats.reuse_rate() - 2.0 / 3.0).abs() < 1e-9);
-}
-
-#[test]
-fn growing_takes_the_content_along_and_gives_the_old_one_back_zeroed() {
-    let pool = pool(|builder| builder);
-    let mut grown = pool.acquire(1).expect("there is room");
-    grown.put_slice(&[1; 4096]);
-    grown.advance(96);
-    grown.reserve(96).expect("it is there");
-    assert_eq!((grown.capacity(), grown.room(), grown.len()), (4096, 96, 4000), "it was only moved");
-    grown.reserve(97).expect("there is room");
-    assert_eq!((grown.capacity(), grown.len()), (16 << 10, 4000));
-    assert!(raw(&pool, 0).iter().all(|byte| *byte == 0));
-    grown.grow(100_000).expect("there is room");
-    grown.grow(5).expect("it has more");
-    assert_eq!((grown.capacity(), &grown[..]), (256 << 10, &[1; 4000][..]));
-    assert!(matches!(grown.reserve(300_000), Err(BufferError::TooLarge { size_bytes: 304_000, .. })));
-    assert_eq!((grown.capacity(), grown.len()), (256 << 10, 4000), "as it was");
-    let outgrown: Vec<u64> = pool.stats().buckets.iter().map(|bucket| bucket.outgrown).collect();
-    assert_eq!((outgrown, bucket(&pool, 3).in_use), (vec![1, 1, 0, 0], 1));
-}
-
-#[test]
-fn a_buffer_that_grows_doubles_at_least_up_to_the_largest() {
-    let pool = pool(|builder| builder.buckets([1000, 1800, 3000]).initial_buffer_bytes(8));
-    let mut grown = pool.buffer().expect("there is room");
-    grown.put_slice(&[1; 1000]);
-    grown.reserve(1).expect("there is room");
-    assert_eq!(grown.capacity(), 3000, "twice 1000 is more than 1800");
-    let mut largest = pool.acquire(1800).expect("there is room");
-    largest.put_slice(&[1; 1800]);
-    largest.reserve(1).expect("there is room");
-    assert_eq!(largest.capacity(), 3000, "there is no twice 1800");
 }
 
 #[test]
@@ -169,77 +153,33 @@ fn a_builder_refuses_what_makes_no_sense() {
     let bounds = Bucket { kept_min: 2, kept_max: 1, ..Bucket::of(65_536) };
     let refused = BufferPool::builder().buckets([bounds]).build().expect_err("the bounds are crossed");
     assert_eq!(refused.to_string(), "bucket of 65536 bytes: kept_min is at most kept_max");
+    let never_served = build(|builder| builder.limit_bytes((256 << 10) - 8));
+    assert!(matches!(never_served, Err(BufferPoolError::Bucket { size_bytes: 0x4_0000, .. })));
+    assert!(build(|builder| builder.limit_bytes(256 << 10)).is_ok());
     let none = build(|builder| builder.initial_buffer_bytes(1 << 20));
     assert!(matches!(none, Err(BufferPoolError::NoBucket { size_bytes: 0x10_0000 })));
-    let shrinks = build(|builder| builder.adaptive(Adaptive { grow_factor: 0.5, ..Adaptive::default() }));
+    let shrinks =
+        build(|builder| builder.adaptive(KeptAdaptation { grow_factor: 0.5, ..KeptAdaptation::default() }));
     assert!(matches!(shrinks, Err(BufferPoolError::Adaptive { .. })));
 }
 
-/// A pool of one bucket that keeps 10 to 100, and a time when it was made.
-fn adaptive(initial: usize) -> (BufferPool, Instant) {
-    let bucket = Bucket { initial, kept_min: 10, kept_max: 100, ..Bucket::of(16 << 10) };
-    (pool(|builder| builder.buckets([bucket])), Instant::now())
-}
-
-const INTERVAL: Duration = Duration::from_secs(30);
-
 #[test]
-fn a_bucket_keeps_more_where_most_are_in_use_up_to_its_bound() {
-    let (pool, begin) = adaptive(0);
-    let used: Vec<_> = (0..9).map(|_| pool.buffer().expect("there is room")).collect();
-    pool.adjust(begin); // all in use
-    pool.adjust(begin + INTERVAL / 2);
-    assert_eq!(bucket(&pool, 0).kept_limit, 10, "the interval is not over");
-    let limits: Vec<usize> = (1..=15)
-        .map(|interval| {
-            pool.adjust(begin + INTERVAL * interval);
-            bucket(&pool, 0).kept_limit
-        })
-        .collect();
-    assert_eq!(limits, [12, 14, 16, 19, 22, 26, 31, 37, 44, 52, 62, 74, 88, 100, 100]);
-    drop(used);
-}
-
-#[test]
-fn a_bucket_keeps_fewer_where_most_lie_idle_down_to_its_bound_and_their_pages_go_back() {
-    let (pool, begin) = adaptive(50);
-    let limits: Vec<usize> = (1..=9)
-        .map(|interval| {
-            pool.adjust(begin + INTERVAL * interval);
-            let stats = bucket(&pool, 0);
-            assert_eq!(stats.kept, stats.kept_limit, "no more is kept");
-            stats.kept_limit
-        })
-        .collect();
-    assert_eq!(limits, [40, 32, 25, 20, 16, 12, 10, 10, 10]);
-    (10..14).for_each(|interval| pool.adjust(begin + INTERVAL * interval));
-    assert_eq!(pool.lines.mine().heap.stats().pool_size_bytes, 10 * (16 << 10), "the rest is the system's");
-}
-
-#[test]
-fn use_is_averaged_over_the_interval_by_time() {
-    let (pool, begin) = adaptive(0);
-    let used: Vec<_> = (0..10).map(|_| pool.buffer().expect("there is room")).collect();
-    pool.adjust(begin); // 1.0 for half of the time
-    pool.adjust(begin + INTERVAL / 2);
-    drop(used); // then 0.0
-    pool.adjust(begin + INTERVAL / 2);
-    pool.adjust(begin + INTERVAL);
-    assert_eq!(bucket(&pool, 0).kept_limit, 10, "0.5 is neither much nor little");
-}
-
-#[test]
-fn a_pool_adapts_by_itself_when_buffers_are_given_back() {
-    let interval = Duration::from_millis(8);
-    let adaptive = Adaptive { interval, ..Adaptive::default() };
-    let bucket_of = Bucket { initial: 50, kept_min: 1, kept_max: 100, ..Bucket::of(16 << 10) };
-    let pool = pool(|builder| builder.buckets([bucket_of]).adaptive(adaptive));
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while bucket(&pool, 0).kept > 1 {
-        assert!(Instant::now() < deadline, "it still keeps {:?}", bucket(&pool, 0));
-        (0..16).for_each(|_| drop(pool.buffer().expect("there is room")));
-        std::thread::sleep(interval / 8);
-    }
+fn as_many_buffers_as_are_asked_for_are_made_in_advance_or_the_pool_is_not() {
+    let build = |bucket| BufferPool::builder().buckets([bucket]).build();
+    let too_many = Bucket { initial: 100, ..Bucket::of(1 << 20) };
+    let refused = build(too_many).expect_err("40 may be kept");
+    assert_eq!(refused.to_string(), "bucket of 1048576 bytes: initial is at most kept_max and buffers_max");
+    assert!(build(Bucket { kept_max: 100, buffers_max: 99, ..too_many }).is_err());
+    let made = build(Bucket { kept_max: 100, ..too_many }).expect("they may be kept");
+    assert_eq!(bucket(&made, 0).kept, 100);
+    let refused =
+        build(Bucket { initial: 257, kept_max: 300, ..too_many }).expect_err("256 MiB are the limit");
+    assert!(
+        refused.to_string().ends_with("what is made in advance fits into the limit on bytes"),
+        "{refused}"
+    );
+    let all = build(Bucket { initial: 256, kept_max: 300, ..too_many }).expect("it is just the limit");
+    assert_eq!(bucket(&all, 0).kept, 256);
 }
 
 #[test]
@@ -288,7 +228,7 @@ fn threads_see_nobody_elses_bytes_and_leave_nothing_behind() {
     }
 }
 
-fn filled(pool: &BufferPool, content: &[u8]) -> Buffer {
+pub(super) fn filled(pool: &BufferPool, content: &[u8]) -> Buffer {
     let mut buffer = pool.acquire(content.len()).expect("there is room");
     buffer.put_slice(content);
     buffer

@@ -10,12 +10,13 @@
 
 use super::ObjectPoolStats;
 use super::census::Census;
+use super::leaving::{Discarding, Leaving};
 use super::shelf::{Kept, Shelf};
+use super::waiting::Waiting;
 use crate::slot::{self, PerSlot};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 /// Places that a shelf takes from the free ones at a time.
 const PLACES_BATCH: usize = 16;
@@ -26,11 +27,11 @@ pub(super) type Reset<T> = Box<dyn Fn(&mut T) -> bool + Send + Sync>;
 /// See the module.
 pub(in crate::slab) struct Stock<T> {
     shelves: PerSlot<Mutex<Shelf<T>>>,
-    census: Mutex<Census>,
+    pub(super) census: Mutex<Census>,
     /// Told of `changes`.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// Threads that wait. Relaxed: the locks of the shelves order it, see the module.
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
     /// Set once. Relaxed: `close` takes each shelf's lock after that, and whoever puts reads it under that lock.
     is_closed: AtomicBool,
     objects_max: usize,
@@ -106,7 +107,7 @@ impl<T> Stock<T> {
 
     /// Makes an object that was counted before, for so many users. One that is not made is not counted.
     fn make<E>(&self, make: impl FnOnce() -> Result<T, E>, users: u64) -> Result<T, TakeError<E>> {
-        let not_made = Leaving { stock: self, count: |_| () }; // also where `make` panics
+        let not_made = Leaving::new(self, |_| ()); // also where `make` panics
         let object = make().map_err(TakeError::Make)?;
         mem::forget(not_made);
         let mut census = self.census.lock();
@@ -147,7 +148,7 @@ impl<T> Stock<T> {
             return;
         };
         // Declared before the object, so that it counts as long as it lives: also where the hook panics.
-        let refused = Leaving { stock: self, count: Census::count_refused };
+        let refused = Leaving::new(self, Census::count_refused);
         let mut object = object;
         if !reset(&mut object) {
             drop(object);
@@ -222,22 +223,18 @@ impl<T> Stock<T> {
 
     /// Drops an object that is one too many.
     pub(in crate::slab) fn discard(&self, object: T) {
-        let leaving = Leaving { stock: self, count: Census::count_dropped };
-        drop(object);
-        drop(leaving);
+        Leaving::drop_counted(self, object, Census::count_dropped);
     }
 
     /// Drops an object that must not be used again.
     #[cold]
     fn refuse(&self, object: T) {
-        let leaving = Leaving { stock: self, count: Census::count_refused };
-        drop(object);
-        drop(leaving);
+        Leaving::drop_counted(self, object, Census::count_refused);
     }
 
     /// An object was taken out for good.
     pub(super) fn forget_taken(&self) {
-        drop(Leaving { stock: self, count: Census::count_taken });
+        drop(Leaving::new(self, Census::count_taken));
     }
 
     /// Tells whoever waits that an object was put on a shelf.
@@ -248,7 +245,7 @@ impl<T> Stock<T> {
         }
     }
 
-    fn tell(&self, census: &mut Census) {
+    pub(super) fn tell(&self, census: &mut Census) {
         census.changes += 1;
         self.changed.notify_one();
     }
@@ -256,7 +253,7 @@ impl<T> Stock<T> {
     /// The caller waits for an object, until it drops this.
     pub(super) fn begin_waiting(&self) -> Waiting<'_, T> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(self)
+        Waiting::new(self)
     }
 
     /// Objects kept.
@@ -271,24 +268,26 @@ impl<T> Stock<T> {
 
     /// Drops objects that are kept beyond the bound, so many at most, oldest first. How many were dropped.
     pub(in crate::slab) fn drop_surplus(&self, objects_max: usize) -> usize {
-        let mut dropped = 0;
+        let mut surplus = Vec::new();
         // Places that nothing lies in first, wherever they are: an object is dropped only for want of them.
         for with_objects in [false, true] {
             for shelf in self.shelves.iter() {
-                let surplus = {
-                    let mut shelf = shelf.lock();
-                    let mut census = self.census.lock();
-                    let objects_max = if with_objects { objects_max - dropped } else { 0 };
-                    let surplus = shelf.take_oldest(census.places_owed.min(objects_max));
-                    let given_up = shelf.give_up_places(census.places_owed);
-                    census.take_back_places(given_up);
-                    surplus
-                };
-                dropped += surplus.len();
-                surplus.into_iter().for_each(|Kept { object, .. }| self.discard(object));
+                let mut shelf = shelf.lock();
+                let mut census = self.census.lock();
+                let objects_max = if with_objects { objects_max - surplus.len() } else { 0 };
+                surplus.extend(shelf.take_oldest(census.places_owed.min(objects_max)));
+                let given_up = shelf.give_up_places(census.places_owed);
+                census.take_back_places(given_up);
             }
         }
+        let dropped = surplus.len();
+        self.discard_all(surplus);
         dropped
+    }
+
+    /// Drops objects that were taken off their shelves: all of them, also where one panics.
+    fn discard_all(&self, objects: Vec<Kept<T>>) {
+        Discarding::new(self, objects).go_on();
     }
 
     /// Drops one object that is kept, the oldest of its shelf; false where none is.
@@ -309,12 +308,11 @@ impl<T> Stock<T> {
     /// See [`super::ObjectPool::close`].
     pub(in crate::slab) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
-        for shelf in self.shelves.iter() {
-            let objects = shelf.lock().take_oldest(usize::MAX);
-            objects.into_iter().for_each(|Kept { object, .. }| self.discard(object));
-        }
+        let kept = self.shelves.iter().flat_map(|shelf| shelf.lock().take_oldest(usize::MAX)).collect();
+        // Before anything of the user's is called: who waits hears of the end, whatever dropping does.
         self.census.lock().changes += 1;
         self.changed.notify_all();
+        self.discard_all(kept);
     }
 
     pub(in crate::slab) fn stats(&self) -> ObjectPoolStats {
@@ -349,47 +347,5 @@ impl<T> Stock<T> {
         assert_eq!(places + census.places_free, census.kept_max + census.places_owed, "places are lost");
         assert!(kept <= census.existing && census.existing <= self.objects_max, "{kept} kept, {census:?}");
         assert!(census.refused <= census.dropped, "{census:?}");
-    }
-}
-
-/// An object ceases to be one of the pool's when this is dropped, whatever happened to it.
-struct Leaving<'a, T> {
-    stock: &'a Stock<T>,
-    count: fn(&mut Census),
-}
-
-impl<T> Drop for Leaving<'_, T> {
-    fn drop(&mut self) {
-        let mut census = self.stock.census.lock();
-        census.existing -= 1;
-        (self.count)(&mut census);
-        self.stock.tell(&mut census); // another may be made in its place
-    }
-}
-
-/// Somebody waits for an object.
-pub(super) struct Waiting<'a, T>(&'a Stock<T>);
-
-impl<T> Waiting<'_, T> {
-    /// To be called before a look for an object, and the result given to `sleep` after one in vain.
-    pub(super) fn look(&self) -> u64 {
-        self.0.census.lock().changes
-    }
-
-    /// Sleeps until something changed since `seen`; false where nothing did until the deadline.
-    pub(super) fn sleep(&self, seen: u64, deadline: Instant) -> bool {
-        let mut census = self.0.census.lock();
-        while census.changes == seen {
-            if self.0.changed.wait_until(&mut census, deadline).timed_out() && census.changes == seen {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-impl<T> Drop for Waiting<'_, T> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,10 +1,11 @@
 //! Pools of objects: what is kept, what is counted, who waits, and what panics leave.
 
 use super::*;
-use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+mod twin;
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(20);
@@ -129,6 +130,63 @@ fn an_object_whose_hook_or_user_panics_is_dropped_and_its_place_is_free() {
     assert_eq!(pool.stats().refused, 2);
 }
 
+/// Panics when it is dropped, if it is told to.
+struct Explosive(bool);
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        assert!(!self.0, "of the object");
+    }
+}
+
+/// A pool that keeps four objects, given back by two threads, of which the third that was made panics when it is dropped.
+fn explosive() -> ObjectPool<Explosive> {
+    let next = AtomicUsize::new(1);
+    let pool = ObjectPool::builder(4, move || Explosive(next.fetch_add(1, Ordering::Relaxed) == 3)).build();
+    let mut four: Vec<_> = (0..4).map(|_| pool.acquire().expect("made")).collect();
+    let two = four.split_off(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(two));
+    });
+    drop(four);
+    assert_eq!(counts(&pool), [4, 0, 4, 0, 4, 0]);
+    pool
+}
+
+#[test]
+fn an_object_that_panics_when_it_is_dropped_costs_no_place_and_keeps_no_other() {
+    let pool = explosive();
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.set_kept_max(0))).is_err());
+    assert_eq!(counts(&pool), [4, 0, 4, 4, 0, 0]);
+    let all: Vec<_> = (0..4).map(|_| pool.acquire().expect("all places are free")).collect();
+    drop(all);
+    let pool = explosive();
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.close())).is_err());
+    assert_eq!(counts(&pool), [4, 0, 4, 4, 0, 0]);
+}
+
+#[test]
+fn who_waits_hears_of_the_end_of_a_pool_whose_object_panics_when_it_is_dropped() {
+    let pool = ObjectPool::builder(1, || Explosive(true)).build();
+    pool.fill(1).expect("made");
+    assert_eq!(pool.lifelines.mine().begin_waiting().look(), 0, "nothing to hear of so far");
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let waiting = pool.lifelines.mine().begin_waiting();
+                waiting.sleep(0, begin + LONG); // there was one that was kept: a user would have taken it
+            });
+        }
+        while pool.stats().waiting < 2 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(SHORT); // so that they sleep
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.close())).is_err());
+    });
+    assert!(begin.elapsed() < LONG, "somebody slept to the end");
+}
+
 #[test]
 fn a_closed_pool_gives_out_nothing_and_drops_what_comes_back() {
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -246,110 +304,4 @@ fn objects_given_back_by_one_thread_are_found_by_another_and_places_follow() {
         scope.spawn(|| pool.set_kept_max(10));
     });
     assert_eq!(pool.stats().kept, 10);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Acquire,
-    TryAcquire,
-    GiveBack(usize),
-    GiveBackBroken(usize),
-    TakeOut(usize),
-    Fill(usize),
-    KeptMax(usize),
-    Close,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => Just(Step::Acquire),
-        3 => Just(Step::TryAcquire),
-        8 => any::<usize>().prop_map(Step::GiveBack),
-        2 => any::<usize>().prop_map(Step::GiveBackBroken),
-        1 => any::<usize>().prop_map(Step::TakeOut),
-        1 => (0_usize..8).prop_map(Step::Fill),
-        1 => (0_usize..8).prop_map(Step::KeptMax),
-        1 => prop_oneof![9 => Just(Step::TryAcquire), 1 => Just(Step::Close)],
-    ]
-}
-
-/// The same pool, naively.
-#[derive(Default)]
-struct Twin {
-    kept: Vec<(usize, bool)>,
-    next: usize,
-    existing: usize,
-    is_closed: bool,
-    counts: [u64; 6],
-}
-
-proptest! {
-    #[test]
-    fn a_pool_does_what_a_plain_vector_would(
-        objects_max in 1_usize..8, kept_max in 0_usize..8, steps in prop::collection::vec(step(), 0..80),
-    ) {
-        let pool = numbers(objects_max).kept_max(kept_max).reset(|number| *number != usize::MAX).build();
-        let mut kept_max = kept_max;
-        let mut twin = Twin::default();
-        let mut used: Vec<Pooled<usize>> = Vec::new();
-        for step in steps {
-            let picked = |at: usize| (!used.is_empty()).then(|| at % used.len());
-            match step {
-                Step::Acquire | Step::TryAcquire => {
-                    let expected = match twin.kept.pop() {
-                        Some((number, was_used)) => {
-                            twin.counts[1] += u64::from(was_used);
-                            Some(number)
-                        }
-                        None if matches!(step, Step::TryAcquire) || twin.is_closed || twin.existing == objects_max => None,
-                        None => {
-                            (twin.next, twin.existing, twin.counts[0]) = (twin.next + 1, twin.existing + 1, twin.counts[0] + 1);
-                            Some(twin.next - 1)
-                        }
-                    };
-                    let got = if matches!(step, Step::Acquire) { pool.acquire().ok() } else { pool.try_acquire() };
-                    prop_assert_eq!(got.as_deref().copied(), expected);
-                    used.extend(got);
-                }
-                Step::GiveBack(at) | Step::GiveBackBroken(at) => {
-                    let Some(at) = picked(at) else { continue };
-                    let mut object = used.swap_remove(at);
-                    let is_broken = matches!(step, Step::GiveBackBroken(_));
-                    twin.counts[2] += 1;
-                    if is_broken || twin.is_closed || twin.kept.len() >= kept_max {
-                        (twin.existing, twin.counts[3]) = (twin.existing - 1, twin.counts[3] + 1);
-                    } else {
-                        twin.kept.push((*object, true));
-                    }
-                    if is_broken { *object = usize::MAX; }
-                }
-                Step::TakeOut(at) => {
-                    let Some(at) = picked(at) else { continue };
-                    used.swap_remove(at).into_inner();
-                    twin.existing -= 1;
-                }
-                Step::Fill(count) => {
-                    let wanted = if twin.is_closed { 0 } else { count.min(kept_max).saturating_sub(twin.kept.len()).min(objects_max - twin.existing) };
-                    twin.kept.extend((0..wanted).map(|more| (twin.next + more, false)));
-                    (twin.next, twin.existing, twin.counts[0]) = (twin.next + wanted, twin.existing + wanted, twin.counts[0] + wanted as u64);
-                    prop_assert_eq!(pool.fill(count).unwrap_or(0), wanted);
-                }
-                Step::KeptMax(count) => {
-                    pool.set_kept_max(count);
-                    kept_max = count;
-                    let surplus = twin.kept.len().saturating_sub(count);
-                    twin.kept.drain(..surplus);
-                    (twin.existing, twin.counts[3]) = (twin.existing - surplus, twin.counts[3] + surplus as u64);
-                }
-                Step::Close => {
-                    pool.close();
-                    twin.is_closed = true;
-                    (twin.existing, twin.counts[3]) = (twin.existing - twin.kept.len(), twin.counts[3] + twin.kept.len() as u64);
-                    twin.kept.clear();
-                }
-            }
-            (twin.counts[4], twin.counts[5]) = (twin.kept.len() as u64, used.len() as u64);
-            prop_assert_eq!(counts(&pool), twin.counts);
-        }
-    }
 }
