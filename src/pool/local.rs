@@ -386,7 +386,8 @@ impl Local {
         let mut sizes = SizeCounts::default();
         self.slots.iter().for_each(|slot| sizes.add(&slot.lock().sizes));
         Seen {
-            sizes,
+            groups: sizes.groups(),
+            actual_bytes: sizes.actual_bytes(),
             peak_in_use_bytes: self.heap.peak_in_use_bytes(),
             slab_sizes: self.heap.class_sizes().to_vec(),
             limit_bytes: self.heap.limit_bytes(),
