@@ -87,8 +87,7 @@ pub struct CallStats {
 
 impl Default for Calls {
     fn default() -> Calls {
-        // It knows no time yet: the first look finds a mark that is long over, and begins anew.
-        let monitor = Mutex::new(HealthMonitor::new(Now(0), health::INTERVAL));
+        let monitor = Mutex::new(HealthMonitor::from_first_look(health::INTERVAL));
         let slots = PerSlot::new(|_| Counts::default());
         Calls {
             latencies: Latencies::default(),
@@ -201,9 +200,10 @@ impl PoolStats {
         let latency = self.calls.latency.clone();
         let slow = u64::try_from(SLOW.as_nanos()).expect("it is short");
         Reading {
-            // Those that a write takes for its new version are among them: they fill the same magazines.
-            allocations: magazine + shared + fresh + reclaim,
+            allocations: self.allocations_made,
             errors: self.calls.allocation_errors,
+            // Those that a write takes for its new version are among them: they come from the same magazines.
+            served: magazine + shared + fresh + reclaim,
             fast_hits: magazine,
             slow: latency.count_above(slow),
             damaged: self.heap.guard_violations.iter().sum(),
