@@ -3,8 +3,8 @@
 //! Timed is what [`Pool::allocate`] takes, from the call until the allocation is there, with work that was handed over
 //! and without the wait for room; of a block that comes with its content, until the content can be written. What lies
 //! ready in the thread's magazine, and what does not, are sampled each by its own sampler, so that the many fast ones do
-//! not hide the few slow ones; what is handed over, because it takes more than a slice of work, is timed always. Batches
-//! are counted, not timed.
+//! not hide the few slow ones. A block whose work is handed over, because it takes more than a slice, is timed always, with a
+//! tag, with content, or without. Batches are counted, not timed.
 
 use super::{AllocateError, AllocateRequest, Allocation, Engine, Pool, PoolStats};
 use crate::clock::Now;
@@ -106,14 +106,6 @@ pub(super) struct Timing {
     weight: u64,
 }
 
-impl Timing {
-    /// Of an allocation that is timed whatever the sampler says: it stands for itself.
-    #[cold]
-    pub(super) fn of_one(timing: Option<Timing>) -> Timing {
-        Timing { began: timing.map_or_else(Stopwatch::start, |timing| timing.began), weight: 1 }
-    }
-}
-
 impl Calls {
     /// Whether the next allocation is one of the sample, and how many it stands for then.
     #[inline]
@@ -132,6 +124,13 @@ impl Calls {
         if let Some(Timing { began, weight }) = timing {
             self.latencies.record(began.nanoseconds(), weight);
         }
+    }
+
+    /// An allocation by a plan is there. Where its work was handed over it is timed whatever the sampler says, from then on
+    /// at least, and stands for itself.
+    pub(super) fn end_planned(&self, timing: Option<Timing>, handed_over: Option<Stopwatch>) {
+        let of_one = |since| Timing { began: timing.map_or(since, |timing| timing.began), weight: 1 };
+        self.end(handed_over.map(of_one).or(timing));
     }
 
     fn count(&self, of: impl FnOnce(&Counts) -> &AtomicU64, by: usize) {

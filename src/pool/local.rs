@@ -263,13 +263,13 @@ impl Local {
         }
         let mut plan = Plan::new(self, requests)?;
         plan.claim(now)?;
-        self.fulfil(plan, now).await
+        self.fulfil(&mut plan, now).await
     }
 
     /// Makes the allocations of a plan that was claimed at once.
     pub(super) async fn fulfil(
         &self,
-        mut plan: Plan<'_>,
+        plan: &mut Plan<'_>,
         now: Now,
     ) -> Result<Vec<Allocation>, AllocateError> {
         let made = plan.fulfil(now).await?;
