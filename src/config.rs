@@ -99,6 +99,9 @@ pub fn check_file(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// Where there is no such profile.
 pub fn profile_report(name: &str) -> Result<String, Problems> {
+    /// In a section the dotted keys would be that section's.
+    const WHERE: &str =
+        "# In config.toml these lines stand above the first [section], in place of the same keys below.\n";
     let mut findings = Findings::default();
     findings.read_flags(&[Flag {
         flag: "--profile".to_owned(),
@@ -108,7 +111,7 @@ pub fn profile_report(name: &str) -> Result<String, Problems> {
     let loaded = settle(findings, Limits::default())?;
     let purpose = loaded.config.profile.and_then(Profile::named).map_or_else(
         || "# No profile: nothing is set.\n".to_owned(),
-        |profile| format!("# {}: {}\n", profile.name, profile.purpose),
+        |profile| format!("# {}: {}\n{WHERE}", profile.name, profile.purpose),
     );
     let is_its_own = |origin: &Origin| matches!(origin, Origin::Profile(_));
     Ok(purpose + &report::table(&loaded, is_its_own))

@@ -10,8 +10,8 @@
 //! | what | how |
 //! |---|---|
 //! | `error_rate` | refused / (made + refused); 0 where nothing was asked for |
-//! | `slow_rate` | allocations over the latency limit / made; 0 where none was made |
-//! | `cache_efficiency` | served by the fast path / made; 1 where none was made |
+//! | `slow_rate` | allocations over the latency limit / timed, each with what it stands for; 0 where none was timed |
+//! | `cache_efficiency` | slabs from the fast path / slabs from all paths; 1 where there was none, but 0 where all was refused |
 //! | `memory_pressure` | 0 up to 60 % of the limit in use, 1 at 100 %, a line between them |
 //! | `fragmentation_score` | 0 up to a fragmentation ratio of 0.25, 1 from 0.75 on, a line between them |
 //!
@@ -27,9 +27,13 @@
 //! | misses, 1 - `cache_efficiency` | 0.10 | 0.15 | 1 |
 //! | `fragmentation_score` | 0.10 | 0 | 1 |
 //!
-//! An open circuit breaker caps the score at 0.5. So a full pool that works as it is meant to, and refuses what does not
-//! fit, is never below 0.5: pressure, refusals, and magazines that a full pool cannot use, cost that much together.
-//! Below 0.5 something else is wrong. Above 0.8 there is nothing to do.
+//! An open circuit breaker caps the score at 0.5. A full pool that works as it is meant to, and refuses what does not
+//! fit, is never below 0.5: pressure, refusals, and magazines that a full pool cannot use, cost that much together. Where
+//! blocks waste most of their slabs too, it is never below 0.4.
+//!
+//! Below 0.8 one part is bad or several are not good: look at which. Below 0.5 a pool is full and wastes its room, or its
+//! allocations are slow or its slabs damaged, or several of these: look at once. The score alone does not tell of damage,
+//! which costs 0.2 and later 0.1: that has a counter of its own, which belongs at 0.
 //!
 //! The trend compares the score with that of the interval before the current one: more than 0.02 above it is improving,
 //! more than 0.02 below it degrading.
@@ -80,9 +84,11 @@ pub struct Reading {
     pub allocations: u64,
     /// Allocations refused since the start.
     pub errors: u64,
-    /// Of those made, served by the fast path.
+    /// Slabs served since the start, by whatever path: also those that are no allocation, of a content's new version.
+    pub served: u64,
+    /// Of these, by the fast path.
     pub fast_hits: u64,
-    /// Of those made, slower than the latency limit.
+    /// Of the allocations that were timed, slower than the latency limit, each with what it stands for.
     pub slow: u64,
     /// Damaged slabs found since the start.
     pub damaged: u64,
@@ -141,9 +147,9 @@ pub struct Health {
     pub memory_pressure: f64,
     /// Recent requests that were refused, as a part of all.
     pub error_rate: f64,
-    /// Recent allocations that were slower than the latency limit, as a part of all.
+    /// Recent allocations that were slower than the latency limit, as a part of those that were timed.
     pub slow_rate: f64,
-    /// Recent allocations that the fast path served, as a part of all.
+    /// Slabs that the fast path served recently, as a part of all; 0 where all that was asked for was refused.
     pub cache_efficiency: f64,
     /// Whether nobody is served for now.
     pub circuit_breaker_open: bool,
@@ -173,8 +179,12 @@ impl Health {
         let since = |of: fn(&Reading) -> u64| of(now).saturating_sub(of(earlier));
         let (made, errors) = (since(|reading| reading.allocations), since(|reading| reading.errors));
         let error_rate = ratio(errors, made + errors).unwrap_or(0.0);
-        let slow_rate = ratio(since(|reading| reading.slow), made).unwrap_or(0.0);
-        let cache_efficiency = ratio(since(|reading| reading.fast_hits), made).unwrap_or(1.0);
+        let recent = now.latency.minus(&earlier.latency);
+        let slow_rate = ratio(since(|reading| reading.slow), recent.count()).unwrap_or(0.0);
+        // One that serves nobody is not to look better than one that serves few.
+        let of_nothing = if errors > 0 { 0.0 } else { 1.0 };
+        let served = since(|reading| reading.served);
+        let cache_efficiency = ratio(since(|reading| reading.fast_hits), served).unwrap_or(of_nothing);
         let used = ratio(now.in_use_bytes, now.limit_bytes).unwrap_or(0.0);
         let memory_pressure = share(used, PRESSURE);
         let fragmentation_score = share(now.fragmentation_ratio, FRAGMENTATION);
@@ -190,7 +200,6 @@ impl Health {
             + MISSES_WEIGHT * share(1.0 - cache_efficiency, MISSES)
             + FRAGMENTATION_WEIGHT * fragmentation_score;
         let cap = if now.circuit_open { OPEN_CIRCUIT_CAP } else { 1.0 };
-        let recent = now.latency.minus(&earlier.latency);
         let latency = if recent.count() >= PERCENTILES_FROM { &recent } else { &now.latency };
         let percentile = |percent| latency.percentile(percent).map(Duration::from_nanos);
         Health {
@@ -215,12 +224,18 @@ impl Health {
 #[derive(Debug)]
 pub struct HealthMonitor {
     interval: Duration,
+    /// None before the first look, where that begins the recent window.
+    marks: Option<Marks>,
+    /// The score of the interval before; none where there was none.
+    score: Option<f64>,
+}
+
+#[derive(Debug)]
+struct Marks {
     /// At the start of the interval before the current one: the start of the recent window.
     before: Mark,
     /// At the start of the current interval.
     start: Mark,
-    /// The score of the interval before; none where there was none.
-    score: Option<f64>,
 }
 
 #[derive(Clone, Debug)]
@@ -233,21 +248,32 @@ impl HealthMonitor {
     /// A monitor of an allocator that begins now, and has counted nothing yet.
     pub fn new(now: Now, interval: Duration) -> HealthMonitor {
         let mark = Mark { at: now, reading: Reading::default() };
-        HealthMonitor { interval, before: mark.clone(), start: mark, score: None }
+        HealthMonitor { interval, marks: Some(Marks { before: mark.clone(), start: mark }), score: None }
+    }
+
+    /// A monitor whose recent window begins with its first look: for who knows no time before.
+    pub fn from_first_look(interval: Duration) -> HealthMonitor {
+        HealthMonitor { interval, marks: None, score: None }
     }
 
     /// How the allocator does, from what is read of it now.
     pub fn observe(&mut self, now: Now, reading: Reading) -> Health {
-        if now.since(self.start.at) > self.interval * AGE_INTERVALS_MAX {
-            // What was counted since may all be long over.
-            self.start = Mark { at: now, reading: reading.clone() };
-            (self.before, self.score) = (self.start.clone(), None);
-        }
-        let is_over = now.since(self.start.at) >= self.interval;
+        let mark = Mark { at: now, reading };
+        let age_max = self.interval.saturating_mul(AGE_INTERVALS_MAX);
+        let marks = match &mut self.marks {
+            Some(marks) if now.since(marks.start.at) <= age_max => marks,
+            // What was counted before may all be long over.
+            marks => {
+                self.score = None;
+                marks.insert(Marks { before: mark.clone(), start: mark.clone() })
+            }
+        };
+        let is_over = now.since(marks.start.at) >= self.interval;
         if is_over {
-            self.before = std::mem::replace(&mut self.start, Mark { at: now, reading: reading.clone() });
+            marks.before = std::mem::replace(&mut marks.start, mark.clone());
         }
-        let mut health = Health::between(&self.before.reading, &reading, now.since(self.before.at));
+        let window = now.since(marks.before.at);
+        let mut health = Health::between(&marks.before.reading, &mark.reading, window);
         health.recent_trend = match self.score.map(|score| health.health_score - score) {
             Some(change) if change > TREND_STEP => Trend::Improving,
             Some(change) if change < -TREND_STEP => Trend::Degrading,

@@ -154,8 +154,9 @@ fn healthcheck_is_0_on_200_and_1_with_one_line_on_anything_else() {
     for (arguments, part) in [
         (vec!["healthcheck", "--url", &stopping], "503"),
         (vec!["healthcheck", "--url", &moved], "302"),
+        (vec!["healthcheck", "--url", &closed], "cannot ask http://127.0.0.1:"),
         (vec!["healthcheck", "--url", &closed], "refused"),
-        (vec!["healthcheck", "--url", "nonsense"], ""),
+        (vec!["healthcheck", "--url", "nonsense"], "--url is no url"),
         (vec!["healthcheck", "--port", "0"], "--url"),
         (vec!["healthcheck", "--port", "x"], "server.port"),
     ] {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Settings;
+use reqwest::Url;
+
 use crate::http;
 
 /// The whole exchange may take this long.
@@ -17,20 +18,9 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// Where the server of this configuration answers, without a slash at the end. One that listens on every interface
+/// Where a server of this configuration answers, without a slash at the end. One that listens on every interface
 /// answers on loopback too.
-pub(super) fn address(settings: Settings) -> Result<String, String> {
-    let loaded = settings.load().map_err(|problems| {
-        let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
-        match problems.0.len() {
-            0 | 1 => format!("wrong configuration: {first}"),
-            count => format!("wrong configuration, {count} problems, the first: {first}"),
-        }
-    })?;
-    address_of(&loaded.config.server)
-}
-
-fn address_of(server: &http::Config) -> Result<String, String> {
+pub(super) fn address_of(server: &http::Config) -> Result<String, String> {
     let host = match server.host.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) if address.is_unspecified() => "127.0.0.1".to_owned(),
         Ok(IpAddr::V6(address)) if address.is_unspecified() => "[::1]".to_owned(),
@@ -43,17 +33,40 @@ fn address_of(server: &http::Config) -> Result<String, String> {
     }
 }
 
-/// Asks once, and reads the answer up to a bound.
+/// The address of a server, without a slash at the end. No message repeats what is no URL: it may be a password.
+pub(super) fn base(url: &str) -> Result<String, String> {
+    let parsed = parse(url)?;
+    if parsed.path() != "/" || parsed.query().is_some() || parsed.fragment().is_some() {
+        let shown = shown(&parsed);
+        return Err(format!("--url wants the address of the server alone, {shown}, without a path or query"));
+    }
+    Ok(parsed.as_str().trim_end_matches('/').to_owned())
+}
+
+fn parse(url: &str) -> Result<Url, String> {
+    let is_web = |url: &Url| matches!(url.scheme(), "http" | "https");
+    Url::parse(url).ok().filter(is_web).ok_or_else(|| {
+        "--url is no URL of a server: it begins with http://, such as http://127.0.0.1:3000".to_owned()
+    })
+}
+
+/// The address that a URL leads to: neither credentials nor path.
+fn shown(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// Asks once, and reads the answer up to a bound. Errors name the address.
 pub(super) fn get(url: &str) -> Result<Answer, String> {
+    let url = parse(url)?;
+    let shown = shown(&url);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(async {
+    let asked = runtime.block_on(async {
         // A proxy would answer for the server, and a redirect leads to another one.
         let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
         let client = client.redirect(reqwest::redirect::Policy::none()).build();
-        let client = client.map_err(|error| format!("cannot start: {}", chain(&error)))?;
         let told = |error: reqwest::Error| chain(&error.without_url());
-        let mut answer = client.get(url).send().await.map_err(told)?;
+        let mut answer = client.map_err(told)?.get(url).send().await.map_err(told)?;
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(told)? {
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
@@ -62,7 +75,8 @@ pub(super) fn get(url: &str) -> Result<Answer, String> {
             body.extend_from_slice(&piece);
         }
         Ok(Answer { status: answer.status(), body })
-    })
+    });
+    asked.map_err(|why| format!("cannot ask {shown}: {why}"))
 }
 
 /// An error with its causes: the outermost alone says only that something failed.
@@ -74,6 +88,28 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_of_a_server_has_no_path_and_no_message_has_its_credentials() {
+        assert_eq!(base("http://[::1]:3000/").as_deref(), Ok("http://[::1]:3000"));
+        assert_eq!(base("http://u:secret@a:1").as_deref(), Ok("http://u:secret@a:1"));
+        for url in [
+            "http://u:secret@a:1/health",
+            "http://u:secret@a:1/?x=y",
+            "http://u:secret@a:1/#x",
+            "u:secret@a:1",
+            "//u:secret@a:1",
+            "ftp://u:secret@a:1",
+            "",
+        ] {
+            let why = base(url).expect_err(url);
+            assert!(why.starts_with("--url ") && !why.contains("secret"), "{url}: {why}");
+        }
+        let why = get("http://u:secret@127.0.0.1:1/health")
+            .map(|answer| answer.status)
+            .expect_err("nobody is there");
+        assert!(why.starts_with("cannot ask http://127.0.0.1:1: "), "{why}");
+    }
 
     #[test]
     fn a_server_on_every_interface_is_asked_on_loopback() {

@@ -82,7 +82,8 @@ enum Command {
     Healthcheck {
         #[command(flatten)]
         settings: Settings,
-        /// Address to ask; without it, /health at the host and port of the configuration
+        /// Whole URL to ask, such as http://127.0.0.1:3000/health (recommend's --url has no path); without it, /health at
+        /// the host and port of the configuration
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },

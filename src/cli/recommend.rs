@@ -2,6 +2,7 @@
 //!
 //! What it prints is a section of `config.toml`: the figures in comments, and the keys below.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -12,15 +13,23 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{Settings, ask, refuse, say};
-use crate::memory::{CLASSES_MAX, Seen, SizeCounts};
+use crate::memory::{CLASSES_MAX, Seen, SizeGroup};
 use crate::units::ByteCount;
+
+/// Where what is printed goes.
+const WHERE: &str = "\
+# In config.toml, in place of these keys of [memory]; sections [memory.classes.SIZE] of other sizes must go.\n";
+
+/// Size classes are multiples of so many bytes: sizes that differ by less have the same.
+const SIZE_STEP_BYTES: u64 = 8;
 
 /// What to ask, and for how many classes.
 #[derive(Args)]
 pub(super) struct Question {
     #[command(flatten)]
     settings: Settings,
-    /// Address of the server to ask; without it, the host and port of the configuration
+    /// Address of the server to ask, such as http://127.0.0.1:3000, without a path (healthcheck's --url has one); without it,
+    /// the host and port of the configuration
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Size classes at most, 1 to 64; without it, as many as there are
@@ -48,11 +57,14 @@ struct Recommended {
 /// Asks or reads, and prints.
 pub(super) fn run(question: Question) -> ExitCode {
     let Question { settings, url, classes, file, json } = question;
-    let recommended = match file {
-        None => asked(settings, url, classes),
-        Some(file) => match settings.load() {
-            Ok(loaded) => read(&file, &loaded.config.memory.slab_sizes, classes),
-            Err(problems) => return refuse(&problems),
+    let recommended = match (file, url) {
+        (None, Some(url)) => ask::base(&url).and_then(|base| asked(&base, classes)),
+        (file, _) => match (settings.load(), file) {
+            (Err(problems), _) => return refuse(&problems),
+            (Ok(loaded), Some(file)) => read(&file, &loaded.config.memory.slab_sizes, classes),
+            (Ok(loaded), None) => {
+                ask::address_of(&loaded.config.server).and_then(|base| asked(&base, classes))
+            }
         },
     };
     match recommended {
@@ -73,18 +85,17 @@ pub(super) fn run(question: Question) -> ExitCode {
     }
 }
 
-fn asked(settings: Settings, url: Option<String>, classes: Option<u64>) -> Result<Recommended, String> {
-    let base = match url {
-        Some(url) => url,
-        None => ask::address(settings)?,
-    };
+/// Asks the server at this address, which ends without a slash.
+fn asked(base: &str, classes: Option<u64>) -> Result<Recommended, String> {
     let query = classes.map_or_else(String::new, |classes| format!("?classes={classes}"));
-    let url = format!("{}/stats/recommendations{query}", base.trim_end_matches('/'));
-    let answer = ask::get(&url)?;
+    let path = format!("/stats/recommendations{query}");
+    let answer = ask::get(&format!("{base}{path}"))?;
+    let shown = crate::config::hide_credentials(base);
     if answer.status != reqwest::StatusCode::OK {
-        return Err(format!("the server answered {} to {url}", answer.status));
+        return Err(format!("{shown} answered {} to GET {path}", answer.status));
     }
-    serde_json::from_slice(&answer.body).map_err(|error| format!("{url} is answered by no MaaS: {error}"))
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| format!("what answers at {shown} is no MaaS: {error}"))
 }
 
 fn read(path: &Path, slab_sizes: &[u64], classes: Option<u64>) -> Result<Recommended, String> {
@@ -94,28 +105,41 @@ fn read(path: &Path, slab_sizes: &[u64], classes: Option<u64>) -> Result<Recomme
             .map_err(|why| format!("standard input: {why}"));
     }
     let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    // It can be opened all the same, and then its first line would be to blame.
+    if file.metadata().is_ok_and(|what| what.is_dir()) {
+        return Err(format!("cannot read {shown}: it is a directory"));
+    }
     recommend(BufReader::new(file), slab_sizes, classes).map_err(|why| format!("{shown}: {why}"))
 }
 
-/// What follows from these lines for a server that has these classes now.
+/// What follows from these lines for a server that has these classes now. No more is known of a size than the class of
+/// its own that it might have, so the groups are exact.
 fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> Result<Recommended, String> {
     let mut slab_sizes = slab_sizes.to_vec();
     slab_sizes.sort_unstable();
-    let mut sizes = SizeCounts::default();
-    let mut has_class_for_all = true;
+    let mut groups: BTreeMap<u64, SizeGroup> = BTreeMap::new();
+    let (mut actual_bytes, mut has_class_for_all) = (0_u128, true);
     for (at, line) in lines.lines().enumerate() {
         let line = line.map_err(|error| format!("line {}: {error}", at + 1))?;
-        let text = line.split_once('#').map_or(line.as_str(), |(text, _)| text).trim();
+        // Editors that write a byte order mark do so at the start.
+        let line = if at == 0 { line.trim_start_matches('\u{feff}') } else { &line };
+        let text = line.split_once('#').map_or(line, |(text, _)| text).trim();
         if text.is_empty() {
             continue;
         }
         let (size_bytes, times) = size_and_times(text).map_err(|why| format!("line {}: {why}", at + 1))?;
         let class = slab_sizes.iter().find(|class| **class >= size_bytes);
         has_class_for_all &= class.is_some();
-        sizes.count(size_bytes, class.copied().unwrap_or(size_bytes), times);
+        actual_bytes += u128::from(class.copied().unwrap_or(size_bytes)) * u128::from(times);
+        let largest_bytes = size_bytes.next_multiple_of(SIZE_STEP_BYTES);
+        let none = SizeGroup { count: 0, largest_bytes, sum_bytes: 0 };
+        let group = groups.entry(largest_bytes).or_insert(none);
+        group.count += times;
+        group.sum_bytes += u128::from(size_bytes) * u128::from(times);
     }
     let classes = classes.and_then(|classes| usize::try_from(classes).ok()).unwrap_or(slab_sizes.len());
-    let seen = Seen { sizes, slab_sizes, ..Seen::default() };
+    let groups = groups.into_values().collect();
+    let seen = Seen { groups, actual_bytes, slab_sizes, ..Seen::default() };
     let mut search = seen.search();
     while search.wants_more(classes) {
         search.add_class();
@@ -168,6 +192,9 @@ fn told(recommended: &Recommended) -> String {
                     percent(*ratio)
                 ),
             };
+            if current_waste_ratio.is_some_and(|current| current < *ratio) {
+                text.push_str("# Warning: they waste more than the present ones: keep those, or allow more --classes.\n");
+            }
             if let Some(largest) = slab_sizes.last() {
                 let _ = writeln!(
                     text,
@@ -178,9 +205,13 @@ fn told(recommended: &Recommended) -> String {
         }
     }
     if let (Some(bytes), Some(_)) = (max_pool_size_bytes, waste_ratio) {
-        let _ =
-            writeln!(text, "# The pool is the most that was in use and a quarter: {}.", ByteCount(*bytes));
+        let _ = writeln!(
+            text,
+            "# The pool has room for the most that was in use and a quarter, also where slabs grow: {}.",
+            ByteCount(*bytes)
+        );
     }
+    text.push_str(WHERE);
     let listed: Vec<String> = slab_sizes.iter().map(u64::to_string).collect();
     let _ = writeln!(text, "[memory]\nslab_sizes = [{}]", listed.join(", "));
     if let Some(bytes) = max_pool_size_bytes {
@@ -233,6 +264,30 @@ mod tests {
         let recommended = of("5000\n1000").expect("right");
         assert_eq!((recommended.current_waste_ratio, recommended.waste_ratio), (None, Some(0.0)));
         assert_eq!(of("").expect("an empty file has no sizes").slab_sizes, [1024, 4096]);
+    }
+
+    #[test]
+    fn sizes_of_a_file_are_exact_however_close_and_however_many() {
+        let close = recommend(&b"1032,1000000\n1056,1"[..], &[2048], Some(2)).expect("right");
+        assert_eq!((close.slab_sizes, close.waste_ratio), (vec![1032, 1056], Some(0.0)));
+        let immense = recommend(&b"3300GiB,4294967295\n"[..], &[4 << 40], None).expect("right");
+        assert_eq!(immense.current_waste_ratio, Some(796.0 / 4096.0));
+        assert_eq!(of("9\n10\n16").expect("right").slab_sizes, [16], "of one word");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_size() {
+        assert_eq!(of("\u{feff}1000\n").expect("right").slab_sizes, [1000]);
+        let why = of("1000\n\u{feff}1000\n").expect_err("in the middle it is none");
+        assert!(why.starts_with("line 2: "), "{why}");
+    }
+
+    #[test]
+    fn a_table_that_wastes_more_than_the_present_one_comes_with_a_warning() {
+        let warns =
+            |classes| told(&recommend(&b"1000\n3000"[..], &[1024, 3072], Some(classes)).expect("right"));
+        assert!(warns(1).contains("# Warning: they waste more"), "{}", warns(1));
+        assert!(!warns(2).contains("Warning"), "{}", warns(2));
     }
 
     #[test]

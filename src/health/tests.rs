@@ -3,16 +3,25 @@
 use super::*;
 use crate::latency::Latencies;
 
-/// A thousand allocations, and all is well.
+/// A thousand allocations, each timed, and all is well.
 fn good() -> Reading {
     Reading {
         allocations: 1000,
+        served: 1000,
+        latency: timed(1000),
         fast_hits: 900,
         in_use_bytes: 500,
         limit_bytes: 1000,
         fragmentation_ratio: 0.2,
         ..Reading::default()
     }
+}
+
+/// So many allocations of 100 ns.
+fn timed(count: u64) -> LatencySnapshot {
+    let latencies = Latencies::default();
+    latencies.record(100, count);
+    latencies.snapshot()
 }
 
 fn health_of(reading: &Reading) -> Health {
@@ -41,7 +50,9 @@ fn all_good_is_one_and_so_is_an_allocator_that_nobody_used() {
 fn all_bad_is_zero() {
     let bad = Reading {
         allocations: 100,
+        served: 100,
         errors: 100,
+        latency: timed(100),
         slow: 100,
         damaged: 1,
         in_use_bytes: 1000,
@@ -70,7 +81,7 @@ fn each_part_loses_its_weight_and_no_more() {
 fn half_way_costs_half() {
     let lost = |reading: Reading| 1.0 - score_of(&reading);
     // 50 of 1000 asked for.
-    assert_near(lost(Reading { allocations: 950, fast_hits: 950, errors: 50, ..good() }), 0.125);
+    assert_near(lost(Reading { allocations: 950, errors: 50, ..good() }), 0.125);
     assert_near(lost(Reading { slow: 25, ..good() }), 0.10);
     assert_near(lost(Reading { in_use_bytes: 800, ..good() }), 0.075);
     assert_near(lost(Reading { fast_hits: 425, ..good() }), 0.05);
@@ -91,6 +102,32 @@ fn a_full_pool_that_refuses_is_never_below_a_half() {
     let full = Reading { in_use_bytes: 1000, errors: 1_000_000, fast_hits: 0, ..good() };
     assert_near(score_of(&full), 0.5);
     assert_near(health_of(&full).memory_pressure, 1.0);
+    assert_near(score_of(&Reading { fragmentation_ratio: 0.9, ..full }), 0.4);
+}
+
+#[test]
+fn a_pool_that_serves_nobody_is_no_better_than_one_that_serves_few() {
+    let few = Reading { in_use_bytes: 1000, errors: 1000, fast_hits: 0, allocations: 1, served: 1, ..good() };
+    let nobody = Reading { allocations: 0, served: 0, latency: LatencySnapshot::default(), ..few.clone() };
+    assert_near(score_of(&few), 0.5);
+    assert_near(score_of(&nobody), 0.5);
+    assert_near(health_of(&nobody).cache_efficiency, 0.0);
+}
+
+#[test]
+fn slow_allocations_are_a_part_of_those_that_were_timed() {
+    // Batches are many, and not timed: they hide no slow ones.
+    let batches = Reading { allocations: 1_000_000, latency: timed(100), slow: 2, ..good() };
+    assert_near(health_of(&batches).slow_rate, 0.02);
+    let untimed = Reading { latency: LatencySnapshot::default(), slow: 2, ..good() };
+    assert_near(health_of(&untimed).slow_rate, 0.0);
+}
+
+#[test]
+fn new_versions_of_contents_are_slabs_and_no_allocations() {
+    let writes = Reading { allocations: 100, errors: 10, served: 10_000, fast_hits: 9_000, ..good() };
+    assert_near(health_of(&writes).cache_efficiency, 0.9);
+    assert_near(health_of(&writes).error_rate, 10.0 / 110.0);
 }
 
 #[test]
@@ -106,7 +143,7 @@ fn an_open_circuit_caps_the_score_and_does_not_raise_a_lower_one() {
 #[test]
 fn damage_of_before_the_window_costs_half_of_what_new_damage_does() {
     let earlier = Reading { damaged: 1, ..good() };
-    let later = Reading { allocations: 2000, fast_hits: 1800, damaged: 1, ..good() };
+    let later = Reading { allocations: 2000, served: 2000, fast_hits: 1800, damaged: 1, ..good() };
     assert_near(Health::between(&earlier, &later, INTERVAL).health_score, 0.9);
     let again = Reading { damaged: 2, ..later };
     assert_near(Health::between(&earlier, &again, INTERVAL).health_score, 0.8);
@@ -115,7 +152,8 @@ fn damage_of_before_the_window_costs_half_of_what_new_damage_does() {
 #[test]
 fn rates_are_those_of_the_window() {
     let earlier = Reading { errors: 5000, slow: 1000, fast_hits: 0, ..good() };
-    let later = Reading { allocations: 1096, errors: 5004, slow: 1012, fast_hits: 72, ..good() };
+    let made = Reading { allocations: 1096, served: 1096, latency: timed(1096), ..good() };
+    let later = Reading { errors: 5004, slow: 1012, fast_hits: 72, ..made };
     let health = Health::between(&earlier, &later, INTERVAL);
     assert_near(health.error_rate, 0.04);
     assert_near(health.slow_rate, 0.125);
@@ -149,7 +187,7 @@ fn monitor() -> HealthMonitor {
 
 /// As many were made until then, and so many refused.
 fn counted(allocations: u64, errors: u64) -> Reading {
-    Reading { allocations, errors, fast_hits: allocations, ..Reading::default() }
+    Reading { allocations, errors, served: allocations, fast_hits: allocations, ..Reading::default() }
 }
 
 #[test]
@@ -175,6 +213,27 @@ fn what_happened_is_forgotten_after_two_intervals() {
             _ => assert_near(rate, 0.0),
         }
     }
+}
+
+#[test]
+fn a_monitor_from_its_first_look_on_knows_nothing_of_before_however_early_that_is() {
+    for first in [0, 5, 100_000] {
+        let mut monitor = HealthMonitor::from_first_look(Duration::from_secs(10));
+        let health = monitor.observe(second(first), counted(0, 10));
+        assert_eq!(
+            (health.window, health.error_rate, health.recent_trend),
+            (Duration::ZERO, 0.0, Trend::Stable)
+        );
+        let health = monitor.observe(second(first + 5), counted(30, 20));
+        assert_eq!(health.window, Duration::from_secs(5));
+        assert_near(health.error_rate, 0.25);
+    }
+}
+
+#[test]
+fn the_longest_interval_there_is_ends_never() {
+    let mut monitor = HealthMonitor::new(second(0), Duration::MAX);
+    assert_near(monitor.observe(second(1 << 30), counted(1, 1)).error_rate, 0.5);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 /// often, else since the last look.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HealthBlock {
-    /// All of it in one number, 0 to 1: above 0.8 there is nothing to do; a full pool alone is never below 0.5.
+    /// All of it in one number, 0 to 1. Below 0.8 look at which part it is, below 0.5 at once. A full pool alone is never
+    /// below 0.5, and never below 0.4 where blocks waste most of their slabs too. Damage has a counter of its own,
+    /// `lifetime.guard_violations`.
     health_score: f64,
     /// `improving`, `stable` or `degrading`: the score against that of the interval before, by more than 0.02.
     recent_trend: &'static str,
@@ -28,9 +30,10 @@ pub(super) struct HealthBlock {
     latency_p99_ns: Option<u64>,
     /// Blocks refused for lack of room, as a part of all that were asked for.
     error_rate: f64,
-    /// Allocations that took longer than a millisecond, as a part of all.
+    /// Allocations that took longer than a millisecond, as a part of those that were timed: batches are not.
     slow_rate: f64,
-    /// Blocks that came from the magazine of the thread, as a part of all.
+    /// Slabs that came from the magazine of the thread, as a part of all, versions of content included; 0 where all that
+    /// was asked for was refused.
     cache_efficiency: f64,
     /// 0 up to 60 % of the pool in use, 1 when it is full.
     memory_pressure: f64,
@@ -62,9 +65,9 @@ pub(super) struct LifetimeBlock {
     allocation_errors: u64,
     /// Ids that were to be freed and not found.
     deallocation_errors: u64,
-    /// Blocks that came from the magazine of the thread.
+    /// Slabs that came from the magazine of the thread, versions of content included.
     cache_hits: u64,
-    /// Blocks that came with a batch of what threads share, without a lock.
+    /// Slabs that came with a batch of what threads share, without a lock.
     lock_free_hits: u64,
     /// Damaged slabs found.
     guard_violations: u64,

@@ -24,8 +24,8 @@ pub(super) struct Recommendations {
     /// The same of the size classes that there are.
     #[schema(required)]
     current_waste_ratio: Option<f64>,
-    /// The most bytes ever in use and a quarter, in whole slabs of the largest class; before the first request, the limit
-    /// that there is.
+    /// The most bytes ever in use and a quarter, times the growth of the slab that grows most with the new classes, in whole
+    /// slabs of the largest; before the first request, the limit that there is.
     max_pool_size_bytes: u64,
     /// Requests that this comes from: every block allocated since the start.
     sample_count: u64,

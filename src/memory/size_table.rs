@@ -9,13 +9,10 @@
 //! may all the more when it ends later: what is in it from there on is paid at a higher price (the cost has the Monge
 //! property). So each further class takes O(n log n) steps, by halves: Yao 1980, in the form of Galil and Park 1992.
 
-use super::sizes::SizeGroup;
+use super::sizes::{SIZE_BYTES_MAX, SizeGroup, WORD_BYTES};
 
 /// Size classes that a table has at most.
 pub const CLASSES_MAX: usize = 64;
-
-/// Class sizes are multiples of so many bytes.
-const WORD_BYTES: u64 = 8;
 
 /// The search for the best table, one class after the other, so that whoever must not work for long can pause.
 #[derive(Debug)]
@@ -32,13 +29,15 @@ pub struct TableSearch {
 
 impl TableSearch {
     /// Begins with the best table of one class, for groups in ascending order.
+    ///
+    /// # Panics
+    /// Where the groups are in another order.
     pub fn new(groups: &[SizeGroup]) -> TableSearch {
-        let sizes: Vec<u64> =
-            groups.iter().map(|group| group.largest_bytes.max(1).next_multiple_of(WORD_BYTES)).collect();
+        let sizes: Vec<u64> = groups.iter().map(|group| class_bytes(group.largest_bytes)).collect();
         assert!(sizes.is_sorted(), "groups come in ascending order");
         let mut requests_before = vec![0];
         requests_before.extend(groups.iter().scan(0, |sum: &mut u64, group| {
-            *sum += group.count;
+            *sum = sum.saturating_add(group.count);
             Some(*sum)
         }));
         let mut search = TableSearch { sizes, requests_before, least_bytes: Vec::new(), starts: Vec::new() };
@@ -56,9 +55,13 @@ impl TableSearch {
         self.classes() < classes_max.min(self.sizes.len())
     }
 
-    /// Finds the best table of one class more: O(n log n) for n groups.
+    /// Finds the best table of one class more: O(n log n) for n groups. Where each group has a class already, there is
+    /// none, and nothing changes.
     pub fn add_class(&mut self) {
         let groups = self.sizes.len();
+        if self.classes() == groups {
+            return;
+        }
         let mut least = vec![u128::MAX; groups + 1];
         let mut starts = vec![0; groups + 1];
         // Of fewer groups than classes there is no cut without an empty run.
@@ -108,6 +111,11 @@ impl TableSearch {
         let Some(size) = self.sizes[..end].last() else { return 0 };
         u128::from(*size) * u128::from(self.requests_before[end] - self.requests_before[start])
     }
+}
+
+/// The smallest class that holds such a size; one beyond the largest there can be counts as that.
+pub(super) fn class_bytes(size_bytes: u64) -> u64 {
+    size_bytes.clamp(1, SIZE_BYTES_MAX).next_multiple_of(WORD_BYTES)
 }
 
 /// The part of the actual bytes that nobody asked for; none where there are none.

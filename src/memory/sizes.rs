@@ -11,9 +11,9 @@
 /// Buckets in each doubling, beyond the first two: a bucket is at most a 32nd of its size wide.
 const STEPS: usize = 32;
 /// Size classes are multiples of so many bytes, so nothing below that makes a difference.
-const WORD_BYTES: u64 = 8;
+pub(super) const WORD_BYTES: u64 = 8;
 /// Sizes of 2^46 bytes and more share the last bucket: no class is larger.
-const SIZE_BYTES_MAX: u64 = 1 << 46;
+pub(super) const SIZE_BYTES_MAX: u64 = 1 << 46;
 /// Buckets there can be: the steps below the first doubling, and 38 doublings up to 2^46.
 const SIZE_BUCKETS_MAX: usize = bucket_of(SIZE_BYTES_MAX).0 + 1;
 
@@ -50,20 +50,32 @@ pub struct SizeGroup {
     pub sum_bytes: u128,
 }
 
+impl SizeGroup {
+    /// None of them is smaller: exact where all are of one size. No group is wider than a bucket.
+    pub(super) fn smallest_bytes(&self) -> u64 {
+        let bucket_starts = self.largest_bytes - self.largest_bytes / STEPS as u64;
+        let others = u128::from(self.largest_bytes) * u128::from(self.count.saturating_sub(1));
+        let rest = self.sum_bytes.saturating_sub(others).min(self.largest_bytes.into());
+        bucket_starts.max(u64::try_from(rest).unwrap_or(bucket_starts)).max(1)
+    }
+}
+
 impl SizeCounts {
-    /// Counts `times` requests of `size_bytes` that got slabs of `actual_bytes` each. A size beyond 2^46 counts as that.
+    /// Counts `times` requests of `size_bytes` that got slabs of `actual_bytes` each. A size beyond 2^46 counts as that,
+    /// and none as one byte. What no longer fits its count stays where it is.
     ///
     /// Three stores as a rule: whoever counts holds a lock, and gives it up only when they are through.
     #[inline]
     pub fn count(&mut self, size_bytes: u64, actual_bytes: u64, times: u64) {
+        let size_bytes = size_bytes.clamp(1, SIZE_BYTES_MAX);
         let wasted = actual_bytes.saturating_sub(size_bytes).saturating_mul(times);
         self.wasted_bytes = self.wasted_bytes.saturating_add(wasted);
-        let (mut at, end_bytes) = bucket_of(size_bytes);
+        let (at, end_bytes) = bucket_of(size_bytes);
         if at >= self.buckets.len() {
-            at = self.grow(at);
+            self.grow(at);
         }
         let bucket = &mut self.buckets[at];
-        bucket.count += times;
+        bucket.count = bucket.count.saturating_add(times);
         let short = (end_bytes - size_bytes).saturating_mul(times);
         bucket.short_bytes = bucket.short_bytes.saturating_add(short);
         if size_bytes > bucket.largest_bytes {
@@ -71,16 +83,14 @@ impl SizeCounts {
         }
     }
 
-    /// Makes room for a bucket and the rest of its doubling, and says which it is: the last, for sizes beyond all.
+    /// Makes room for a bucket and the rest of its doubling.
     #[cold]
-    fn grow(&mut self, at: usize) -> usize {
-        let at = at.min(SIZE_BUCKETS_MAX - 1);
+    fn grow(&mut self, at: usize) {
         let wanted = (at + 1).next_multiple_of(STEPS);
         if wanted > self.buckets.len() {
             self.buckets.reserve_exact(wanted - self.buckets.len());
             self.buckets.resize(wanted, Bucket::default());
         }
-        at
     }
 
     /// Adds what another one counted.
@@ -89,7 +99,7 @@ impl SizeCounts {
             self.grow(other.buckets.len() - 1);
         }
         for (mine, its) in self.buckets.iter_mut().zip(&other.buckets) {
-            mine.count += its.count;
+            mine.count = mine.count.saturating_add(its.count);
             mine.short_bytes = mine.short_bytes.saturating_add(its.short_bytes);
             mine.largest_bytes = mine.largest_bytes.max(its.largest_bytes);
         }
@@ -109,7 +119,7 @@ impl SizeCounts {
 
     /// Requests that were counted.
     pub fn samples(&self) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.count).sum()
+        self.buckets.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count))
     }
 
     /// Bytes that were asked for.
@@ -220,6 +230,19 @@ mod tests {
         }
         assert_eq!(SizeCounts::metadata_bytes_max(u64::MAX), 1248 * 32);
         assert_eq!(SizeCounts::metadata_bytes_max(4 << 20), 480 * 32);
+    }
+
+    #[test]
+    fn no_size_and_no_number_of_requests_is_too_much() {
+        let mut counts = SizeCounts::default();
+        for size in [0, 1, SIZE_BYTES_MAX, SIZE_BYTES_MAX + 1, u64::MAX] {
+            (0..2).for_each(|_| counts.count(size, u64::MAX, u64::MAX));
+        }
+        let other = counts.clone();
+        counts.add(&other);
+        let ends: Vec<u64> = counts.groups().iter().map(|group| group.largest_bytes).collect();
+        assert_eq!((counts.samples(), ends), (u64::MAX, vec![1, SIZE_BYTES_MAX]));
+        assert!(counts.actual_bytes() > counts.requested_bytes());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Timed is what [`Pool::allocate`] takes, from the call until the allocation is there, with work that was handed over
 //! and without the wait for room; of a block that comes with its content, until the content can be written. What lies
 //! ready in the thread's magazine, and what does not, are sampled each by its own sampler, so that the many fast ones do
-//! not hide the few slow ones; what is handed over, because it takes more than a slice of work, is timed always. Batches
-//! are counted, not timed.
+//! not hide the few slow ones. A block whose work is handed over, because it takes more than a slice, is timed always, with a
+//! tag, with content, or without. Batches are counted, not timed.
 
 use super::{AllocateError, AllocateRequest, Allocation, Engine, Pool, PoolStats};
 use crate::clock::Now;
@@ -87,8 +87,7 @@ pub struct CallStats {
 
 impl Default for Calls {
     fn default() -> Calls {
-        // It knows no time yet: the first look finds a mark that is long over, and begins anew.
-        let monitor = Mutex::new(HealthMonitor::new(Now(0), health::INTERVAL));
+        let monitor = Mutex::new(HealthMonitor::from_first_look(health::INTERVAL));
         let slots = PerSlot::new(|_| Counts::default());
         Calls {
             latencies: Latencies::default(),
@@ -105,14 +104,6 @@ impl Default for Calls {
 pub(super) struct Timing {
     began: Stopwatch,
     weight: u64,
-}
-
-impl Timing {
-    /// Of an allocation that is timed whatever the sampler says: it stands for itself.
-    #[cold]
-    pub(super) fn of_one(timing: Option<Timing>) -> Timing {
-        Timing { began: timing.map_or_else(Stopwatch::start, |timing| timing.began), weight: 1 }
-    }
 }
 
 impl Calls {
@@ -133,6 +124,13 @@ impl Calls {
         if let Some(Timing { began, weight }) = timing {
             self.latencies.record(began.nanoseconds(), weight);
         }
+    }
+
+    /// An allocation by a plan is there. Where its work was handed over it is timed whatever the sampler says, from then on
+    /// at least, and stands for itself.
+    pub(super) fn end_planned(&self, timing: Option<Timing>, handed_over: Option<Stopwatch>) {
+        let of_one = |since| Timing { began: timing.map_or(since, |timing| timing.began), weight: 1 };
+        self.end(handed_over.map(of_one).or(timing));
     }
 
     fn count(&self, of: impl FnOnce(&Counts) -> &AtomicU64, by: usize) {
@@ -201,9 +199,10 @@ impl PoolStats {
         let latency = self.calls.latency.clone();
         let slow = u64::try_from(SLOW.as_nanos()).expect("it is short");
         Reading {
-            // Those that a write takes for its new version are among them: they fill the same magazines.
-            allocations: magazine + shared + fresh + reclaim,
+            allocations: self.allocations_made,
             errors: self.calls.allocation_errors,
+            // Those that a write takes for its new version are among them: they come from the same magazines.
+            served: magazine + shared + fresh + reclaim,
             fast_hits: magazine,
             slow: latency.count_above(slow),
             damaged: self.heap.guard_violations.iter().sum(),

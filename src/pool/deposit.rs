@@ -8,6 +8,7 @@ use super::local::Local;
 use super::plan::Plan;
 use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
+use crate::latency::Stopwatch;
 use crate::memory::{Edit, SlabLocation};
 
 /// A block on its way in. Dropped before [`Deposit::commit`] it leaves no trace.
@@ -47,6 +48,11 @@ impl<'a> Deposit<'a> {
     ) -> Result<Deposit<'a>, AllocateError> {
         let segment = plan.back().await?.pop();
         Ok(Deposit { local, plan, segment, size_bytes, received_bytes: 0 })
+    }
+
+    /// As [`Plan::handed_over`].
+    pub(super) fn handed_over(&self) -> Option<Stopwatch> {
+        self.plan.handed_over()
     }
 
     fn segment(&self) -> SlabLocation {

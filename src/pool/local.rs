@@ -263,13 +263,13 @@ impl Local {
         }
         let mut plan = Plan::new(self, requests)?;
         plan.claim(now)?;
-        self.fulfil(plan, now).await
+        self.fulfil(&mut plan, now).await
     }
 
     /// Makes the allocations of a plan that was claimed at once.
     pub(super) async fn fulfil(
         &self,
-        mut plan: Plan<'_>,
+        plan: &mut Plan<'_>,
         now: Now,
     ) -> Result<Vec<Allocation>, AllocateError> {
         let made = plan.fulfil(now).await?;
@@ -386,7 +386,8 @@ impl Local {
         let mut sizes = SizeCounts::default();
         self.slots.iter().for_each(|slot| sizes.add(&slot.lock().sizes));
         Seen {
-            sizes,
+            groups: sizes.groups(),
+            actual_bytes: sizes.actual_bytes(),
             peak_in_use_bytes: self.heap.peak_in_use_bytes(),
             slab_sizes: self.heap.class_sizes().to_vec(),
             limit_bytes: self.heap.limit_bytes(),

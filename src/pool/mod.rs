@@ -79,7 +79,7 @@ pub use upload::Upload;
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
 use bytes::Bytes;
-use calls::{Calls, Timing};
+use calls::Calls;
 use local::{Local, Started};
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,11 +215,9 @@ impl Pool {
                 self.calls.end(timing);
                 Ok(made)
             }
-            Ok(Started::Claimed(plan)) => {
-                // Where there is a tag it is a plan in any case; else it takes more than a slice of work.
-                let timing = if request.tag.is_some() { timing } else { Some(Timing::of_one(timing)) };
-                let made = local.fulfil(plan, now).await.map_err(refused)?;
-                self.calls.end(timing);
+            Ok(Started::Claimed(mut plan)) => {
+                let made = local.fulfil(&mut plan, now).await.map_err(refused)?;
+                self.calls.end_planned(timing, plan.handed_over());
                 Ok(made.into_iter().next().expect("as many as were asked for"))
             }
             Err(error) if !wait.is_zero() && error.may_pass() => {
@@ -272,8 +270,8 @@ impl Pool {
                 local.deposit_in_turn(request, wait, now, error).await
             }
             outcome => {
-                if outcome.is_ok() {
-                    self.calls.end(timing);
+                if let Ok(deposit) = &outcome {
+                    self.calls.end_planned(timing, deposit.handed_over());
                 }
                 outcome
             }

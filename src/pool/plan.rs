@@ -17,6 +17,7 @@ use super::table::Record;
 use super::tags::{OverBudget, TAGS_MAX, TagNumber, TagShare};
 use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
+use crate::latency::Stopwatch;
 use crate::memory::{self, Heap, SizeClass, SlabLocation};
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ pub(super) struct Plan<'a> {
     need: Need,
     /// There while claimed.
     room: Option<Room<'a>>,
+    /// See [`Plan::handed_over`].
+    handed_over: Option<Stopwatch>,
 }
 
 /// Why a claim fails.
@@ -155,8 +158,13 @@ impl Local {
 impl<'a> Plan<'a> {
     /// What these requests take. All of them together could be had from an empty pool.
     pub(super) fn new(local: &'a Local, requests: &[AllocateRequest]) -> Result<Plan<'a>, AllocateError> {
-        let mut plan =
-            Plan { local, blocks: Vec::with_capacity(requests.len()), need: Need::default(), room: None };
+        let mut plan = Plan {
+            local,
+            blocks: Vec::with_capacity(requests.len()),
+            need: Need::default(),
+            room: None,
+            handed_over: None,
+        };
         plan.need.entries = requests.len() as u64;
         for request in requests {
             let (class, actual_bytes) = local.class_for(request.size_bytes)?;
@@ -252,6 +260,7 @@ impl<'a> Plan<'a> {
             match room.try_back_within(block.class, &mut has_time) {
                 Ok(Some(slab)) => slabs.push(slab),
                 Ok(None) => {
+                    self.handed_over = Some(Stopwatch::start());
                     let missing = self.blocks[at..].iter().map(|block| block.class).collect();
                     let backing = Backing::new(self.local.heap(), slabs, missing, room.take_bytes());
                     let slabs = self.local.finish(backing).await;
@@ -268,6 +277,11 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(slabs)
+    }
+
+    /// Since when its work was handed over, where it took more than a slice.
+    pub(super) fn handed_over(&self) -> Option<Stopwatch> {
+        self.handed_over
     }
 
     /// Enters the slabs into the table: from here on they are allocations.

@@ -77,6 +77,7 @@ impl SlabAllocator {
         let reading = Reading {
             allocations: heap.classes[0].allocations + counted.fallbacks,
             errors: counted.allocation_errors,
+            served: heap.classes[0].allocations + counted.fallbacks,
             fast_hits: heap.paths.magazine,
             slow: counted.slow,
             damaged: heap.guard_violations.iter().sum(),

@@ -180,17 +180,32 @@ mod tests {
         checkerboard(&pool).await;
         let slow = || async { pool.stats().await.calls.latency.count_above(25_000_000) };
         let before = slow().await;
-        for round in 1..=3 {
+        let tagged = AllocateRequest { tag: Some("cache".parse().expect("a tag")), ..request(4 << 20) };
+        for (round, how) in (1..).zip(["plain", "tagged", "plain", "deposited"]) {
             pool.begin_janitor();
-            let large = futures_of(&pool, 1, 4 << 20);
+            let (its_pool, tagged) = (pool.clone(), tagged.clone());
+            let large = tokio::spawn(async move {
+                let pool = its_pool;
+                match how {
+                    "plain" => drop(allocate(&pool, 4 << 20).await),
+                    "tagged" => pool
+                        .allocate(&tagged, Duration::ZERO, Now::read())
+                        .await
+                        .map(drop)
+                        .expect("there is room"),
+                    _ => pool
+                        .deposit(&tagged, Duration::ZERO, Now::read())
+                        .await
+                        .map(drop)
+                        .expect("there is room"),
+                }
+            });
             tokio::time::sleep(WAIT).await; // nobody works yet
             let janitor =
                 Janitor::start(pool.clone(), Duration::from_secs(3600)).expect("a thread can be had");
-            for made in large {
-                made.await.expect("no panic");
-            }
+            large.await.expect("no panic");
             drop(janitor);
-            assert_eq!(slow().await - before, round);
+            assert_eq!(slow().await - before, round, "{how}");
         }
     }
 

@@ -86,9 +86,30 @@ fn the_command_asks_a_server_and_prints_what_can_be_pasted() {
     assert!(printed.contains("# From 3 requests.\n"), "{printed}");
     assert!(printed.contains("waste 26.8 %, those below 0.0 %"), "{printed}");
     assert!(printed.ends_with("[memory]\nslab_sizes = [3000]\nmax_pool_size = 18000\n"), "{printed}");
+    // What the server says is what the command reads, member by member.
     let output = recommend(&["--url", &url, "--json"], "");
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json, recommendations(&server, ""));
+}
+
+#[test]
+fn a_password_in_an_address_is_never_printed() {
+    let server = Server::start();
+    let (elsewhere, here) = ("127.0.0.1:1".to_owned(), server.address().to_string());
+    for (address, path) in [(&elsewhere, ""), (&elsewhere, "/health"), (&here, "/x?y"), (&here, "")] {
+        let output = recommend(&["--url", &format!("http://user:secret@{address}{path}")], "");
+        let told = text(&output.stderr) + &text(&output.stdout);
+        assert!(!told.is_empty() && !told.contains("secret"), "{told}");
+    }
+}
+
+#[test]
+fn sizes_of_a_file_are_exact_whatever_their_number() {
+    let classes = ["--file", "-", "--set", "memory.slab_sizes=4TiB", "--set", "memory.max_pool_size=8TiB"];
+    let output = recommend(&classes, "3300GiB,4294967295\n");
+    assert!(text(&output.stdout).contains("size classes waste 19.4 %"), "{}", text(&output.stdout));
+    let output = recommend(&["--file", "-", "--classes", "2"], "\u{feff}1032,1000000\n1056,1\n");
+    assert!(text(&output.stdout).ends_with("slab_sizes = [1032, 1056]\n"), "{}", text(&output.stdout));
 }
 
 #[test]
@@ -99,10 +120,15 @@ fn the_command_reads_sizes_and_says_what_is_wrong() {
     for (arguments, code, why) in [
         (&["--file", "-"][..], 1, "standard input: line 2: \"x\" is not a size"),
         (&["--file", "/does/not/exist"], 1, "cannot read /does/not/exist: "),
-        (&["--url", "http://127.0.0.1:1"], 1, "refused"),
+        (&["--file", "."], 1, "cannot read .: it is a directory"),
+        (&["--url", "http://127.0.0.1:1"], 1, "cannot ask http://127.0.0.1:1: "),
+        (&["--url", "http://127.0.0.1:1/health"], 1, "the server alone, http://127.0.0.1:1, without a path"),
+        (&["--url", "http://127.0.0.1:1/?classes=3"], 1, "without a path or query"),
+        (&["--url", "127.0.0.1:1"], 1, "--url is no URL"),
         (&["--classes", "65"], 2, "65 is not in 1..=64"),
         (&["--file", "-", "--url", "http://127.0.0.1:1"], 2, "cannot be used with"),
         (&["--file", "-", "--port", "x"], 78, "server.port"),
+        (&["--port", "x", "--set", "server.x=1"], 78, "2 problems"),
     ] {
         let output = recommend(arguments, if code == 2 { "" } else { "5\nx\n" });
         let told = text(&output.stderr);

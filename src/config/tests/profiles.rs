@@ -153,12 +153,13 @@ fn the_report_of_a_profile_has_what_it_sets_and_nothing_else_as_toml() {
     for profile in PROFILES {
         let report = profile_report(profile.name).expect("it is known");
         assert!(report.starts_with(&format!("# {}: {}\n", profile.name, profile.purpose)), "{report}");
+        assert!(report.contains("above the first [section]"), "{report}");
         let kept = Place::new().file("config.toml", &report).loaded().config;
         let mut chosen = with_profile(profile.name).loaded().config;
         chosen.profile = None;
         assert_eq!(kept, chosen, "{}", profile.name);
         let of_profile = report.lines().filter(|line| line.ends_with(&format!("profile {}", profile.name)));
-        assert_eq!(of_profile.count() + 1, report.lines().count(), "{report}");
+        assert_eq!(of_profile.count() + 2, report.lines().count(), "{report}");
     }
 }
 

@@ -42,6 +42,24 @@ fn least_of_all(groups: &[SizeGroup], classes: u32) -> u128 {
         .expect("the largest alone holds all")
 }
 
+#[test]
+fn a_class_too_many_changes_nothing() {
+    for sizes in [&[][..], &[(10, 1)], &[(10, 1), (12, 1)], &[(10, 3), (100, 2), (5000, 1)]] {
+        let mut search = best(&groups(sizes), CLASSES_MAX);
+        let expected = (search.table(), search.actual_bytes(), search.classes());
+        (0..3).for_each(|_| search.add_class());
+        assert_eq!((search.table(), search.actual_bytes(), search.classes()), expected, "{sizes:?}");
+        assert!(!search.wants_more(CLASSES_MAX));
+    }
+}
+
+#[test]
+fn sizes_and_numbers_beyond_all_have_a_class() {
+    let group = SizeGroup { count: u64::MAX, largest_bytes: u64::MAX, sum_bytes: u128::MAX };
+    let search = best(&[SizeGroup { largest_bytes: 0, ..group }, group, group], 3);
+    assert_eq!(search.table(), [8, 1 << 46]);
+}
+
 proptest! {
     #[test]
     fn no_table_wastes_less_than_the_one_that_is_found(
