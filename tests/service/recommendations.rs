@@ -130,7 +130,9 @@ fn the_command_reads_sizes_and_says_what_is_wrong() {
         (&["--file", "-", "--port", "x"], 78, "server.port"),
         (&["--port", "x", "--set", "server.x=1"], 78, "2 problems"),
     ] {
-        let output = recommend(arguments, if code == 2 { "" } else { "5\nx\n" });
+        // One that reads nothing may have ended before it could be given anything.
+        let reads = code == 1 && arguments.contains(&"-");
+        let output = recommend(arguments, if reads { "5\nx\n" } else { "" });
         let told = text(&output.stderr);
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(code), String::new()), "{told}");
         assert!(told.to_lowercase().contains(&why.to_lowercase()), "{arguments:?}: {told}");
