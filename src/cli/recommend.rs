@@ -23,6 +23,9 @@ const WHERE: &str = "\
 /// Size classes are multiples of so many bytes: sizes that differ by less have the same.
 const SIZE_STEP_BYTES: u64 = 8;
 
+/// Different sizes that a file has at most, to within a step: the search for 64 classes takes 93 MiB for so many.
+const SIZES_MAX: usize = 1 << 18;
+
 /// What to ask, and for how many classes.
 #[derive(Args)]
 pub(super) struct Question {
@@ -136,6 +139,9 @@ fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> R
         let group = groups.entry(largest_bytes).or_insert(none);
         group.count += times;
         group.sum_bytes += u128::from(size_bytes) * u128::from(times);
+        if groups.len() > SIZES_MAX {
+            return Err(format!("line {}: more than {SIZES_MAX} different sizes: round some up", at + 1));
+        }
     }
     let classes = classes.and_then(|classes| usize::try_from(classes).ok()).unwrap_or(slab_sizes.len());
     let groups = groups.into_values().collect();
@@ -273,6 +279,13 @@ mod tests {
         let immense = recommend(&b"3300GiB,4294967295\n"[..], &[4 << 40], None).expect("right");
         assert_eq!(immense.current_waste_ratio, Some(796.0 / 4096.0));
         assert_eq!(of("9\n10\n16").expect("right").slab_sizes, [16], "of one word");
+    }
+
+    #[test]
+    fn more_different_sizes_than_are_searched_are_refused_with_the_line() {
+        let lines: String = (1..=SIZES_MAX + 1).map(|size| format!("{}\n", size * 8)).collect();
+        let why = recommend(lines.as_bytes(), &[4096], Some(1)).expect_err("one too many");
+        assert_eq!(why, "line 262145: more than 262144 different sizes: round some up");
     }
 
     #[test]
