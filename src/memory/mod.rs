@@ -49,7 +49,7 @@
 //! | [`Heap::end_idle_interval`] and [`Heap::reclaim_idle_slice`] | give back to the system what lay free in between; nothing does that by itself |
 //!
 //! The other calls of [`Heap`] are the service's: they hand out places instead of bytes ([`SlabLocation`]), which readers
-//! may share ([`Pin`]), and which grow and shrink with what was granted before.
+//! may share (`Pin`), and which grow and shrink with what was granted before.
 //!
 //! # For those who read the code
 //!
