@@ -1,7 +1,7 @@
 //! Slots: as many as there are CPUs, one for each thread, so that threads rarely write the same cache line.
 //!
-//! A thread gets its slot at first use: the one that fewest threads have. Two threads may share one; whatever is kept per slot is therefore
-//! guarded or atomic, and a slot only makes contention unlikely.
+//! A thread gets its slot at first use: the one that fewest threads have. Two threads may share one; whatever is kept per
+//! slot is therefore guarded or atomic, and a slot only makes contention unlikely.
 //!
 //! Where the machine has several nodes, each has a run of the slots, and a thread's slot is one of the node that it
 //! runs on at that moment: what lies in a slot was last touched near its memory. There a thread's slot changes with its

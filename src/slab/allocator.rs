@@ -189,9 +189,10 @@ impl SlabAllocator {
         slab.release()
     }
 
-    /// Ends all that was given out at once, as at the end of a request or a test: ids are good no more, and their slabs free; references are void, and their slabs free when
-    /// they are dropped, for their owners may be looking at them. The breaker is closed, and free memory goes back to the
-    /// system when it lay idle for two calls of [`SlabAllocator::trim`]. What was counted stays.
+    /// Ends all that was given out at once, as at the end of a request or a test: ids are good no more, and their slabs free;
+    /// references are void, and their slabs free when they are dropped, for their owners may be looking at them. The breaker
+    /// is closed, and free memory goes back to the system when it lay idle for two calls of [`SlabAllocator::trim`]. What was
+    /// counted stays.
     pub fn reset(&self) {
         self.resets.fetch_add(1, Ordering::Relaxed);
         for kept in self.detached.take_all() {
