@@ -30,7 +30,8 @@ fn pool(limit: u64, sizes: &[u64]) -> Pool {
         initial_slabs_per_size: 0,
         ..memory::Config::default()
     };
-    Pool::new(Heap::new(&memory).expect("the configuration is right"), &Config::default())
+    let config = Config { write_wait_ms: 5, ..Config::default() };
+    Pool::new(Heap::new(&memory).expect("the configuration is right"), &config)
 }
 
 fn allocate(pool: &Pool, size_bytes: u64) -> Option<AllocationId> {
@@ -227,11 +228,18 @@ fn nobody_sees_a_torn_or_a_lost_write_while_blocks_are_moved() {
                 scope.spawn(move || {
                     let mut random = fastrand::Rng::with_seed(thread);
                     let mut mine: Vec<(AllocationId, u8, u64)> = Vec::new();
+                    // A write that finds no room for a second version waits for it, and a wait needs a timer.
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+                    let runtime = runtime.expect("a runtime can be had");
                     for round in 0..rounds {
                         tagged.fetch_add(1, Ordering::Relaxed);
                         while mine.len() < 60 {
                             let Some(id) = allocate(pool, SIZE as u64) else { break };
                             mine.push((id, 0, 0));
+                        }
+                        if mine.is_empty() {
+                            std::thread::yield_now(); // the pool is filled with other blocks for a moment
+                            continue;
                         }
                         let at = random.usize(..mine.len());
                         let (id, byte, version) = mine[at];
@@ -242,7 +250,8 @@ fn nobody_sees_a_torn_or_a_lost_write_while_blocks_are_moved() {
                         let outcome = match random.u8(0..4) {
                             0 => {
                                 let any = Precondition::default();
-                                let mut upload = at_once(pool.upload(id, Placement::Replace, &any, NOW));
+                                let upload = pool.upload(id, Placement::Replace, &any, NOW);
+                                let mut upload = runtime.block_on(upload);
                                 match &mut upload {
                                     Ok(upload) => {
                                         upload.push(&[next; SIZE / 2]).expect("live");
@@ -260,9 +269,13 @@ fn nobody_sees_a_torn_or_a_lost_write_while_blocks_are_moved() {
                                 let same = Precondition { if_match: named, ..Precondition::default() };
                                 let offset = SIZE as u64 / 2 * (round % 2);
                                 let patch = Placement::Patch { offset };
-                                at_once(pool.write(id, patch, &half, &same, NOW))
+                                runtime.block_on(pool.write(id, patch, &half, &same, NOW))
                             }
-                            _ => write(pool, id, &[next; SIZE]),
+                            _ => {
+                                let any = Precondition::default();
+                                let whole = [Bytes::from(vec![next; SIZE])];
+                                runtime.block_on(pool.write(id, Placement::Replace, &whole, &any, NOW))
+                            }
                         };
                         let is_patch = outcome.as_ref().is_ok_and(|written| !written.whole);
                         match outcome {
@@ -290,8 +303,9 @@ fn nobody_sees_a_torn_or_a_lost_write_while_blocks_are_moved() {
                 while pool.reclaim_idle_slice() {}
             }
         });
-        workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
-        ends.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        ends.store(true, Ordering::Relaxed); // whatever became of them, or the last one would go on for ever
+        ended.into_iter().for_each(|outcome| outcome.expect("no panic"));
     });
     assert!(moves(&pool) > 0, "nothing was moved");
     assert_eq!(at_once(pool.stats()).heap.in_use_bytes, 0);
