@@ -40,6 +40,7 @@
 
 use crate::clock::Now;
 use crate::latency::LatencySnapshot;
+use crate::units::ratio;
 use std::time::Duration;
 
 /// The usual interval; the recent window is one to two of them.
@@ -168,9 +169,9 @@ fn share(value: f64, (from, to): (f64, f64)) -> f64 {
     ((value - from) / (to - from)).clamp(0.0, 1.0)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate needs few digits")]
-fn ratio(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| (part as f64 / whole as f64).min(1.0))
+/// A rate: counts that are read one after the other may make the part the larger. None where there is nothing.
+fn rate(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| ratio(part, whole).min(1.0))
 }
 
 impl Health {
@@ -178,14 +179,14 @@ impl Health {
     fn between(earlier: &Reading, now: &Reading, window: Duration) -> Health {
         let since = |of: fn(&Reading) -> u64| of(now).saturating_sub(of(earlier));
         let (made, errors) = (since(|reading| reading.allocations), since(|reading| reading.errors));
-        let error_rate = ratio(errors, made + errors).unwrap_or(0.0);
+        let error_rate = rate(errors, made + errors).unwrap_or(0.0);
         let recent = now.latency.minus(&earlier.latency);
-        let slow_rate = ratio(since(|reading| reading.slow), recent.count()).unwrap_or(0.0);
+        let slow_rate = rate(since(|reading| reading.slow), recent.count()).unwrap_or(0.0);
         // One that serves nobody is not to look better than one that serves few.
         let of_nothing = if errors > 0 { 0.0 } else { 1.0 };
         let served = since(|reading| reading.served);
-        let cache_efficiency = ratio(since(|reading| reading.fast_hits), served).unwrap_or(of_nothing);
-        let used = ratio(now.in_use_bytes, now.limit_bytes).unwrap_or(0.0);
+        let cache_efficiency = rate(since(|reading| reading.fast_hits), served).unwrap_or(of_nothing);
+        let used = rate(now.in_use_bytes, now.limit_bytes).unwrap_or(0.0);
         let memory_pressure = share(used, PRESSURE);
         let fragmentation_score = share(now.fragmentation_ratio, FRAGMENTATION);
         let damage = match (now.damaged, since(|reading| reading.damaged)) {

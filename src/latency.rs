@@ -231,8 +231,6 @@ struct Turn {
     distance: AtomicU64,
     /// How many were timed so far.
     timed: AtomicU64,
-    /// State of the random numbers.
-    random: AtomicU64,
 }
 
 impl Default for Sampler {
@@ -249,12 +247,8 @@ impl Sampler {
     /// If `every` is no power of two.
     pub fn one_in(every: u64) -> Sampler {
         assert!(every.is_power_of_two());
-        let turn = |slot: usize| Turn {
-            left: AtomicU64::new(1),
-            distance: AtomicU64::new(1),
-            timed: AtomicU64::new(0),
-            random: AtomicU64::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(slot as u64 + 1)),
-        };
+        let turn =
+            |_| Turn { left: AtomicU64::new(1), distance: AtomicU64::new(1), timed: AtomicU64::new(0) };
         Sampler { every_bits: every.trailing_zeros().into(), slots: PerSlot::new(turn) }
     }
 
@@ -279,13 +273,7 @@ impl Turn {
         let weight = self.distance.load(Ordering::Relaxed);
         let timed = self.timed.fetch_add(1, Ordering::Relaxed);
         let every = 1 << (timed / TIMED_PER_DOUBLING).min(every_bits);
-        let mut random = self.random.load(Ordering::Relaxed);
-        // Marsaglia, "Xorshift RNGs": every state but 0 comes once in 2^64 - 1 steps.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        self.random.store(random, Ordering::Relaxed);
-        let distance = 1 + (random >> 32) % (2 * every - 1);
+        let distance = fastrand::u64(1..2 * every);
         self.distance.store(distance, Ordering::Relaxed);
         self.left.store(distance, Ordering::Relaxed);
         weight

@@ -11,7 +11,7 @@
 //!
 //! # The library
 //!
-//! Without the service it depends on eight small crates, 25 with theirs, and needs no runtime:
+//! Without the service it depends on eight small crates, some two dozen with theirs, and needs no runtime:
 //!
 //! ```toml
 //! [dependencies]

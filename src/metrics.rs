@@ -8,6 +8,7 @@ mod rows;
 
 use crate::link::{LinkState, LinkStatus};
 use crate::memory::{HeapStats, PathCounts, ReclaimAction, Violation};
+use crate::units::ratio;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -160,10 +161,6 @@ fn encode(families: &[MetricFamily]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus speaks floats; 2^53 bytes are 8 PiB")]
 fn float(number: u64) -> f64 {
     number as f64
-}
-
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { float(part) / float(whole) }
 }
 
 fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {

@@ -116,6 +116,12 @@ impl fmt::Display for Factor {
     }
 }
 
+/// How much of `whole` a part is; 0 where there is nothing.
+#[expect(clippy::cast_precision_loss, reason = "a ratio needs few digits")]
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

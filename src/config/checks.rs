@@ -7,9 +7,7 @@ use super::values::Raw;
 use crate::memory::{self, HugePages};
 use crate::tasks;
 
-/// The largest size that a class or the pool may have: 2^46 bytes, so that sums of a few of them, rounded up to
-/// pages, never overflow, and one reservation always fits into the 2^47 bytes of a process's address space.
-pub const SIZE_BYTES_MAX: u64 = 1 << 46;
+pub use crate::memory::SIZE_BYTES_MAX;
 
 /// The most size classes there can be.
 pub const SLAB_SIZES_MAX: usize = memory::CLASSES_MAX;

@@ -11,6 +11,7 @@ use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
 use crate::pool::{PoolStats, TagStats};
+use crate::units::ratio;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
@@ -132,11 +133,6 @@ pub(super) struct SlabStats {
     reused: u64,
     /// `reused` / allocations of the class.
     reuse_rate: f64,
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate needs few digits")]
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 impl MemoryBlock {

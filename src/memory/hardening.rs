@@ -234,18 +234,24 @@ impl Heap {
         let (slabs, index) = self.slabs(location);
         let slab_bytes = slabs.slab_bytes();
         assert!(content_bytes <= slab_bytes, "{content_bytes} bytes lie in a slab of {slab_bytes}");
+        let slack = self.slack_at_risk(slab_bytes, slabs.record(index).dirty(), content_bytes);
+        let is_zero = slack.is_none_or(|slack| self.slack_is_zero(location, slack));
+        if !is_zero {
+            self.retire(location, Violation::Canary);
+        }
+        is_zero
+    }
+
+    /// What lies behind a block's content and is to be looked at; none where nothing was written near its end.
+    #[inline]
+    fn slack_at_risk(&self, slab_bytes: u64, dirty: u32, content_bytes: u64) -> Option<Range<u64>> {
         let slack = content_bytes..slab_bytes.min(content_bytes + SLACK_BYTES_MAX);
-        let dirty = slabs.record(index).dirty();
         if dirty == 0 || slack.is_empty() || !self.hardening.canaries {
-            return true;
+            return None;
         }
         // The last byte of the content counts too: a write that begins there is what most often runs on.
         let near = content_bytes.saturating_sub(1)..slack.end;
-        if dirty & dirty::mask_of(slab_bytes, &near) == 0 || self.slack_is_zero(location, slack) {
-            return true;
-        }
-        self.retire(location, Violation::Canary);
-        false
+        (dirty & dirty::mask_of(slab_bytes, &near) != 0).then_some(slack)
     }
 
     /// As [`Heap::check_slack`], for whoever has exclusive access to the slab, and without consequences.
@@ -257,13 +263,8 @@ impl Heap {
         access: &Exclusive<'_>,
         content: u64,
     ) -> bool {
-        let slab_bytes = slabs.slab_bytes();
-        let slack = content..slab_bytes.min(content + SLACK_BYTES_MAX);
-        if access.dirty() == 0 || slack.is_empty() || !self.hardening.canaries {
-            return true;
-        }
-        let near = content.saturating_sub(1)..slack.end; // as in `check_slack`
-        access.dirty() & dirty::mask_of(slab_bytes, &near) == 0 || slabs.reads_zero(index, access, slack)
+        let slack = self.slack_at_risk(slabs.slab_bytes(), access.dirty(), content);
+        slack.is_none_or(|slack| slabs.reads_zero(index, access, slack))
     }
 
     /// Counts and logs a stray write.

@@ -129,7 +129,7 @@ pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use recommendation::{Recommendation, Seen};
 pub use segment::AccessError;
 pub use size_table::{CLASSES_MAX, TableSearch, waste_ratio};
-pub use sizes::{SizeCounts, SizeGroup};
+pub use sizes::{SIZE_BYTES_MAX, SizeCounts, SizeGroup};
 pub use stats::{HeapStats, PathCounts};
 
 pub(crate) use budget::Budget;

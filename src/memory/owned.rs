@@ -69,6 +69,7 @@ impl Heap {
         self.take_owned_from_magazine(class)
     }
 
+    // This and the next: what `Block::new` and its drop call, with all of it in registers.
     #[inline(never)]
     fn ready_block(&self, class: SizeClass) -> Option<OwnedSlab> {
         self.take_owned_ready(class)
@@ -87,7 +88,7 @@ impl Heap {
     #[inline]
     fn own(&self, location: SlabLocation) -> OwnedSlab {
         let (slabs, index) = self.slabs(location);
-        // Only one who guesses where it lies can be in the way, and soon sees that it is not theirs.
+        // Only one who edits it by a guess of where it lies can be in the way, and only for the length of that.
         loop {
             if let Some(owned) = slabs.own(index) {
                 return owned;

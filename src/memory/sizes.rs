@@ -12,8 +12,10 @@
 const STEPS: usize = 32;
 /// Size classes are multiples of so many bytes, so nothing below that makes a difference.
 pub(super) const WORD_BYTES: u64 = 8;
-/// Sizes of 2^46 bytes and more share the last bucket: no class is larger.
-pub(super) const SIZE_BYTES_MAX: u64 = 1 << 46;
+/// The largest size that a class or the pool is configured with: 2^46 bytes, so that sums of a few of them, rounded up to
+/// pages, never overflow, and one reservation always fits into the 2^47 bytes of a process's address space. Larger requests
+/// are counted as that.
+pub const SIZE_BYTES_MAX: u64 = 1 << 46;
 /// Buckets there can be: the steps below the first doubling, and 38 doublings up to 2^46.
 const SIZE_BUCKETS_MAX: usize = bucket_of(SIZE_BYTES_MAX).0 + 1;
 

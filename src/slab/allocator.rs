@@ -13,8 +13,10 @@ use super::stats::Fixed;
 use super::waiting::Waiting;
 use super::watch::Watch;
 use crate::clock::Now;
+use crate::health::HealthMonitor;
 use crate::latency::Stopwatch;
 use crate::memory::{AllocateError, Heap, OwnedSlab, SizeClass};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,8 +63,7 @@ pub struct SlabAllocator {
     pub(super) number: u64,
     pub(super) breaker: Breaker,
     pub(super) waiting: Waiting,
-    /// When it was made.
-    pub(super) created: Now,
+    pub(super) monitor: Mutex<HealthMonitor>,
     /// The most that was given back so far, as told: what is told never falls.
     pub(super) deallocations_told: AtomicU64,
     /// None: nothing is timed.
@@ -96,7 +97,7 @@ impl SlabAllocator {
         let heap = Heap::new(&config)?;
         let (class, _) = heap.class_for(fixed.stride_bytes).expect("it is the one class");
         let (threshold, open_for) = builder.breaker.unwrap_or((0, Duration::ZERO));
-        let (interval, limit, created) = (builder.health_interval, builder.latency_limit, Now::read());
+        let (interval, limit) = (builder.health_interval, builder.latency_limit);
         Ok(SlabAllocator {
             heap,
             class,
@@ -106,9 +107,9 @@ impl SlabAllocator {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             breaker: Breaker::new(threshold, open_for),
             waiting: Waiting::default(),
-            created,
+            monitor: Mutex::new(HealthMonitor::new(Now::read(), interval)),
             deallocations_told: AtomicU64::new(0),
-            watch: builder.health_checks.then(|| Watch::new(created, interval, limit)),
+            watch: builder.health_checks.then(|| Watch::new(interval, limit)),
             detached: Detached::default(),
             sites: Sites::default(),
             heap_fallback: builder.heap_fallback,

@@ -33,6 +33,7 @@ pub use builder::ObjectPoolBuilder;
 pub(super) use self::stock::{Stock, TakeError};
 
 use super::lifeline::{Lifeline, Lifelines};
+use super::waiting::deadline_after;
 use std::error::Error;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -152,9 +153,7 @@ impl<T> ObjectPool<T> {
     /// # Errors
     /// [`ObjectError::Timeout`] where none came back in time; [`ObjectError::Factory`]; [`ObjectError::Closed`].
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Pooled<T>, ObjectError> {
-        // A time that cannot be told is as good as a year.
-        const LONG: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-        self.acquire_until(Instant::now() + timeout.min(LONG))
+        self.acquire_until(deadline_after(timeout))
     }
 
     /// As [`ObjectPool::acquire_timeout`], until `deadline`. Who waits is not served in order: whoever comes by when an

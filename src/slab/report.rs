@@ -5,7 +5,7 @@ use super::sites::LeakReport;
 use super::stats::{AllocatorStats, Counted, fragmentation};
 use super::watch::Watch;
 use crate::clock::Now;
-use crate::health::{Health, HealthMonitor, INTERVAL, Reading};
+use crate::health::{Health, Reading};
 use crate::memory;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl SlabAllocator {
     }
 
     /// How well it does: rates of what was since the last intervals, and one score of all. [`crate::health`] says how.
-    /// Without [`super::Builder::health_checks`] no latency is known, and the rest is of the whole time since it was made.
+    /// Without [`super::Builder::health_checks`] no latency is known.
     ///
     /// ```
     /// use maas::slab::SlabAllocator;
@@ -88,12 +88,7 @@ impl SlabAllocator {
             circuit_open: self.breaker.is_open(),
             last_reclaim: None,
         };
-        match &self.watch {
-            Some(watch) => watch.observe(now, reading),
-            None => {
-                HealthMonitor::new(self.created, now.since(self.created) + INTERVAL).observe(now, reading)
-            }
-        }
+        self.monitor.lock().observe(now, reading)
     }
 
     fn counted(&self) -> Counted {

@@ -1,6 +1,7 @@
 //! The numbers of an allocator.
 
 use crate::memory::HeapStats;
+use crate::units::ratio;
 use std::time::Duration;
 
 /// All numbers of a [`super::SlabAllocator`]. Each is consistent in itself; what other threads do meanwhile may be in some
@@ -119,11 +120,6 @@ pub(super) struct Fixed {
     pub(super) secure: bool,
     pub(super) bit_guard: bool,
     pub(super) guard_pages: bool,
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a ratio needs few digits")]
-pub(super) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// The part of committed bytes that holds no slab in use, while any is.

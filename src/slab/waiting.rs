@@ -17,6 +17,12 @@ const LOOK_AFTER: Duration = Duration::from_millis(5);
 /// … and at least that often.
 const LOOK_AFTER_MAX: Duration = Duration::from_millis(320);
 
+/// When a wait of that length that begins now is over; a length that cannot be told is as good as a year.
+pub(super) fn deadline_after(timeout: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(365 * 86_400);
+    Instant::now() + timeout.min(LONG)
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -105,9 +111,7 @@ impl SlabAllocator {
     /// # Errors
     /// [`SlabError::Timeout`] where that was in vain; else as [`SlabAllocator::allocate`].
     pub fn allocate_timeout(&self, timeout: Duration) -> Result<SlabRef<'_>, SlabError> {
-        /// As good as for ever.
-        const LONG: Duration = Duration::from_secs(365 * 86_400);
-        self.allocate_until(Instant::now() + timeout.min(LONG))
+        self.allocate_until(deadline_after(timeout))
     }
 
     /// A slab, waiting until `deadline` for one to be given back: [`SlabAllocator::allocate_timeout`] for steps that share

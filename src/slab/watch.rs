@@ -1,9 +1,7 @@
-//! How long allocations take, which are too slow, and how well the allocator does by all that is counted.
+//! How long allocations take, and which are too slow.
 
 use crate::clock::Now;
-use crate::health::{Health, HealthMonitor, Reading};
 use crate::latency::{Latencies, LatencySnapshot, Sampler};
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,11 +17,10 @@ pub(super) struct Watch {
     /// Slow ones are told of once an interval: when that was last, in nanoseconds, and how many it were then.
     told_at: AtomicU64,
     told: AtomicU64,
-    monitor: Mutex<HealthMonitor>,
 }
 
 impl Watch {
-    pub(super) fn new(now: Now, interval: Duration, limit: Option<Duration>) -> Watch {
+    pub(super) fn new(interval: Duration, limit: Option<Duration>) -> Watch {
         Watch {
             sampler: Sampler::default(),
             latencies: Latencies::default(),
@@ -32,7 +29,6 @@ impl Watch {
             slow: AtomicU64::new(0),
             told_at: AtomicU64::new(0),
             told: AtomicU64::new(0),
-            monitor: Mutex::new(HealthMonitor::new(now, interval)),
         }
     }
 
@@ -70,10 +66,6 @@ impl Watch {
     pub(super) fn latencies(&self) -> LatencySnapshot {
         self.latencies.snapshot()
     }
-
-    pub(super) fn observe(&self, now: Now, reading: Reading) -> Health {
-        self.monitor.lock().observe(now, reading)
-    }
 }
 
 #[cfg(all(test, not(feature = "loom")))]
@@ -82,13 +74,13 @@ mod tests {
 
     #[test]
     fn slow_allocations_are_counted_by_their_weight_and_told_once_an_interval() {
-        let watch = Watch::new(Now(0), Duration::from_secs(3600), Some(Duration::from_micros(100)));
+        let watch = Watch::new(Duration::from_secs(3600), Some(Duration::from_micros(100)));
         assert_eq!(watch.took(100_000, 1), None, "that is the limit, not above it");
         assert_eq!(watch.took(100_001, 1), Some(1));
         assert_eq!(watch.took(200_000, 128), None, "told already");
         assert_eq!((watch.slow(), watch.latencies().count()), (129, 130));
-        let often = Watch::new(Now(0), Duration::ZERO, Some(Duration::ZERO));
+        let often = Watch::new(Duration::ZERO, Some(Duration::ZERO));
         assert_eq!((often.took(1, 2), often.took(1, 3)), (Some(2), Some(3)));
-        assert_eq!(Watch::new(Now(0), Duration::ZERO, None).took(u64::MAX, 1), None);
+        assert_eq!(Watch::new(Duration::ZERO, None).took(u64::MAX, 1), None);
     }
 }
