@@ -462,6 +462,8 @@ impl Heap {
     }
 }
 
+mod sweep;
+
 /// The segments of a run.
 fn cut(run: &Range<u64>, manner: Manner) -> impl Iterator<Item = Range<u64>> + use<> {
     let Range { start, end } = *run;

@@ -229,6 +229,25 @@ impl Runs {
         Some(start + length - pages..start + length)
     }
 
+    /// Takes the first held free pages from `page` on, at most `pages_max` of them, for a look. They come back by
+    /// [`Runs::put_back`].
+    pub(super) fn take_held_from(&mut self, page: u64, pages_max: u64) -> Option<Range<u64>> {
+        let before = self.held.by_address.range(..page).next_back();
+        let (start, length) = before
+            .filter(|(start, length)| *start + *length > page)
+            .or_else(|| self.held.by_address.range(page..).next())
+            .map(|(start, length)| (*start, *length))?;
+        let first = start.max(page);
+        self.held.take(start, length);
+        let run = first..(start + length).min(first + pages_max);
+        for rest in [start..run.start, run.end..start + length] {
+            if !rest.is_empty() {
+                self.held.add(rest);
+            }
+        }
+        Some(run)
+    }
+
     /// The memory of free pages is gone.
     pub(super) fn add_hole(&mut self, run: Range<u64>) {
         self.holes.add(run);

@@ -284,6 +284,30 @@ fn where_there_is_no_room_in_place_of_a_damaged_segment_the_pool_has_that_much_l
 }
 
 #[test]
+fn a_sweep_finds_a_stray_write_to_free_pages_and_retires_only_those_around_it() {
+    let heap = heap(16 * MEBI);
+    let segments = take(&heap, 8 * MEBI);
+    free(&heap, &segments);
+    heap.poke(segments[0], MEBI + 5);
+    let (mut bytes, mut retired) = (0, 0);
+    loop {
+        let swept = heap.sweep_slice(64 << 10);
+        (bytes, retired) = (bytes + swept.bytes, retired + swept.retired);
+        if swept.is_round_over {
+            break;
+        }
+    }
+    assert_eq!((bytes, retired), (8 * MEBI, 1));
+    let stats = heap.stats();
+    assert_eq!((stats.in_use_bytes, stats.large.retired_bytes), (32 << 10, 32 << 10));
+    assert_eq!(stats.large.free_runs, 2, "what is left on both sides");
+    heap.check();
+    let rest = take(&heap, 15 * MEBI);
+    free(&heap, &rest);
+    heap.check();
+}
+
+#[test]
 fn a_write_beyond_the_content_is_found_when_the_block_ends() {
     let heap = heap(16 * MEBI);
     let segments = take(&heap, MEBI);

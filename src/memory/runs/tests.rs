@@ -19,6 +19,7 @@ enum Action {
     TakeOne(u64, u64),
     Free(usize),
     Reclaim(u64),
+    Look(u64, u64),
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
@@ -27,6 +28,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         2 => (1..20_u64, 0..40_u64).prop_map(|(pages, budget)| Action::TakeOne(pages, budget)),
         4 => any::<usize>().prop_map(Action::Free),
         1 => (1..10_u64).prop_map(Action::Reclaim),
+        1 => (0..PAGES, 1..10_u64).prop_map(|(page, pages)| Action::Look(page, pages)),
     ];
     prop::collection::vec(action, 1..80)
 }
@@ -111,6 +113,16 @@ proptest! {
                     twin[span(&run)].fill(Page::Held);
                 }
                 Action::Free(_) => {}
+                Action::Look(page, pages_max) => {
+                    let taken = runs.take_held_from(page, pages_max);
+                    let first = (page..PAGES).find(|page| twin[span(&(*page..page + 1))] == [Page::Held]);
+                    prop_assert_eq!(taken.as_ref().map(|run| run.start), first);
+                    if let Some(pages) = taken {
+                        prop_assert!(pages.end - pages.start <= pages_max && !pages.is_empty());
+                        prop_assert!(twin[span(&pages)].iter().all(|page| *page == Page::Held));
+                        runs.put_back(Taken { pages, held: true });
+                    }
+                }
                 Action::Reclaim(pages_max) => {
                     let taken = runs.take_held(pages_max);
                     let last = runs_of(&twin, Page::Held).pop();
