@@ -64,7 +64,7 @@ impl Backing {
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        self.made.drain(..).for_each(|made| free_backed(&self.heap, made));
+        self.made.drain(..).for_each(|made| free_backed(&self.heap, &made));
         if self.granted_bytes > 0 {
             self.heap.give_back(self.granted_bytes);
         }
@@ -154,13 +154,16 @@ impl Handover {
         self.places.add_permits(jobs.len());
     }
 
-    /// Something was freed that may still have to be zeroed.
-    pub(super) fn wants_scrubs(&self) {
+    /// Something was freed that is still to be zeroed. False where nobody would do that.
+    pub(super) fn wants_scrubs(&self) -> bool {
         let mut queue = self.queue.lock();
-        if queue.is_served && !std::mem::replace(&mut queue.wants_scrubs, true) {
-            drop(queue);
+        let is_news = queue.is_served && !std::mem::replace(&mut queue.wants_scrubs, true);
+        let is_served = queue.is_served;
+        drop(queue);
+        if is_news {
             self.told.notify_one();
         }
+        is_served
     }
 
     /// Whether something may have been freed since the last call that is still to be zeroed.
@@ -287,7 +290,7 @@ mod tests {
         let local = local();
         let made = poll_once(pin!(local.finish(backing(&local)))).expect("at once").expect("it is granted");
         assert_eq!((made.len(), local.heap().in_use_bytes()), (1, LARGE));
-        made.into_iter().for_each(|made| free_backed(local.heap(), made));
+        made.into_iter().for_each(|made| free_backed(local.heap(), &made));
         local.heap().check();
     }
 
@@ -306,7 +309,7 @@ mod tests {
             }
             assert!(local.handover().do_chore());
             let made = poll_once(served.as_mut()).expect("it is done").expect("it is granted");
-            made.into_iter().for_each(|made| free_backed(local.heap(), made));
+            made.into_iter().for_each(|made| free_backed(local.heap(), &made));
         }
         assert_eq!(local.heap().in_use_bytes(), LARGE, "the other one's claim, until its turn");
         assert!(local.handover().do_chore());

@@ -76,7 +76,7 @@ impl Pool {
     pub fn abandon_chores(&self) {
         let Engine::Local(local) = &self.engine;
         local.handover().abandon();
-        while local.clean_slice() {}
+        while local.heap().scrub_slice() || local.clean_slice() {}
     }
 
     /// Waits up to `patience` for something that a request waits for.
@@ -98,8 +98,8 @@ impl Pool {
     pub fn scrub_slice(&self) {
         let Engine::Local(local) = &self.engine;
         let may_be_more = local.handover().take_scrubs() && local.heap().scrub_slice();
-        if may_be_more {
-            local.handover().wants_scrubs();
+        if may_be_more && local.heap().has_unscrubbed() && !local.handover().wants_scrubs() {
+            while local.heap().scrub_slice() {} // the janitor's service is over, and this is the end of its work
         }
         local.clean_slice();
     }

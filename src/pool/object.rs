@@ -104,11 +104,8 @@ impl Drop for Object {
 }
 
 /// Gives memory back that never was an allocation's.
-pub(super) fn free_backed(heap: &Heap, backed: Backed) {
-    match backed {
-        Backed::Slab(location) => heap.free(location),
-        Backed::Run(segments) => segments.into_iter().for_each(|segment| heap.free(segment)),
-    }
+pub(super) fn free_backed(heap: &Heap, backed: &Backed) {
+    backed.locations().iter().for_each(|location| heap.free(*location));
 }
 
 #[cfg(all(test, not(feature = "loom")))]

@@ -275,7 +275,7 @@ impl<'a> Plan<'a> {
                     });
                 }
                 Err(error) => {
-                    made.into_iter().for_each(|backed| free_backed(self.local.heap(), backed));
+                    made.into_iter().for_each(|backed| free_backed(self.local.heap(), &backed));
                     self.unclaim();
                     return Err(error.into());
                 }

@@ -97,7 +97,7 @@ impl Local {
                     return self.finish(Backing::new(self.heap(), made, missing, granted_bytes)).await;
                 }
                 Err(error) => {
-                    made.into_iter().for_each(|backed| free_backed(self.heap(), backed));
+                    made.into_iter().for_each(|backed| free_backed(self.heap(), &backed));
                     return Err(error);
                 }
             }

@@ -14,6 +14,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Segments that are zeroed where they are freed: of 4 MiB that takes 0.06 to 0.25 ms each.
+const SCRUBBED_AT_ONCE: usize = 2;
+
 /// One segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
@@ -163,7 +166,8 @@ impl Segments {
         let before = self.list.drain(..numbers.start);
         let gone: Vec<_> = before.chain(behind).collect();
         self.range = span;
-        gone.into_iter().for_each(|segment| self.upkeep.heap.let_go(segment.location));
+        gone.into_iter().for_each(|segment| self.upkeep.heap.free_unscrubbed(segment.location));
+        self.upkeep.scrub_some();
     }
 
     /// Adds what begins where this ends.
@@ -234,12 +238,25 @@ impl Drop for Segments {
         if self.size_bytes < self.range.end {
             heap.check_slack(last.location, self.size_bytes.saturating_sub(last.start));
         }
-        self.list.iter().for_each(|segment| heap.let_go(segment.location));
-        self.upkeep.handover.wants_scrubs();
+        self.list.iter().for_each(|segment| heap.free_unscrubbed(segment.location));
+        self.upkeep.scrub_some();
     }
 }
 
 impl Upkeep {
+    /// Zeroes a little of what was freed, which may be all of it, and tells the janitor of the rest. Without a janitor it is
+    /// all done here.
+    fn scrub_some(&self) {
+        for _ in 0..SCRUBBED_AT_ONCE {
+            if !self.heap.scrub_slice() {
+                return;
+            }
+        }
+        if self.heap.has_unscrubbed() && !self.handover.wants_scrubs() {
+            while self.heap.scrub_slice() {}
+        }
+    }
+
     /// Notes that a version of so many segments began.
     pub(super) fn begin_version(&self, segments: u64) {
         self.versions.fetch_add(1, Ordering::Relaxed);
