@@ -98,15 +98,29 @@ impl FreeRuns {
         }
     }
 
+    /// Where a run of `pages` would be taken: the free run, and the first page in it, which is a multiple of `align` where
+    /// there is a run long enough for that.
+    fn place(&self, pages: u64, fit: Fit, align: u64) -> Option<(u64, u64)> {
+        let aligned = (align > 1).then(|| self.find(pages.saturating_add(align - 1), fit)).flatten();
+        match aligned {
+            Some(start) => Some((start, start.next_multiple_of(align))),
+            None => self.find(pages, fit).map(|start| (start, start)),
+        }
+    }
+
     /// Takes one run of `pages`.
-    fn take_one(&mut self, pages: u64, fit: Fit) -> Option<Range<u64>> {
-        let start = self.find(pages, fit)?;
-        Some(self.take(start, pages))
+    fn take_one(&mut self, pages: u64, fit: Fit, align: u64) -> Option<Range<u64>> {
+        let (start, first) = self.place(pages, fit, align)?;
+        let before = self.take(start, first + pages - start);
+        if first > start {
+            self.add(start..first);
+        }
+        Some(first..before.end)
     }
 
     /// Takes a run of `pages`, or the longest there is where none has as many.
     fn take_at_most(&mut self, pages: u64, fit: Fit) -> Option<Range<u64>> {
-        self.take_one(pages, fit).or_else(|| {
+        self.take_one(pages, fit, 1).or_else(|| {
             let (longest, start) = *self.by_size.last()?;
             Some(self.take(start, longest))
         })
@@ -140,6 +154,8 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Runs {
     fit: Fit,
+    /// Pages of a huge page, at whose multiples runs of as many and more begin if they can; 1: anywhere.
+    align: u64,
     held: FreeRuns,
     holes: FreeRuns,
     counts: Counts,
@@ -148,11 +164,11 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// A region of `pages`, all of it one hole.
-    pub(super) fn new(pages: u64, fit: Fit) -> Runs {
+    /// A region of `pages`, all of it one hole. Runs of `align` pages and more begin at a multiple of that if they can.
+    pub(super) fn new(pages: u64, fit: Fit, align: u64) -> Runs {
         let mut holes = FreeRuns::default();
         holes.add(0..pages);
-        Runs { fit, held: FreeRuns::default(), holes, counts: Counts::default(), low_water: 0 }
+        Runs { fit, align, held: FreeRuns::default(), holes, counts: Counts::default(), low_water: 0 }
     }
 
     pub(super) fn held(&self) -> &FreeRuns {
@@ -166,11 +182,13 @@ impl Runs {
     /// Takes `pages` as one run: held ones, else fresh ones for which `may_take` grants so many pages. None where neither
     /// can be had; nothing changed then.
     pub(super) fn take_one(&mut self, pages: u64, may_take: impl FnOnce(u64) -> bool) -> Option<Taken> {
-        let taken = match self.held.take_one(pages, self.fit) {
+        let align = if pages >= self.align { self.align } else { 1 };
+        let taken = match self.held.take_one(pages, self.fit, align) {
             Some(pages) => Taken { pages, held: true },
             None => {
-                let start = self.holes.find(pages, self.fit).filter(|_| may_take(pages))?;
-                Taken { pages: self.holes.take(start, pages), held: false }
+                self.holes.find(pages, self.fit).filter(|_| may_take(pages))?;
+                let pages = self.holes.take_one(pages, self.fit, align).expect("it was just found");
+                Taken { pages, held: false }
             }
         };
         self.note_taken(taken.held);

@@ -34,6 +34,12 @@ impl Spans {
         u64::from(self.lengths.get(page).load(Ordering::Relaxed)) * page_size()
     }
 
+    #[inline]
+    pub(super) fn span(&self, page: u64) -> Range<u64> {
+        let start = page * page_size();
+        start..start + self.bytes_of(page)
+    }
+
     /// The words of a range of pages, each with its bits.
     fn words(&self, pages: &Range<u64>) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let Range { start, end } = *pages;

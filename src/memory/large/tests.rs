@@ -343,11 +343,23 @@ fn every_failing_system_call_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
-fn huge_pages_align_the_region() {
+fn with_huge_pages_long_runs_begin_at_one() {
     let config = Config { huge_pages: HugePages::TwoMebibytes, large_fit: Fit::First, ..config(64 * MEBI) };
     let heap = Heap::new(&config).expect("right");
-    assert!(heap.stats().large.huge_pages);
     assert!(heap.large.slabs().address_range().0.is_multiple_of(2 << 20));
+    let small = take(&heap, 65_536);
+    let large = take(&heap, 9 * MEBI);
+    let stats = heap.stats().large;
+    assert_eq!(
+        (stats.huge_eligible_bytes, stats.huge_bytes),
+        (8 * MEBI, 8 * MEBI),
+        "the last MiB is too short"
+    );
+    assert!((stats.huge_page_ratio() - 1.0).abs() < 1e-9);
+    free(&heap, &small);
+    free(&heap, &large);
+    assert_eq!((heap.stats().large.huge_eligible_bytes, heap.stats().large.huge_bytes), (0, 0));
+    heap.check();
 }
 
 #[derive(Clone, Debug)]

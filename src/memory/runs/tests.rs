@@ -68,7 +68,7 @@ fn fitting(runs: &[Range<u64>], pages: u64, fit: Fit) -> Option<Range<u64>> {
 proptest! {
     #[test]
     fn runs_agree_with_a_twin_that_remembers_each_page(actions in actions(), fit in fit()) {
-        let mut runs = Runs::new(PAGES, fit);
+        let mut runs = Runs::new(PAGES, fit, 1);
         let mut twin = vec![Page::Hole; usize::try_from(PAGES).expect("small")];
         let mut used: Vec<Range<u64>> = Vec::new();
         for action in actions {
@@ -144,7 +144,7 @@ proptest! {
 
 #[test]
 fn what_comes_back_is_joined_with_both_neighbours_and_counted() {
-    let mut runs = Runs::new(PAGES, Fit::Best);
+    let mut runs = Runs::new(PAGES, Fit::Best, 1);
     let taken: Vec<_> = (0..4).map(|_| runs.take_one(4, |_| true).expect("there are holes").pages).collect();
     assert_eq!(taken, [0..4, 4..8, 8..12, 12..16]);
     runs.free(taken[0].clone());
@@ -160,7 +160,7 @@ fn what_comes_back_is_joined_with_both_neighbours_and_counted() {
 
 #[test]
 fn where_no_run_is_long_enough_several_are_taken_and_no_more_fresh_pages_than_are_missing() {
-    let mut runs = Runs::new(16, Fit::Best);
+    let mut runs = Runs::new(16, Fit::Best, 1);
     let taken: Vec<_> = (0..8).map(|_| runs.take_one(2, |_| true).expect("there are holes").pages).collect();
     assert_eq!(runs.take_one(1, |_| true), None, "all are used");
     for run in taken.iter().step_by(2) {
@@ -174,7 +174,7 @@ fn where_no_run_is_long_enough_several_are_taken_and_no_more_fresh_pages_than_ar
 
 #[test]
 fn the_low_water_mark_is_the_fewest_held_pages_since_the_last_look() {
-    let mut runs = Runs::new(PAGES, Fit::Best);
+    let mut runs = Runs::new(PAGES, Fit::Best, 1);
     let run = runs.take_one(10, |_| true).expect("a hole").pages;
     runs.free(run);
     assert_eq!(runs.take_low_water(), 0, "there were none at first");
@@ -182,4 +182,19 @@ fn the_low_water_mark_is_the_fewest_held_pages_since_the_last_look() {
     let part = runs.take_one(4, |_| false).expect("held ones").pages;
     runs.free(part);
     assert_eq!((runs.take_low_water(), runs.take_low_water()), (6, 10));
+}
+
+#[test]
+fn long_runs_begin_at_huge_pages_where_they_can_and_short_ones_anywhere() {
+    let mut runs = Runs::new(PAGES, Fit::Best, 8);
+    let pages = |runs: &mut Runs, pages| runs.take_one(pages, |_| true).map(|taken| taken.pages);
+    assert_eq!(pages(&mut runs, 3), Some(0..3));
+    assert_eq!(pages(&mut runs, 8), Some(8..16), "what is left before it stays free");
+    assert_eq!(pages(&mut runs, 5), Some(3..8));
+    assert_eq!(pages(&mut runs, 44), Some(16..60));
+    assert_eq!(pages(&mut runs, 2), Some(60..62));
+    runs.free(5..8);
+    runs.free(8..13);
+    assert_eq!(pages(&mut runs, 8), Some(5..13), "where it cannot, it is had all the same");
+    runs.check();
 }
