@@ -204,10 +204,11 @@ impl Local {
                     (version, Lent::Slab(Arc::new(pin)))
                 }
             },
-            Place::Object(number) => self.objects().read(number).ok_or(ReadError::TooManyReaders)?.map_or(
-                (0, Lent::Zeros),
-                |(version, reading)| (version, Lent::Object(Arc::new(reading))),
-            ),
+            Place::Object(number) => self
+                .objects()
+                .read(number)
+                .ok_or(ReadError::TooManyReaders)?
+                .map_or((0, Lent::Zeros), |(version, reading)| (version, Lent::Object(Arc::new(reading)))),
         };
         Ok(Content { size_bytes: record.size_bytes, version, lent })
     }
@@ -272,6 +273,17 @@ impl Local {
         match record.place {
             Place::Slab(location) => self.heap().writes(location),
             Place::Object(number) => self.objects().writes(number),
+        }
+    }
+}
+
+impl Local {
+    /// Whether a small write that was not done in place may be when others are gone.
+    pub(super) fn may_be_written_in_place(&self, id: AllocationId, now: Now) -> bool {
+        let Ok((_, entry, record)) = self.look_up(id, now) else { return true };
+        match record.place {
+            Place::Slab(_) => true,
+            Place::Object(number) => entry.is_lent() || self.objects().is_shared(number),
         }
     }
 }

@@ -57,9 +57,7 @@ impl<'a> Deposit<'a> {
     ) -> Result<Deposit<'a>, AllocateError> {
         let target = match plan.back().await?.pop().expect("a plan of one block makes one") {
             Backed::Slab(segment) => Target::Slab(segment),
-            run @ Backed::Run(_) => {
-                Target::Run(Segments::of(local.objects().upkeep(), 0, size_bytes, [run]))
-            }
+            run @ Backed::Run(_) => Target::Run(Segments::of(local.objects().upkeep(), 0, size_bytes, [run])),
         };
         Ok(Deposit { local, plan, target: Some(target), size_bytes, received_bytes: 0 })
     }
@@ -113,10 +111,13 @@ impl<'a> Deposit<'a> {
 
 impl Drop for Deposit<'_> {
     fn drop(&mut self) {
-        // Segments of a large object are let go of by being dropped.
-        if let Some(Target::Slab(segment)) = self.target.take() {
-            self.local.heap().check_slack(segment, self.size_bytes);
-            self.local.heap().free(segment);
+        match self.target.take() {
+            Some(Target::Slab(segment)) => {
+                self.local.heap().check_slack(segment, self.size_bytes);
+                self.local.heap().free(segment);
+            }
+            Some(Target::Run(segments)) => segments.check_slack(),
+            None => {}
         }
     }
 }

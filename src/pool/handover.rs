@@ -236,10 +236,7 @@ impl Handover {
 impl Local {
     /// Makes the slabs of a backing: has them made by the janitor where there is one.
     #[cold]
-    pub(super) async fn finish(
-        &self,
-        mut backing: Backing,
-    ) -> Result<Vec<Backed>, memory::AllocateError> {
+    pub(super) async fn finish(&self, mut backing: Backing) -> Result<Vec<Backed>, memory::AllocateError> {
         let handover = self.handover();
         if !handover.queue.lock().is_served {
             return backing.work().map(|()| backing.into_made());

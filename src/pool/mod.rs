@@ -379,8 +379,10 @@ impl Pool {
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
         match local.write(id, placement, pieces, precondition, None, now).await {
-            // In place there is always room: it is only readers that can be in the way.
-            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. })) => {
+            // In place there is always room, where readers are not in the way, nor much that would have to be zeroed.
+            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
+                if local.may_be_freed(requested_bytes) || local.may_be_written_in_place(id, now) =>
+            {
                 let write = |room, now| local.write(id, placement, pieces, precondition, room, now);
                 local.write_in_turn(requested_bytes, self.write_wait, now, write).await
             }

@@ -326,7 +326,8 @@ impl<'a> Plan<'a> {
             return Err(Unavailable.into());
         }
         let made = self.back().await?;
-        let place = |(backed, block): (Backed, &Block)| self.local.objects().place(backed, block.size_bytes, 0);
+        let place =
+            |(backed, block): (Backed, &Block)| self.local.objects().place(backed, block.size_bytes, 0);
         let places: Vec<_> = made.into_iter().zip(&self.blocks).map(place).collect();
         Ok(self.publish(&places, now))
     }

@@ -310,8 +310,9 @@ impl Drop for SlabUpload<'_> {
             let entry = self.local.table().used(index);
             let is_ours = || {
                 let locked = entry.lock();
-                let live =
-                    locked.read().is_some_and(|record| record.key == key && record.place == Place::Slab(self.location));
+                let live = locked
+                    .read()
+                    .is_some_and(|record| record.key == key && record.place == Place::Slab(self.location));
                 (live && locked.is_lent()).then_some(locked)
             };
             if is_ours().is_some() {

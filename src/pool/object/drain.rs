@@ -38,6 +38,9 @@ impl DrainingObjects {
         let heap = &segments.upkeep().heap;
         let range = segments.range();
         let replaced = replaced.start.max(range.start)..replaced.end.min(range.end);
+        if replaced.end == range.end {
+            segments.check_slack();
+        }
         for part in segments.parts(replaced) {
             // It stays in use for readers alone from here on: of this version, or of an older one.
             if is_read || heap.has_other_holders(part.location) {

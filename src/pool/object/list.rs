@@ -144,6 +144,11 @@ impl Objects {
         })
     }
 
+    /// Whether anybody has a version, or a segment of it, beside the entry that names it, which is locked.
+    pub(in crate::pool) fn is_shared(&self, number: ObjectNumber) -> bool {
+        self.look(number, Object::has_other_users)
+    }
+
     /// As [`Object::write_in_place`], under the lock of the entry that names it.
     pub(in crate::pool) fn write_in_place(
         &self,

@@ -12,7 +12,7 @@ pub(super) const READERS_MAX: usize = 1 << 14;
 
 /// One read of one version. Shared by its pieces, so that it is known when the last of them is gone.
 #[derive(Debug)]
-pub(in crate::pool) struct Reading {
+pub(crate) struct Reading {
     object: Arc<Object>,
 }
 

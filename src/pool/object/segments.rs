@@ -225,6 +225,15 @@ impl Segments {
         self.edit(part, &Edit { zero_outside: Some(within), ..Edit::default() });
     }
 
+    /// Looks for what a stray write left behind the content, if they hold its end. Before one of them drains.
+    pub(in crate::pool) fn check_slack(&self) {
+        if let Some(last) =
+            self.list.last().filter(|last| (last.start..self.range.end).contains(&self.size_bytes))
+        {
+            self.upkeep.heap.check_slack(last.location, self.size_bytes - last.start);
+        }
+    }
+
     fn edit(&self, part: &Part, edit: &Edit<'_>) {
         let heap = &self.upkeep.heap;
         heap.edit(part.location, edit).expect("nobody else holds a segment that is being filled");
@@ -233,13 +242,10 @@ impl Segments {
 
 impl Drop for Segments {
     fn drop(&mut self) {
-        let Some(last) = self.list.last() else { return };
-        let heap = &self.upkeep.heap;
-        if self.size_bytes < self.range.end {
-            heap.check_slack(last.location, self.size_bytes.saturating_sub(last.start));
+        if !self.list.is_empty() {
+            self.list.iter().for_each(|segment| self.upkeep.heap.free_unscrubbed(segment.location));
+            self.upkeep.scrub_some();
         }
-        self.list.iter().for_each(|segment| heap.free_unscrubbed(segment.location));
-        self.upkeep.scrub_some();
     }
 }
 

@@ -225,11 +225,7 @@ impl<'a> ObjectUpload<'a> {
     }
 
     /// The entry under its lock, and the version that it names, if that is one to be replaced.
-    fn base(
-        &self,
-        precondition: &Precondition,
-        now: Now,
-    ) -> Result<(LockedEntry<'a>, Base), WriteError> {
+    fn base(&self, precondition: &Precondition, now: Now) -> Result<(LockedEntry<'a>, Base), WriteError> {
         let (_, entry, record) = self.local.look_up(self.id, now)?;
         let number = record.place.object().expect("an allocation stays what it is");
         let is_lent = entry.is_lent();
@@ -337,14 +333,7 @@ impl<'a> ObjectUpload<'a> {
     }
 
     /// Makes a version the content.
-    fn enter(
-        &mut self,
-        entry: LockedEntry<'_>,
-        base: Base,
-        next: Next,
-        whole: bool,
-        now: Now,
-    ) -> Written {
+    fn enter(&mut self, entry: LockedEntry<'_>, base: Base, next: Next, whole: bool, now: Now) -> Written {
         let version = next.version.writes();
         let objects = self.local.objects();
         let number = objects.insert(Arc::new(next.version));
@@ -384,9 +373,13 @@ fn too_many(_: memory::AccessError) -> WriteError {
 
 impl Drop for ObjectUpload<'_> {
     fn drop(&mut self) {
-        // Segments of its own are let go of by being dropped.
-        if let Filled::Lent(lent) = std::mem::replace(&mut self.filled, Filled::Nothing) {
-            self.local.clean_up(Broken { target: self.target, lent, written: self.range() });
+        match std::mem::replace(&mut self.filled, Filled::Nothing) {
+            Filled::Lent(lent) => {
+                lent.segments().check_slack();
+                self.local.clean_up(Broken { target: self.target, lent, written: self.range() });
+            }
+            Filled::Private(segments) => segments.check_slack(),
+            Filled::Nothing => {}
         }
     }
 }

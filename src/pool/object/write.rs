@@ -43,6 +43,13 @@ impl Object {
         true
     }
 
+    /// Whether anybody has this version, or a segment of it, beside the entry that names it. The caller has its lock.
+    pub(super) fn has_other_users(version: &Arc<Object>) -> bool {
+        let segments = version.segments();
+        let heap = &segments.upkeep().heap;
+        Arc::strong_count(version) > 1 || segments.all().any(|part| heap.has_other_holders(part.location))
+    }
+
     /// Whether another version has the segment of that number too.
     fn is_shared(&self, at: usize) -> bool {
         let segments = self.segments();

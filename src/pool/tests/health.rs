@@ -1,7 +1,7 @@
 //! What is counted of the calls, what is timed, and what health is made of.
 
-use super::*;
 use super::place::Place;
+use super::*;
 use crate::health::{INTERVAL, Trend};
 use crate::latency::EVERY_MAX;
 

@@ -1,13 +1,15 @@
 //! Stray writes, found where an allocation ends however it ends, while the service goes on.
 
-use super::*;
 use super::place::Place;
+use super::*;
 use crate::memory::SlabLocation;
 
 /// Where an allocation's content lies.
 fn location(pool: &Pool, id: AllocationId) -> SlabLocation {
     let Engine::Local(local) = &pool.engine;
-    let Place::Slab(location) = local.look_up(id, Now(1)).expect("it is live").2.place else { panic!("a slab") };
+    let Place::Slab(location) = local.look_up(id, Now(1)).expect("it is live").2.place else {
+        panic!("a slab")
+    };
     location
 }
 
