@@ -26,6 +26,9 @@ use std::sync::atomic::Ordering;
 /// Bytes of a segment at most: what a write beside readers copies, and what is zeroed at one go (0.06 to 0.25 ms).
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 4 << 20;
 
+/// Segments, and runs, that a block is made of within a slice of work: 1 to 4 µs each where their records are new.
+const SLICE_SEGMENTS_MAX: usize = 256;
+
 /// Bytes whose memory is given back in one call: 4 MiB cost 0.25 ms.
 const RECLAIM_BYTES_MAX: u64 = 4 << 20;
 
@@ -144,6 +147,21 @@ pub(super) enum Manner {
     InOne,
 }
 
+/// Who takes pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taker {
+    /// Whether it is on the scarce path.
+    pub(super) has_turn: bool,
+    /// Whether it may take no longer than a slice of work.
+    pub(super) in_slice: bool,
+}
+
+impl Taker {
+    fn runs_max(self) -> usize {
+        if self.in_slice { SLICE_SEGMENTS_MAX } else { usize::MAX }
+    }
+}
+
 impl Heap {
     /// Bytes of whole pages that hold `size_bytes`; none where no number says them.
     pub(crate) fn page_bytes_for(size_bytes: u64) -> Option<u64> {
@@ -151,7 +169,8 @@ impl Heap {
     }
 
     /// Takes segments of `bytes` in all, whole pages that were granted to the caller, each with the caller as its only
-    /// holder. None where the scarce path has to find memory for them first; nothing changed then.
+    /// holder. None where the scarce path has to find memory for them first, or it takes longer than the caller may; nothing
+    /// changed then.
     ///
     /// # Errors
     /// As [`Heap::back`].
@@ -159,12 +178,16 @@ impl Heap {
         &self,
         bytes: u64,
         manner: Manner,
-        in_turn: bool,
+        taker: Taker,
     ) -> Result<Option<Vec<SlabLocation>>, AllocateError> {
+        let segments_min = bytes / SEGMENT_BYTES_MAX;
+        if taker.in_slice && manner == Manner::Segments && segments_min > SLICE_SEGMENTS_MAX as u64 {
+            return Ok(None);
+        }
         let mut segments = Vec::new();
         let mut missing = bytes / page_size();
         while missing > 0 {
-            let taken = match self.take_pages(missing, manner, in_turn) {
+            let taken = match self.take_pages(missing, manner, taker) {
                 Ok(Some(taken)) => taken,
                 outcome => {
                     segments.into_iter().for_each(|segment| self.unform(segment));
@@ -204,15 +227,15 @@ impl Heap {
     }
 
     /// Takes free pages out of the runs: held ones, and fresh ones within the budget, which are made usable.
-    fn take_pages(&self, pages: u64, manner: Manner, in_turn: bool) -> Result<Option<Vec<Taken>>, OsError> {
+    fn take_pages(&self, pages: u64, manner: Manner, taker: Taker) -> Result<Option<Vec<Taken>>, OsError> {
         let mut account = self.large.lock();
         // Read under the lock that everybody takes who takes memory: see scarce.rs.
-        if !in_turn && self.scarce.is_raised() {
+        if !taker.has_turn && self.scarce.is_raised() {
             return Ok(None);
         }
         let may_take = |pages: u64| self.budget.take(pages * page_size());
         let taken = match manner {
-            Manner::Segments => account.runs.take(pages, may_take),
+            Manner::Segments => account.runs.take(pages, taker.runs_max(), may_take),
             Manner::InOne => account.runs.take_one(pages, may_take).map(|taken| vec![taken]),
         };
         let Some(taken) = taken else { return Ok(None) };

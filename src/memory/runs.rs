@@ -118,6 +118,20 @@ impl FreeRuns {
         Some(first..before.end)
     }
 
+    /// How many runs have `pages` together, the longest first; none if these are more than `runs_max`.
+    fn runs_for(&self, pages: u64, runs_max: usize) -> Option<usize> {
+        if pages == 0 {
+            return Some(0);
+        }
+        let mut sum = 0;
+        let longest_first = self.by_size.iter().rev().take(runs_max);
+        let mut sums = longest_first.map(|(pages, _)| {
+            sum += pages;
+            sum
+        });
+        sums.position(|sum| sum >= pages).map(|before| before + 1)
+    }
+
     /// Takes a run of `pages`, or the longest there is where none has as many.
     fn take_at_most(&mut self, pages: u64, fit: Fit) -> Option<Range<u64>> {
         self.take_one(pages, fit, 1).or_else(|| {
@@ -195,16 +209,26 @@ impl Runs {
         Some(taken)
     }
 
-    /// Takes `pages` in as few runs as can be: one if there is one, else several, held ones first. `may_take` grants what
-    /// has to be fresh, and is asked once more where one run of it is refused. None where it is not granted; nothing
-    /// changed then.
-    pub(super) fn take(&mut self, pages: u64, may_take: impl Fn(u64) -> bool) -> Option<Vec<Taken>> {
+    /// Takes `pages` in as few runs as can be, `runs_max` at most: one if there is one, else several, held ones first.
+    /// `may_take` grants what has to be fresh, and is asked once more where one run of it is refused. None where it is not
+    /// granted, or takes more runs; nothing changed then.
+    pub(super) fn take(
+        &mut self,
+        pages: u64,
+        runs_max: usize,
+        may_take: impl Fn(u64) -> bool,
+    ) -> Option<Vec<Taken>> {
         if let Some(taken) = self.take_one(pages, &may_take) {
             return Some(vec![taken]);
         }
         // The region has as many pages as the pool, and more: fresh ones are only a matter of the budget.
         let fresh = pages.saturating_sub(self.held.pages);
-        if fresh > self.holes.pages || fresh > 0 && !may_take(fresh) {
+        if fresh > self.holes.pages {
+            return None;
+        }
+        let runs = self.held.runs_for(pages - fresh, runs_max)?;
+        self.holes.runs_for(fresh, runs_max - runs)?;
+        if fresh > 0 && !may_take(fresh) {
             return None;
         }
         let mut taken = Vec::new();

@@ -106,6 +106,22 @@ fn no_block_is_refused_because_free_memory_lies_in_pieces() {
 }
 
 #[test]
+fn a_block_of_very_many_pieces_is_no_work_for_a_slice() {
+    let heap = heap(4 * MEBI);
+    let pieces: Vec<_> = (0..1024).map(|_| take(&heap, 4096)).collect();
+    pieces.iter().step_by(2).for_each(|piece| free(&heap, piece));
+    heap.grant(2 * MEBI).expect("half is free");
+    let shape = Shape::Run(2 * MEBI);
+    assert_eq!(heap.back_shape_unless_scarce(shape), Ok(None), "512 runs");
+    assert_eq!(heap.try_back_shape_scarce(shape), Ok(None));
+    let Ok(Backed::Run(block)) = heap.back_shape(shape) else { panic!("it is granted") };
+    assert_eq!(block.len(), 512);
+    free(&heap, &block);
+    pieces.iter().skip(1).step_by(2).for_each(|piece| free(&heap, piece));
+    heap.check();
+}
+
+#[test]
 fn free_runs_and_free_slabs_serve_each_other() {
     let heap = heap(4 * MEBI);
     let class = heap.class_for(4096).expect("a class").0;

@@ -78,7 +78,7 @@ proptest! {
                     let may_take = |fresh: u64| fresh <= budget;
                     let taken = match one {
                         true => runs.take_one(pages, may_take).map(|taken| vec![taken]),
-                        false => runs.take(pages, may_take),
+                        false => runs.take(pages, usize::MAX, may_take),
                     };
                     let held = runs_of(&twin, Page::Held);
                     let holes = runs_of(&twin, Page::Hole);
@@ -166,10 +166,11 @@ fn where_no_run_is_long_enough_several_are_taken_and_no_more_fresh_pages_than_ar
     for run in taken.iter().step_by(2) {
         runs.free(run.clone());
     }
-    let several = runs.take(5, |_| panic!("nothing fresh is needed")).expect("8 pages are free");
+    assert_eq!(runs.take(5, 2, |_| panic!("nothing is asked for")), None, "it takes three");
+    let several = runs.take(5, 3, |_| panic!("nothing fresh is needed")).expect("8 pages are free");
     let pages: Vec<u64> = several.iter().map(|taken| taken.pages.end - taken.pages.start).collect();
     assert_eq!(pages, [2, 2, 1]);
-    assert_eq!(runs.take(4, |_| true), None, "there are no holes");
+    assert_eq!(runs.take(4, 9, |_| true), None, "there are no holes");
 }
 
 #[test]
