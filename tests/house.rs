@@ -20,8 +20,8 @@ const LEVELS: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// The two files that touch raw memory.
-const UNSAFE_FILES: [&str; 2] = ["memory/os.rs", "memory/bytes.rs"];
+/// The files that touch raw memory: the two, and what one of them keeps in a file of its own.
+const UNSAFE_FILES: [&str; 3] = ["memory/os.rs", "memory/bytes.rs", "memory/bytes/bump.rs"];
 
 /// A longer file has a second noun in it.
 const LINES_MAX: usize = 500;
@@ -292,7 +292,7 @@ fn raw_memory_is_touched_in_two_files() {
         offenders
             .extend(found.map(|(at, _)| format!("src/{}:{}", source.path, line_of(&source.product, at))));
     }
-    none(offenders, "unsafe stands only in memory/os.rs and memory/bytes.rs");
+    none(offenders, "unsafe stands only in memory/os.rs, memory/bytes.rs and what that keeps beside it");
 }
 
 #[test]

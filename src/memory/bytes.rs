@@ -4,9 +4,11 @@
 //! and it alone decides. Bytes are lent as shared slices only to holders and change only under exclusive access.
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
+mod bump;
 mod ownership;
 mod usable;
 
+pub(super) use bump::{Bump, PIECE_ALIGN_BYTES};
 pub(super) use usable::Protection;
 
 use super::dirty;

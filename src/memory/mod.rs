@@ -89,6 +89,7 @@
 
 mod adaptation;
 mod allocate;
+mod arena;
 mod budget;
 mod buffer;
 mod bytes;
@@ -118,6 +119,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
+pub use arena::{Ancestor, Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
@@ -147,6 +149,7 @@ use compact::Compactor;
 use grant::{Gate, RoomFreed};
 use hardening::Hardening;
 use magazine::Rack;
+use owned::HeapRef;
 use reclaim::Reclaimed;
 use scarce::Scarce;
 use std::ops::Range;
@@ -487,6 +490,11 @@ impl Heap {
 
     fn class(&self, class: SizeClass) -> &Class {
         &self.classes[usize::from(class.0)]
+    }
+
+    /// The slabs of a class.
+    fn slabs_of(&self, class: SizeClass) -> &Slabs {
+        self.class(class).slabs()
     }
 
     /// The class's slabs and the index in it that a location names.

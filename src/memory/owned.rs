@@ -157,7 +157,7 @@ pub enum BlockError {
 
 /// Who keeps the heap alive.
 #[derive(Clone)]
-enum HeapRef<'h> {
+pub(super) enum HeapRef<'h> {
     Borrowed(&'h Heap),
     Shared(Arc<Heap>),
 }
