@@ -25,6 +25,13 @@ pub struct OsError {
     pub errno: rustix::io::Errno,
 }
 
+impl OsError {
+    /// No free range of addresses is so long.
+    pub(super) fn no_address_space(bytes: u64) -> OsError {
+        OsError { call: "mmap", bytes, errno: rustix::io::Errno::NOMEM }
+    }
+}
+
 /// Bytes in a page of this system.
 #[inline]
 pub fn page_size() -> u64 {
@@ -342,6 +349,8 @@ pub(super) unsafe trait ZeroIsValid: Send + Sync + Default {}
 
 // SAFETY: an atomic word is a plain word, for which zero is a value; nothing to drop.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU64 {}
+// SAFETY: as above.
+unsafe impl ZeroIsValid for std::sync::atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU16 {}
 
