@@ -13,8 +13,13 @@
 //! leaves. With a parent or a child it is nothing, so that each piece takes the longer way and is counted in every arena above:
 //! the limits are exact, and who has no kin does not pay for that.
 
+mod nesting;
+
+pub use nesting::{Ancestor, ChildArena, Kin, Nested};
+
 use super::bytes::{Bump, OwnedSlab, PIECE_ALIGN_BYTES};
 use super::{AllocateError, Heap, HeapRef, SizeClass, page_size};
+use nesting::DEPTH_MAX;
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -27,8 +32,6 @@ const CHUNK_BYTES_MAX: u64 = 4 << 20;
 const INITIAL_SHARE: u64 = 8;
 /// … and this part of what is used, so that at most so much of a large arena lies idle.
 const USED_SHARE: u64 = 64;
-/// Arenas inside each other at most: each piece is counted in all of them.
-const DEPTH_MAX: u32 = 16;
 
 /// How much memory an arena begins with, and how much it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,56 +84,6 @@ pub struct ArenaFreed {
     /// How many pieces there were.
     pub freed_allocations: u64,
 }
-
-/// What an arena lies in: nothing, or another arena. Public only because [`Arena`] names it.
-#[doc(hidden)]
-pub trait Kin {
-    /// The arena that it lies in.
-    fn above(&self) -> Option<&dyn Ancestor>;
-}
-
-/// An arena that others lie in, as these see it. Public only because [`Kin`] names it.
-#[doc(hidden)]
-pub trait Ancestor {
-    /// Arenas that it lies in, and itself.
-    fn depth(&self) -> u32;
-    /// Bytes that its limit and those above leave.
-    fn room_bytes(&self) -> u64;
-    /// Fails where so many bytes more exceed its limit or one above.
-    ///
-    /// # Errors
-    /// [`ArenaError::Limit`], of the innermost whose limit it is.
-    fn check(&self, bytes: u64) -> Result<(), ArenaError>;
-    /// A child, or one of its own, uses so many bytes more.
-    fn add(&self, bytes: u64);
-    /// … or fewer.
-    fn subtract(&self, bytes: u64);
-    /// A child is made: what it uses counts from here on.
-    fn begin_child(&self);
-    /// A child ended.
-    fn end_child(&self);
-}
-
-impl Kin for () {
-    #[inline]
-    fn above(&self) -> Option<&dyn Ancestor> {
-        None
-    }
-}
-
-/// Inside another arena, which cannot end before.
-#[derive(Clone, Copy)]
-pub struct Nested<'p>(&'p dyn Ancestor);
-
-impl Kin for Nested<'_> {
-    #[inline]
-    fn above(&self) -> Option<&dyn Ancestor> {
-        Some(self.0)
-    }
-}
-
-/// An arena inside another one: see [`Arena::child`].
-pub type ChildArena<'p> = Arena<'p, Nested<'p>>;
 
 /// Memory for many things that end together: each piece costs moving an address, and all of them go at once, with the
 /// arena.
@@ -238,16 +191,12 @@ impl Heap {
         Arena::new(HeapRef::Shared(Arc::clone(self)), config, ())
     }
 
-    /// So many bytes, whole pages, in one piece.
+    /// So many bytes, whole pages, in one piece: a slab where there is a class of just that size, for that is nearer.
     fn take_chunk(&self, bytes: u64) -> Result<(SizeClass, OwnedSlab), AllocateError> {
-        let class = match self.class_for(bytes) {
-            Some((class, _)) => class,
-            None => {
-                let (in_use_bytes, limit_bytes) = (self.in_use_bytes(), self.limit_bytes());
-                return Err(AllocateError::Exhausted { requested_bytes: bytes, in_use_bytes, limit_bytes });
-            }
-        };
-        self.take_owned(class).map(|slab| (class, slab))
+        match self.class_for(bytes) {
+            Some((class, class_bytes)) if class_bytes == bytes => Ok((class, self.take_owned(class)?)),
+            _ => Ok((SizeClass::RUNS, self.take_owned_run(bytes)?)),
+        }
     }
 }
 
@@ -396,7 +345,7 @@ impl<'h, P: Kin> Arena<'h, P> {
     /// # Errors
     /// As [`Heap::arena`]; and [`ArenaError::TooDeep`] inside of 16.
     pub fn child(&self, config: ArenaConfig) -> Result<ChildArena<'_>, ArenaError> {
-        Arena::new(HeapRef::Borrowed(self.bump.heap()), config, Nested(self))
+        Arena::new(HeapRef::Borrowed(self.bump.heap()), config, Nested::inside(self))
     }
 
     /// Bytes of its pieces, and of the arenas inside it: what its limit bounds.
@@ -446,48 +395,6 @@ impl<'h, P: Kin> Arena<'h, P> {
     fn freed(&self) -> ArenaFreed {
         let freed_bytes = self.bump.used_bytes() as u64;
         ArenaFreed { freed_bytes, freed_allocations: self.allocations.get() }
-    }
-}
-
-impl<P: Kin> Ancestor for Arena<'_, P> {
-    fn depth(&self) -> u32 {
-        1 + self.kin.above().map_or(0, Ancestor::depth)
-    }
-
-    fn room_bytes(&self) -> u64 {
-        let room = self.config.limit_bytes - self.used_bytes();
-        self.kin.above().map_or(room, |above| room.min(above.room_bytes()))
-    }
-
-    fn check(&self, requested_bytes: u64) -> Result<(), ArenaError> {
-        let (used_bytes, limit_bytes) = (self.used_bytes(), self.config.limit_bytes);
-        if requested_bytes > limit_bytes - used_bytes {
-            return Err(ArenaError::Limit { requested_bytes, used_bytes, limit_bytes });
-        }
-        self.kin.above().map_or(Ok(()), |above| above.check(requested_bytes))
-    }
-
-    fn add(&self, bytes: u64) {
-        self.inside_bytes.set(self.inside_bytes.get() + bytes);
-        if let Some(above) = self.kin.above() {
-            above.add(bytes);
-        }
-    }
-
-    fn subtract(&self, bytes: u64) {
-        self.inside_bytes.set(self.inside_bytes.get() - bytes);
-        if let Some(above) = self.kin.above() {
-            above.subtract(bytes);
-        }
-    }
-
-    fn begin_child(&self) {
-        self.children.set(self.children.get() + 1);
-        self.bump.open(0);
-    }
-
-    fn end_child(&self) {
-        self.children.set(self.children.get() - 1);
     }
 }
 

@@ -474,11 +474,6 @@ impl Heap {
         &self.classes[usize::from(class.0)]
     }
 
-    /// The slabs of a class.
-    fn slabs_of(&self, class: SizeClass) -> &Slabs {
-        self.class(class).slabs()
-    }
-
     /// The class's slabs and the index in it that a location names.
     fn slabs(&self, location: SlabLocation) -> (&Slabs, u64) {
         (self.slabs_of(location.class()), location.index())

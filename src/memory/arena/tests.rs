@@ -9,7 +9,7 @@ use std::slice;
 const LIMIT: u64 = 4 << 20;
 
 fn heap(change: impl FnOnce(&mut Config)) -> Arc<Heap> {
-    let slab_sizes = (10..=20).map(|power| 1 << power).collect();
+    let slab_sizes = (10..=16).map(|power| 1 << power).collect();
     let mut config =
         Config { slab_sizes, max_pool_size: LIMIT, initial_slabs_per_size: 0, ..Config::default() };
     change(&mut config);

@@ -219,7 +219,10 @@ impl<'h> Bump<'h> {
         let at = Place(unsafe { start.0.add(used) });
         // SAFETY: as above.
         let chunk_end = Place(unsafe { start.0.add(len) });
-        (self.start.set(start), self.at.set(at), self.end.set(at), self.chunk_end.set(chunk_end));
+        self.start.set(start);
+        self.at.set(at);
+        self.end.set(at);
+        self.chunk_end.set(chunk_end);
     }
 
     /// Gives all chunks back but the first, which reads as zeros again. Nothing may be cut off of it yet.
@@ -243,7 +246,8 @@ impl<'h> Bump<'h> {
         for place in [&self.at, &self.end, &self.start, &self.chunk_end] {
             place.set(Place::NOWHERE);
         }
-        (self.closed_used.set(0), self.chunk_bytes.set(0));
+        self.closed_used.set(0);
+        self.chunk_bytes.set(0);
         while all.len() > left
             && let Some(Chunk { class, mut slab, used, .. }) = all.pop()
         {
