@@ -49,7 +49,7 @@ fn database_pages_are_found_in_the_cache_and_frames_used_again() {
 fn network_messages_arrive_and_leave_nothing_behind() {
     let expected = [
         "20000 messages, ",
-        "3221225472 bytes requested, the largest class has 65536\n",
+        "3221225472 bytes requested, the limit leaves room for 4194304 at most\n",
         " 0 are now; the limit is 4194304\n",
     ];
     says("network_buffers", &expected);
