@@ -297,18 +297,30 @@ impl<'h, P: Kin> Arena<'h, P> {
     fn make_room(&self, size_bytes: usize) -> Result<(), ArenaError> {
         // Behind the last whole multiple is more than any heap has: refused below.
         let bytes = size_bytes.checked_next_multiple_of(PIECE_ALIGN_BYTES).unwrap_or(usize::MAX);
+        if self.bump.rest() >= bytes && self.let_cut_off(bytes) {
+            return Ok(());
+        }
         self.check(bytes as u64)?;
         if self.bump.rest() < bytes && !self.bump.reopen(bytes) {
             self.add_chunk(bytes as u64)?;
         }
-        if let Some(above) = self.kin.above() {
-            above.add(bytes as u64);
+        assert!(self.let_cut_off(bytes), "the limits were looked at");
+        Ok(())
+    }
+
+    /// Lets so many bytes of the open chunk be cut off; false where a limit is in the way.
+    #[inline]
+    fn let_cut_off(&self, bytes: usize) -> bool {
+        if bytes as u64 > self.config.limit_bytes - self.used_bytes()
+            || !self.kin.above().is_none_or(|above| above.try_add(bytes as u64))
+        {
+            return false;
         }
         match self.has_kin() {
             true => self.bump.open(bytes),
             false => self.open_room(),
         }
-        Ok(())
+        true
     }
 
     fn has_kin(&self) -> bool {

@@ -24,9 +24,9 @@ pub trait Ancestor {
     /// # Errors
     /// [`ArenaError::Limit`], of the innermost whose limit it is.
     fn check(&self, bytes: u64) -> Result<(), ArenaError>;
-    /// A child, or one of its own, uses so many bytes more.
-    fn add(&self, bytes: u64);
-    /// … or fewer.
+    /// A child, or one of its own, wants to use so many bytes more; false, and nothing changed, where a limit is in the way.
+    fn try_add(&self, bytes: u64) -> bool;
+    /// … uses so many fewer.
     fn subtract(&self, bytes: u64);
     /// A child is made: what it uses counts from here on.
     fn begin_child(&self);
@@ -79,11 +79,14 @@ impl<P: Kin> Ancestor for Arena<'_, P> {
         self.kin.above().map_or(Ok(()), |above| above.check(requested_bytes))
     }
 
-    fn add(&self, bytes: u64) {
-        self.inside_bytes.set(self.inside_bytes.get() + bytes);
-        if let Some(above) = self.kin.above() {
-            above.add(bytes);
+    #[inline]
+    fn try_add(&self, bytes: u64) -> bool {
+        let fits = bytes <= self.config.limit_bytes - self.used_bytes()
+            && self.kin.above().is_none_or(|above| above.try_add(bytes));
+        if fits {
+            self.inside_bytes.set(self.inside_bytes.get() + bytes);
         }
+        fits
     }
 
     fn subtract(&self, bytes: u64) {
