@@ -88,8 +88,10 @@ impl Slabs {
     #[inline]
     fn span(&self, index: u64) -> Range<u64> {
         assert!(index < self.count, "slab {index} of {}", self.count);
-        let start = self.layout.span(index).start;
-        start..start + self.bytes_of(index)
+        match &self.spans {
+            None => self.layout.span(index),
+            Some(spans) => spans.span(index),
+        }
     }
 
     /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
@@ -165,13 +167,13 @@ impl Slabs {
     #[inline]
     pub(super) fn owned_mut<'a>(&'a self, slab: &'a mut OwnedSlab, range: Range<u64>) -> &'a mut [u8] {
         let index = self.index_of(slab);
-        let slab_bytes = self.bytes_of(index);
+        let span = self.span(index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         assert!(
             range.start <= range.end && range.end <= slab_bytes,
             "{range:?} is outside a slab of {slab_bytes} bytes"
         );
         self.record(index).raise_dirty_owned(dirty::mask_of(slab_bytes, &range));
-        let start = self.span(index).start;
         let address = self.region.address(&(start + range.start..start + range.end));
         // SAFETY: `address` asserted that the range lies inside the region, and the assertion above that it lies inside this
         // slab, which was claimed and so committed. There is one `OwnedSlab` of it, borrowed mutably as long as the slice
@@ -228,8 +230,8 @@ impl Slabs {
     /// If the access is to another slab.
     pub(super) fn scrub_outside(&self, index: u64, access: &Exclusive<'_>, kept: Range<u64>) {
         assert!(access.is_for(self.record(index)), "slab {index} was to be scrubbed with access to another");
-        let start = self.span(index).start;
-        let slab_bytes = self.bytes_of(index);
+        let span = self.span(index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         let (before, after) = (0..kept.start, kept.end..slab_bytes);
         for (part, written) in
             [before, after].into_iter().flat_map(|outside| dirty::parts(slab_bytes, access.dirty(), outside))
@@ -352,10 +354,10 @@ impl Change<'_> {
     pub(super) fn copy(&self, offset: u64, bytes: &[u8]) {
         let slabs = self.slabs;
         let within = offset..offset + bytes.len() as u64;
-        let slab_bytes = slabs.bytes_of(self.index);
+        let span = slabs.span(self.index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         assert!(within.end <= slab_bytes, "{within:?} is outside a slab of {slab_bytes} bytes");
         self.access.raise_dirty(dirty::mask_of(slab_bytes, &within));
-        let start = slabs.span(self.index).start;
         let target = slabs.region.address(&(start + within.start..start + within.end));
         // SAFETY: `address` asserted that the target lies inside the region, and the assertion above that it lies
         // inside this slab, which was claimed and so committed. Access is exclusive: no slice of the slab is lent,

@@ -326,12 +326,19 @@ impl Heap {
         let mut cursor = self.hardening.sweep.lock();
         let mut spent = 0;
         while spent < bytes_max {
-            let Some(room) = self.classes.get(cursor.class) else {
-                *cursor = Cursor::default();
-                swept.is_round_over = true;
-                break;
-            };
             let step = (bytes_max - spent).min(SWEEP_STEP_BYTES);
+            let Some(room) = self.classes.get(cursor.class) else {
+                // Behind the classes come the free runs, by page.
+                let Some(looked) = self.look_at_run(&mut cursor.index, step) else {
+                    *cursor = Cursor::default();
+                    swept.is_round_over = true;
+                    break;
+                };
+                swept.bytes += looked.bytes;
+                swept.retired += u64::from(looked.is_retired);
+                spent += looked.bytes;
+                continue;
+            };
             let (looked, is_zero) = sweep_step(room, &mut cursor, step);
             swept.bytes += looked;
             spent += looked.max(SWEEP_VISIT_BYTES);

@@ -13,19 +13,21 @@
 //! the classes: reclaimed when somebody else needs it (`scarce.rs`), and given back when they lie idle (`idle.rs`).
 
 use super::bytes::{OwnedSlab, Protection, Slabs};
-use super::os::{OsError, page_size};
+use super::os::{HUGE_PAGE_BYTES, OsError, page_size};
 use super::reclaim::ReclaimAction;
-use super::runs::{Counts, Runs, Taken};
+use super::runs::{Runs, Taken};
 use super::segment::{AccessError, Exclusive, SegmentRecord};
 use super::{AllocateError, Config, Heap, SizeClass, SlabLocation};
 use crate::sync::{Mutex, MutexGuard};
-use crate::units::ratio;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// Bytes of a segment at most: what a write beside readers copies, and what is zeroed at one go (0.06 to 0.25 ms).
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 4 << 20;
+
+/// Segments, and runs, that a block is made of within a slice of work: 1 to 4 µs each where their records are new.
+const SLICE_SEGMENTS_MAX: usize = 256;
 
 /// Bytes whose memory is given back in one call: 4 MiB cost 0.25 ms.
 const RECLAIM_BYTES_MAX: u64 = 4 << 20;
@@ -50,6 +52,9 @@ struct Account {
     /// Segments that somebody holds, and their pages.
     segments: u64,
     used_pages: u64,
+    /// Of these, pages of segments of a huge page and more; and of those, pages that huge pages can be had for.
+    eligible_pages: u64,
+    huge_pages: u64,
     /// Pages of segments that nobody holds, and that are being zeroed or wait for it.
     scrubbing_pages: u64,
     retired_pages: u64,
@@ -60,65 +65,26 @@ struct Account {
     segments_max: u64,
 }
 
-/// Numbers of large blocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LargeStats {
-    /// Segments in clients' hands, or still being read.
-    pub segments: u64,
-    /// Their bytes.
-    pub used_bytes: u64,
-    /// Bytes of segments that are being zeroed.
-    pub scrubbing_bytes: u64,
-    /// Bytes of segments that are out of use for good.
-    pub retired_bytes: u64,
-    /// Bytes of free pages that are held: they have memory.
-    pub free_bytes: u64,
-    /// Runs that these are.
-    pub free_runs: u64,
-    /// Bytes of the longest of them.
-    pub largest_free_bytes: u64,
-    /// Blocks that were given out.
-    pub allocations: u64,
-    /// Of these, all of whose memory was there: held free pages.
-    pub free_list_hits: u64,
-    /// Segments that came back.
-    pub frees: u64,
-    /// Of these, those that were joined with a free neighbour.
-    pub coalesced_frees: u64,
-    /// Free neighbours that were joined.
-    pub coalesces: u64,
-    /// Whether huge pages are asked for.
-    pub huge_pages: bool,
-}
-
-impl LargeStats {
-    /// How far the free memory is from being one run: 1 − longest / all; 0 where there is none.
-    pub fn fragmentation_ratio(&self) -> f64 {
-        if self.free_bytes == 0 { 0.0 } else { 1.0 - ratio(self.largest_free_bytes, self.free_bytes) }
-    }
-
-    /// Bytes held from the budget.
-    pub fn held_bytes(&self) -> u64 {
-        self.used_bytes + self.scrubbing_bytes + self.retired_bytes + self.free_bytes
-    }
-}
-
 impl Large {
     pub(super) fn new(config: &Config, protection: &Protection) -> Result<Large, OsError> {
         let pages = config.max_pool_size.div_ceil(page_size()).saturating_mul(REGION_POOLS);
+        let huge_pages = protection.huge_multiple_bytes.is_some();
+        let align = if huge_pages { HUGE_PAGE_BYTES / page_size() } else { 1 };
         Ok(Large {
             slabs: Slabs::reserve_spans(pages, protection)?,
             account: Mutex::new(Account {
-                runs: Runs::new(pages, config.large_fit),
+                runs: Runs::new(pages, config.large_fit, align),
                 segments: 0,
                 used_pages: 0,
+                eligible_pages: 0,
+                huge_pages: 0,
                 scrubbing_pages: 0,
                 retired_pages: 0,
                 unscrubbed: VecDeque::new(),
                 idle_pages: 0,
                 segments_max: 0,
             }),
-            huge_pages: protection.huge_multiple_bytes.is_some(),
+            huge_pages,
         })
     }
 
@@ -131,48 +97,45 @@ impl Large {
         self.account.lock()
     }
 
-    pub(super) fn stats(&self) -> LargeStats {
-        let account = self.lock();
-        let Counts { allocations, hits, frees, coalesced_frees, coalesces } = account.runs.counts();
-        let free = account.runs.held();
-        LargeStats {
-            segments: account.segments,
-            used_bytes: account.used_pages * page_size(),
-            scrubbing_bytes: account.scrubbing_pages * page_size(),
-            retired_bytes: account.retired_pages * page_size(),
-            free_bytes: free.pages() * page_size(),
-            free_runs: free.count(),
-            largest_free_bytes: free.longest() * page_size(),
-            allocations,
-            free_list_hits: hits,
-            frees,
-            coalesced_frees,
-            coalesces,
-            huge_pages: self.huge_pages,
-        }
-    }
-
     /// Bytes of free pages that are held.
     pub(super) fn free_bytes(&self) -> u64 {
         self.lock().runs.held().pages() * page_size()
-    }
-
-    /// Bytes of records, roughly: those of the most segments that there ever were, and of the free runs' two indices.
-    pub(super) fn metadata_bytes(&self) -> u64 {
-        const RUN_BYTES: u64 = 2 * 2 * 16;
-        let account = self.lock();
-        account.segments_max * PAGE_METADATA_BYTES + account.runs.held().count() * RUN_BYTES
-    }
-
-    /// Bytes of records where each page that fits into the pool is a segment of its own.
-    pub(super) fn metadata_bytes_max(&self) -> u64 {
-        self.slabs.count() / REGION_POOLS * PAGE_METADATA_BYTES
     }
 
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         self.lock().runs.check();
     }
+}
+
+impl Account {
+    fn begin_segment(&mut self, pages: Range<u64>) {
+        self.segments += 1;
+        self.segments_max = self.segments_max.max(self.segments);
+        let (eligible, huge) = huge_pages_of(&pages);
+        self.eligible_pages += eligible;
+        self.huge_pages += huge;
+    }
+
+    /// Nobody holds a segment any more.
+    fn end_segment(&mut self, pages: &Range<u64>) {
+        self.segments -= 1;
+        self.used_pages -= pages.end - pages.start;
+        let (eligible, huge) = huge_pages_of(pages);
+        self.eligible_pages -= eligible;
+        self.huge_pages -= huge;
+    }
+}
+
+/// Pages of a segment of a huge page and more, and those of them that lie in whole, aligned ones.
+fn huge_pages_of(pages: &Range<u64>) -> (u64, u64) {
+    let huge = HUGE_PAGE_BYTES / page_size();
+    let length = pages.end - pages.start;
+    if length < huge {
+        return (0, 0);
+    }
+    let aligned = (pages.end / huge * huge).saturating_sub(pages.start.next_multiple_of(huge));
+    (length, aligned)
 }
 
 /// How pages are to be taken.
@@ -184,6 +147,21 @@ pub(super) enum Manner {
     InOne,
 }
 
+/// Who takes pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taker {
+    /// Whether it is on the scarce path.
+    pub(super) has_turn: bool,
+    /// Whether it may take no longer than a slice of work.
+    pub(super) in_slice: bool,
+}
+
+impl Taker {
+    fn runs_max(self) -> usize {
+        if self.in_slice { SLICE_SEGMENTS_MAX } else { usize::MAX }
+    }
+}
+
 impl Heap {
     /// Bytes of whole pages that hold `size_bytes`; none where no number says them.
     pub(crate) fn page_bytes_for(size_bytes: u64) -> Option<u64> {
@@ -191,7 +169,8 @@ impl Heap {
     }
 
     /// Takes segments of `bytes` in all, whole pages that were granted to the caller, each with the caller as its only
-    /// holder. None where the scarce path has to find memory for them first; nothing changed then.
+    /// holder. None where the scarce path has to find memory for them first, or it takes longer than the caller may; nothing
+    /// changed then.
     ///
     /// # Errors
     /// As [`Heap::back`].
@@ -199,12 +178,16 @@ impl Heap {
         &self,
         bytes: u64,
         manner: Manner,
-        in_turn: bool,
+        taker: Taker,
     ) -> Result<Option<Vec<SlabLocation>>, AllocateError> {
+        let segments_min = bytes / SEGMENT_BYTES_MAX;
+        if taker.in_slice && manner == Manner::Segments && segments_min > SLICE_SEGMENTS_MAX as u64 {
+            return Ok(None);
+        }
         let mut segments = Vec::new();
         let mut missing = bytes / page_size();
         while missing > 0 {
-            let taken = match self.take_pages(missing, manner, in_turn) {
+            let taken = match self.take_pages(missing, manner, taker) {
                 Ok(Some(taken)) => taken,
                 outcome => {
                     segments.into_iter().for_each(|segment| self.unform(segment));
@@ -244,15 +227,15 @@ impl Heap {
     }
 
     /// Takes free pages out of the runs: held ones, and fresh ones within the budget, which are made usable.
-    fn take_pages(&self, pages: u64, manner: Manner, in_turn: bool) -> Result<Option<Vec<Taken>>, OsError> {
+    fn take_pages(&self, pages: u64, manner: Manner, taker: Taker) -> Result<Option<Vec<Taken>>, OsError> {
         let mut account = self.large.lock();
         // Read under the lock that everybody takes who takes memory: see scarce.rs.
-        if !in_turn && self.scarce.is_raised() {
+        if !taker.has_turn && self.scarce.is_raised() {
             return Ok(None);
         }
         let may_take = |pages: u64| self.budget.take(pages * page_size());
         let taken = match manner {
-            Manner::Segments => account.runs.take(pages, may_take),
+            Manner::Segments => account.runs.take(pages, taker.runs_max(), may_take),
             Manner::InOne => account.runs.take_one(pages, may_take).map(|taken| vec![taken]),
         };
         let Some(taken) = taken else { return Ok(None) };
@@ -278,10 +261,9 @@ impl Heap {
         if were_held && slabs.canaries && !slabs.ends_are_zero(index, &access) {
             access.set_damaged();
         }
+        let end = index + slabs.bytes_of(index) / page_size();
         access.end(0);
-        let mut account = self.large.lock();
-        account.segments += 1;
-        account.segments_max = account.segments_max.max(account.segments);
+        self.large.lock().begin_segment(index..end);
         SlabLocation::new(SizeClass::RUNS, index)
     }
 
@@ -292,8 +274,7 @@ impl Heap {
         let access = self.large.slabs.record(index).release().expect("nobody else knows it");
         let pages = self.large.slabs.dissolve(index, access);
         let mut account = self.large.lock();
-        account.segments -= 1;
-        account.used_pages -= pages.end - pages.start;
+        account.end_segment(&pages);
         account.runs.put_back(Taken { pages, held: true });
     }
 
@@ -340,8 +321,7 @@ impl Heap {
         let (slabs, index) = self.slabs(location);
         match slabs.record(index).release() {
             Some(access) if location.is_run() && access.dirty() != 0 && !access.is_damaged() => {
-                let bytes = slabs.bytes_of(index);
-                self.leave_use(bytes, &access);
+                self.leave_use(index, &access);
                 access.stay_closed_written();
                 self.large.lock().unscrubbed.push_back(index);
                 self.scarce.wake();
@@ -353,13 +333,13 @@ impl Heap {
     }
 
     /// Nobody holds a segment any more: from here on its bytes are free memory.
-    fn leave_use(&self, bytes: u64, access: &Exclusive<'_>) {
+    fn leave_use(&self, index: u64, access: &Exclusive<'_>) {
+        let bytes = self.large.slabs.bytes_of(index);
         if access.was_draining() {
             self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         let mut account = self.large.lock();
-        account.segments -= 1;
-        account.used_pages -= bytes / page_size();
+        account.end_segment(&(index..index + bytes / page_size()));
         account.scrubbing_pages += bytes / page_size();
         drop(account);
         self.ungrant(bytes);
@@ -367,9 +347,8 @@ impl Heap {
 
     /// The last holder of a segment let go: it is zeroed, and its pages are free.
     pub(super) fn free_segment(&self, location: SlabLocation, access: Exclusive<'_>) {
-        let slabs = &self.large.slabs;
         let index = location.index();
-        self.leave_use(slabs.bytes_of(index), &access);
+        self.leave_use(index, &access);
         self.scrub_segment(index, access);
         self.tell_room_freed();
     }
@@ -411,8 +390,7 @@ impl Heap {
         slabs.scrub(index, &access); // what its client wrote stays nobody's
         access.make_retired();
         let mut account = self.large.lock();
-        account.segments -= 1;
-        account.used_pages -= bytes / page_size();
+        account.end_segment(&(index..index + bytes / page_size()));
         account.retired_pages += bytes / page_size();
         drop(account);
         self.tell_room_freed(); // a write may wait for just this reader
@@ -461,6 +439,11 @@ impl Heap {
         true
     }
 }
+
+mod stats;
+mod sweep;
+
+pub use stats::LargeStats;
 
 /// The segments of a run.
 fn cut(run: &Range<u64>, manner: Manner) -> impl Iterator<Item = Range<u64>> + use<> {

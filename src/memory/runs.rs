@@ -98,15 +98,43 @@ impl FreeRuns {
         }
     }
 
+    /// Where a run of `pages` would be taken: the free run, and the first page in it, which is a multiple of `align` where
+    /// there is a run long enough for that.
+    fn place(&self, pages: u64, fit: Fit, align: u64) -> Option<(u64, u64)> {
+        let aligned = (align > 1).then(|| self.find(pages.saturating_add(align - 1), fit)).flatten();
+        match aligned {
+            Some(start) => Some((start, start.next_multiple_of(align))),
+            None => self.find(pages, fit).map(|start| (start, start)),
+        }
+    }
+
     /// Takes one run of `pages`.
-    fn take_one(&mut self, pages: u64, fit: Fit) -> Option<Range<u64>> {
-        let start = self.find(pages, fit)?;
-        Some(self.take(start, pages))
+    fn take_one(&mut self, pages: u64, fit: Fit, align: u64) -> Option<Range<u64>> {
+        let (start, first) = self.place(pages, fit, align)?;
+        let before = self.take(start, first + pages - start);
+        if first > start {
+            self.add(start..first);
+        }
+        Some(first..before.end)
+    }
+
+    /// How many runs have `pages` together, the longest first; none if these are more than `runs_max`.
+    fn runs_for(&self, pages: u64, runs_max: usize) -> Option<usize> {
+        if pages == 0 {
+            return Some(0);
+        }
+        let mut sum = 0;
+        let longest_first = self.by_size.iter().rev().take(runs_max);
+        let mut sums = longest_first.map(|(pages, _)| {
+            sum += pages;
+            sum
+        });
+        sums.position(|sum| sum >= pages).map(|before| before + 1)
     }
 
     /// Takes a run of `pages`, or the longest there is where none has as many.
     fn take_at_most(&mut self, pages: u64, fit: Fit) -> Option<Range<u64>> {
-        self.take_one(pages, fit).or_else(|| {
+        self.take_one(pages, fit, 1).or_else(|| {
             let (longest, start) = *self.by_size.last()?;
             Some(self.take(start, longest))
         })
@@ -140,6 +168,8 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Runs {
     fit: Fit,
+    /// Pages of a huge page, at whose multiples runs of as many and more begin if they can; 1: anywhere.
+    align: u64,
     held: FreeRuns,
     holes: FreeRuns,
     counts: Counts,
@@ -148,11 +178,11 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// A region of `pages`, all of it one hole.
-    pub(super) fn new(pages: u64, fit: Fit) -> Runs {
+    /// A region of `pages`, all of it one hole. Runs of `align` pages and more begin at a multiple of that if they can.
+    pub(super) fn new(pages: u64, fit: Fit, align: u64) -> Runs {
         let mut holes = FreeRuns::default();
         holes.add(0..pages);
-        Runs { fit, held: FreeRuns::default(), holes, counts: Counts::default(), low_water: 0 }
+        Runs { fit, align, held: FreeRuns::default(), holes, counts: Counts::default(), low_water: 0 }
     }
 
     pub(super) fn held(&self) -> &FreeRuns {
@@ -166,27 +196,39 @@ impl Runs {
     /// Takes `pages` as one run: held ones, else fresh ones for which `may_take` grants so many pages. None where neither
     /// can be had; nothing changed then.
     pub(super) fn take_one(&mut self, pages: u64, may_take: impl FnOnce(u64) -> bool) -> Option<Taken> {
-        let taken = match self.held.take_one(pages, self.fit) {
+        let align = if pages >= self.align { self.align } else { 1 };
+        let taken = match self.held.take_one(pages, self.fit, align) {
             Some(pages) => Taken { pages, held: true },
             None => {
-                let start = self.holes.find(pages, self.fit).filter(|_| may_take(pages))?;
-                Taken { pages: self.holes.take(start, pages), held: false }
+                self.holes.find(pages, self.fit).filter(|_| may_take(pages))?;
+                let pages = self.holes.take_one(pages, self.fit, align).expect("it was just found");
+                Taken { pages, held: false }
             }
         };
         self.note_taken(taken.held);
         Some(taken)
     }
 
-    /// Takes `pages` in as few runs as can be: one if there is one, else several, held ones first. `may_take` grants what
-    /// has to be fresh, and is asked once more where one run of it is refused. None where it is not granted; nothing
-    /// changed then.
-    pub(super) fn take(&mut self, pages: u64, may_take: impl Fn(u64) -> bool) -> Option<Vec<Taken>> {
+    /// Takes `pages` in as few runs as can be, `runs_max` at most: one if there is one, else several, held ones first.
+    /// `may_take` grants what has to be fresh, and is asked once more where one run of it is refused. None where it is not
+    /// granted, or takes more runs; nothing changed then.
+    pub(super) fn take(
+        &mut self,
+        pages: u64,
+        runs_max: usize,
+        may_take: impl Fn(u64) -> bool,
+    ) -> Option<Vec<Taken>> {
         if let Some(taken) = self.take_one(pages, &may_take) {
             return Some(vec![taken]);
         }
         // The region has as many pages as the pool, and more: fresh ones are only a matter of the budget.
         let fresh = pages.saturating_sub(self.held.pages);
-        if fresh > self.holes.pages || fresh > 0 && !may_take(fresh) {
+        if fresh > self.holes.pages {
+            return None;
+        }
+        let runs = self.held.runs_for(pages - fresh, runs_max)?;
+        self.holes.runs_for(fresh, runs_max - runs)?;
+        if fresh > 0 && !may_take(fresh) {
             return None;
         }
         let mut taken = Vec::new();
@@ -227,6 +269,25 @@ impl Runs {
         }
         self.low_water = self.low_water.min(self.held.pages);
         Some(start + length - pages..start + length)
+    }
+
+    /// Takes the first held free pages from `page` on, at most `pages_max` of them, for a look. They come back by
+    /// [`Runs::put_back`].
+    pub(super) fn take_held_from(&mut self, page: u64, pages_max: u64) -> Option<Range<u64>> {
+        let before = self.held.by_address.range(..page).next_back();
+        let (start, length) = before
+            .filter(|(start, length)| *start + *length > page)
+            .or_else(|| self.held.by_address.range(page..).next())
+            .map(|(start, length)| (*start, *length))?;
+        let first = start.max(page);
+        self.held.take(start, length);
+        let run = first..(start + length).min(first + pages_max);
+        for rest in [start..run.start, run.end..start + length] {
+            if !rest.is_empty() {
+                self.held.add(rest);
+            }
+        }
+        Some(run)
     }
 
     /// The memory of free pages is gone.

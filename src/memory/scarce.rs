@@ -10,6 +10,7 @@
 use super::class::Source;
 use super::compact::Sweep;
 use super::grant::ClosedGate;
+use super::large::Taker;
 use super::os::OsError;
 use super::reclaim::ReclaimAction;
 use super::{AllocateError, Backed, Heap, Shape, SizeClass, SlabLocation};
@@ -138,11 +139,11 @@ impl Heap {
     #[cold]
     pub(crate) fn try_back_shape_scarce(&self, shape: Shape) -> Result<Option<Backed>, AllocateError> {
         let Some(_turn) = Turn::try_take(self) else { return Ok(None) };
-        if let Some(backed) = self.take_in_turn(shape)? {
+        if let Some(backed) = self.take_in_turn(shape, true)? {
             return Ok(Some(backed));
         }
         self.make_room(shape, &mut Swept::default())?;
-        self.take_in_turn(shape)
+        self.take_in_turn(shape, true)
     }
 
     /// Finds the memory for a granted slab of `class`, however long that takes.
@@ -157,7 +158,7 @@ impl Heap {
         let _turn = Turn::take(self);
         let mut swept = Swept::default();
         loop {
-            if let Some(backed) = self.take_in_turn(shape)? {
+            if let Some(backed) = self.take_in_turn(shape, false)? {
                 return Ok(backed);
             }
             if !self.make_room(shape, &mut swept)? {
@@ -168,8 +169,10 @@ impl Heap {
     }
 
     /// Free memory, or fresh, for whoever has the turn.
-    fn take_in_turn(&self, shape: Shape) -> Result<Option<Backed>, AllocateError> {
-        let Shape::Slab(class) = shape else { return self.take_run(shape, true) };
+    fn take_in_turn(&self, shape: Shape, in_slice: bool) -> Result<Option<Backed>, AllocateError> {
+        let Shape::Slab(class) = shape else {
+            return self.take_run(shape, Taker { has_turn: true, in_slice });
+        };
         let taken = self.take_undamaged(|| {
             let room = self.class(class);
             let mut account = room.lock();

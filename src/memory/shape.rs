@@ -1,6 +1,6 @@
 //! What a block is made of: a slab of a class, or runs of pages. How either is found for bytes that were granted.
 
-use super::large::Manner;
+use super::large::{Manner, Taker};
 use super::{AllocateError, Heap, SizeClass, SlabLocation};
 
 /// What a block is to be made of.
@@ -85,7 +85,7 @@ impl Heap {
         }
     }
 
-    /// As [`Heap::back_shape`], but none where that takes the scarce path.
+    /// As [`Heap::back_shape`], but none where that takes the scarce path, or longer than a slice of work.
     ///
     /// # Errors
     /// As [`Heap::back`].
@@ -93,18 +93,18 @@ impl Heap {
     pub(crate) fn back_shape_unless_scarce(&self, shape: Shape) -> Result<Option<Backed>, AllocateError> {
         match shape {
             Shape::Slab(class) => Ok(self.back_unless_scarce(class)?.map(Backed::Slab)),
-            _ => self.take_run(shape, false),
+            _ => self.take_run(shape, Taker { has_turn: false, in_slice: true }),
         }
     }
 
     /// Segments for a shape that is no slab.
     #[cold]
-    pub(super) fn take_run(&self, shape: Shape, in_turn: bool) -> Result<Option<Backed>, AllocateError> {
+    pub(super) fn take_run(&self, shape: Shape, taker: Taker) -> Result<Option<Backed>, AllocateError> {
         let (bytes, manner) = match shape {
             Shape::Slab(_) => unreachable!("a slab is no run"),
             Shape::Run(bytes) => (bytes, Manner::Segments),
             Shape::Span(bytes) => (bytes, Manner::InOne),
         };
-        Ok(self.take_segments(bytes, manner, in_turn)?.map(Backed::Run))
+        Ok(self.take_segments(bytes, manner, taker)?.map(Backed::Run))
     }
 }

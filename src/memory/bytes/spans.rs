@@ -8,9 +8,8 @@ use super::{Protection, Slabs};
 use crate::memory::layout::Layout;
 use crate::memory::os::{OsError, SideTable, page_size};
 use crate::memory::segment::Exclusive;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Pages that one word of bits stands for.
 const WORD_PAGES: u64 = u64::BITS as u64;
@@ -33,6 +32,12 @@ impl Spans {
     pub(super) fn bytes_of(&self, page: u64) -> u64 {
         // Relaxed: a holder came by the record, after the one who formed the slab.
         u64::from(self.lengths.get(page).load(Ordering::Relaxed)) * page_size()
+    }
+
+    #[inline]
+    pub(super) fn span(&self, page: u64) -> Range<u64> {
+        let start = page * page_size();
+        start..start + self.bytes_of(page)
     }
 
     /// The words of a range of pages, each with its bits.
@@ -107,5 +112,33 @@ impl Slabs {
         access.make_free();
         self.spans().lower(&pages);
         pages
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests {
+    use super::*;
+    use loom::{cell::UnsafeCell, sync::Arc, thread};
+
+    /// What was done with pages is over, for whoever makes a slab of them next, even if no lock stands between.
+    #[test]
+    fn loom_pages_are_handed_on_by_their_bits_alone() {
+        crate::sync::model(|| {
+            let spans = Arc::new((Spans::new(8).expect("an array"), UnsafeCell::new(0)));
+            spans.0.raise(&(0..4));
+            let other = {
+                let spans = Arc::clone(&spans);
+                thread::spawn(move || {
+                    // The pages are ours until their bits are lowered: the model fails where both may be here at once.
+                    spans.1.with_mut(|_| ());
+                    spans.0.lower(&(0..4));
+                })
+            };
+            if spans.0.taken.get(0).load(Ordering::Relaxed) == 0 {
+                spans.0.raise(&(2..3));
+                spans.1.with_mut(|_| ());
+            }
+            other.join().expect("no panic");
+        });
     }
 }

@@ -106,6 +106,22 @@ fn no_block_is_refused_because_free_memory_lies_in_pieces() {
 }
 
 #[test]
+fn a_block_of_very_many_pieces_is_no_work_for_a_slice() {
+    let heap = heap(4 * MEBI);
+    let pieces: Vec<_> = (0..1024).map(|_| take(&heap, 4096)).collect();
+    pieces.iter().step_by(2).for_each(|piece| free(&heap, piece));
+    heap.grant(2 * MEBI).expect("half is free");
+    let shape = Shape::Run(2 * MEBI);
+    assert_eq!(heap.back_shape_unless_scarce(shape), Ok(None), "512 runs");
+    assert_eq!(heap.try_back_shape_scarce(shape), Ok(None));
+    let Ok(Backed::Run(block)) = heap.back_shape(shape) else { panic!("it is granted") };
+    assert_eq!(block.len(), 512);
+    free(&heap, &block);
+    pieces.iter().skip(1).step_by(2).for_each(|piece| free(&heap, piece));
+    heap.check();
+}
+
+#[test]
 fn free_runs_and_free_slabs_serve_each_other() {
     let heap = heap(4 * MEBI);
     let class = heap.class_for(4096).expect("a class").0;
@@ -284,6 +300,30 @@ fn where_there_is_no_room_in_place_of_a_damaged_segment_the_pool_has_that_much_l
 }
 
 #[test]
+fn a_sweep_finds_a_stray_write_to_free_pages_and_retires_only_those_around_it() {
+    let heap = heap(16 * MEBI);
+    let segments = take(&heap, 8 * MEBI);
+    free(&heap, &segments);
+    heap.poke(segments[0], MEBI + 5);
+    let (mut bytes, mut retired) = (0, 0);
+    loop {
+        let swept = heap.sweep_slice(64 << 10);
+        (bytes, retired) = (bytes + swept.bytes, retired + swept.retired);
+        if swept.is_round_over {
+            break;
+        }
+    }
+    assert_eq!((bytes, retired), (8 * MEBI, 1));
+    let stats = heap.stats();
+    assert_eq!((stats.in_use_bytes, stats.large.retired_bytes), (32 << 10, 32 << 10));
+    assert_eq!(stats.large.free_runs, 2, "what is left on both sides");
+    heap.check();
+    let rest = take(&heap, 15 * MEBI);
+    free(&heap, &rest);
+    heap.check();
+}
+
+#[test]
 fn a_write_beyond_the_content_is_found_when_the_block_ends() {
     let heap = heap(16 * MEBI);
     let segments = take(&heap, MEBI);
@@ -319,11 +359,23 @@ fn every_failing_system_call_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
-fn huge_pages_align_the_region() {
+fn with_huge_pages_long_runs_begin_at_one() {
     let config = Config { huge_pages: HugePages::TwoMebibytes, large_fit: Fit::First, ..config(64 * MEBI) };
     let heap = Heap::new(&config).expect("right");
-    assert!(heap.stats().large.huge_pages);
     assert!(heap.large.slabs().address_range().0.is_multiple_of(2 << 20));
+    let small = take(&heap, 65_536);
+    let large = take(&heap, 9 * MEBI);
+    let stats = heap.stats().large;
+    assert_eq!(
+        (stats.huge_eligible_bytes, stats.huge_bytes),
+        (8 * MEBI, 8 * MEBI),
+        "the last MiB is too short"
+    );
+    assert!((stats.huge_page_ratio() - 1.0).abs() < 1e-9);
+    free(&heap, &small);
+    free(&heap, &large);
+    assert_eq!((heap.stats().large.huge_eligible_bytes, heap.stats().large.huge_bytes), (0, 0));
+    heap.check();
 }
 
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ enum Action {
     TakeOne(u64, u64),
     Free(usize),
     Reclaim(u64),
+    Look(u64, u64),
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
@@ -27,6 +28,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         2 => (1..20_u64, 0..40_u64).prop_map(|(pages, budget)| Action::TakeOne(pages, budget)),
         4 => any::<usize>().prop_map(Action::Free),
         1 => (1..10_u64).prop_map(Action::Reclaim),
+        1 => (0..PAGES, 1..10_u64).prop_map(|(page, pages)| Action::Look(page, pages)),
     ];
     prop::collection::vec(action, 1..80)
 }
@@ -66,7 +68,7 @@ fn fitting(runs: &[Range<u64>], pages: u64, fit: Fit) -> Option<Range<u64>> {
 proptest! {
     #[test]
     fn runs_agree_with_a_twin_that_remembers_each_page(actions in actions(), fit in fit()) {
-        let mut runs = Runs::new(PAGES, fit);
+        let mut runs = Runs::new(PAGES, fit, 1);
         let mut twin = vec![Page::Hole; usize::try_from(PAGES).expect("small")];
         let mut used: Vec<Range<u64>> = Vec::new();
         for action in actions {
@@ -76,7 +78,7 @@ proptest! {
                     let may_take = |fresh: u64| fresh <= budget;
                     let taken = match one {
                         true => runs.take_one(pages, may_take).map(|taken| vec![taken]),
-                        false => runs.take(pages, may_take),
+                        false => runs.take(pages, usize::MAX, may_take),
                     };
                     let held = runs_of(&twin, Page::Held);
                     let holes = runs_of(&twin, Page::Hole);
@@ -111,6 +113,16 @@ proptest! {
                     twin[span(&run)].fill(Page::Held);
                 }
                 Action::Free(_) => {}
+                Action::Look(page, pages_max) => {
+                    let taken = runs.take_held_from(page, pages_max);
+                    let first = (page..PAGES).find(|page| twin[span(&(*page..page + 1))] == [Page::Held]);
+                    prop_assert_eq!(taken.as_ref().map(|run| run.start), first);
+                    if let Some(pages) = taken {
+                        prop_assert!(pages.end - pages.start <= pages_max && !pages.is_empty());
+                        prop_assert!(twin[span(&pages)].iter().all(|page| *page == Page::Held));
+                        runs.put_back(Taken { pages, held: true });
+                    }
+                }
                 Action::Reclaim(pages_max) => {
                     let taken = runs.take_held(pages_max);
                     let last = runs_of(&twin, Page::Held).pop();
@@ -132,7 +144,7 @@ proptest! {
 
 #[test]
 fn what_comes_back_is_joined_with_both_neighbours_and_counted() {
-    let mut runs = Runs::new(PAGES, Fit::Best);
+    let mut runs = Runs::new(PAGES, Fit::Best, 1);
     let taken: Vec<_> = (0..4).map(|_| runs.take_one(4, |_| true).expect("there are holes").pages).collect();
     assert_eq!(taken, [0..4, 4..8, 8..12, 12..16]);
     runs.free(taken[0].clone());
@@ -148,21 +160,22 @@ fn what_comes_back_is_joined_with_both_neighbours_and_counted() {
 
 #[test]
 fn where_no_run_is_long_enough_several_are_taken_and_no_more_fresh_pages_than_are_missing() {
-    let mut runs = Runs::new(16, Fit::Best);
+    let mut runs = Runs::new(16, Fit::Best, 1);
     let taken: Vec<_> = (0..8).map(|_| runs.take_one(2, |_| true).expect("there are holes").pages).collect();
     assert_eq!(runs.take_one(1, |_| true), None, "all are used");
     for run in taken.iter().step_by(2) {
         runs.free(run.clone());
     }
-    let several = runs.take(5, |_| panic!("nothing fresh is needed")).expect("8 pages are free");
+    assert_eq!(runs.take(5, 2, |_| panic!("nothing is asked for")), None, "it takes three");
+    let several = runs.take(5, 3, |_| panic!("nothing fresh is needed")).expect("8 pages are free");
     let pages: Vec<u64> = several.iter().map(|taken| taken.pages.end - taken.pages.start).collect();
     assert_eq!(pages, [2, 2, 1]);
-    assert_eq!(runs.take(4, |_| true), None, "there are no holes");
+    assert_eq!(runs.take(4, 9, |_| true), None, "there are no holes");
 }
 
 #[test]
 fn the_low_water_mark_is_the_fewest_held_pages_since_the_last_look() {
-    let mut runs = Runs::new(PAGES, Fit::Best);
+    let mut runs = Runs::new(PAGES, Fit::Best, 1);
     let run = runs.take_one(10, |_| true).expect("a hole").pages;
     runs.free(run);
     assert_eq!(runs.take_low_water(), 0, "there were none at first");
@@ -170,4 +183,19 @@ fn the_low_water_mark_is_the_fewest_held_pages_since_the_last_look() {
     let part = runs.take_one(4, |_| false).expect("held ones").pages;
     runs.free(part);
     assert_eq!((runs.take_low_water(), runs.take_low_water()), (6, 10));
+}
+
+#[test]
+fn long_runs_begin_at_huge_pages_where_they_can_and_short_ones_anywhere() {
+    let mut runs = Runs::new(PAGES, Fit::Best, 8);
+    let pages = |runs: &mut Runs, pages| runs.take_one(pages, |_| true).map(|taken| taken.pages);
+    assert_eq!(pages(&mut runs, 3), Some(0..3));
+    assert_eq!(pages(&mut runs, 8), Some(8..16), "what is left before it stays free");
+    assert_eq!(pages(&mut runs, 5), Some(3..8));
+    assert_eq!(pages(&mut runs, 44), Some(16..60));
+    assert_eq!(pages(&mut runs, 2), Some(60..62));
+    runs.free(5..8);
+    runs.free(8..13);
+    assert_eq!(pages(&mut runs, 8), Some(5..13), "where it cannot, it is had all the same");
+    runs.check();
 }
