@@ -163,7 +163,7 @@ pub struct ArenaFreed {
 /// std::thread::scope(|scope| scope.spawn(move || drop(child)).join());
 /// ```
 #[must_use = "an arena that is dropped is rolled back"]
-pub struct Arena<'h, P: Kin = ()> {
+pub struct Arena<'h, K: Kin = ()> {
     bump: Bump<'h>,
     allocations: Cell<u64>,
     config: ArenaConfig,
@@ -171,7 +171,7 @@ pub struct Arena<'h, P: Kin = ()> {
     inside_bytes: Cell<u64>,
     /// Arenas right inside it.
     children: Cell<u32>,
-    kin: P,
+    kin: K,
 }
 
 impl Heap {
@@ -204,8 +204,8 @@ fn whole_pages(bytes: u64) -> u64 {
     bytes.div_ceil(page_size()).saturating_mul(page_size())
 }
 
-impl<'h, P: Kin> Arena<'h, P> {
-    fn new(heap: HeapRef<'h>, config: ArenaConfig, kin: P) -> Result<Arena<'h, P>, ArenaError> {
+impl<'h, K: Kin> Arena<'h, K> {
+    fn new(heap: HeapRef<'h>, config: ArenaConfig, kin: K) -> Result<Arena<'h, K>, ArenaError> {
         if config.limit_bytes == 0 {
             return Err(ArenaError::ZeroLimit);
         }
@@ -410,7 +410,7 @@ impl<'h, P: Kin> Arena<'h, P> {
     }
 }
 
-impl<P: Kin> Drop for Arena<'_, P> {
+impl<K: Kin> Drop for Arena<'_, K> {
     fn drop(&mut self) {
         if let Some(above) = self.kin.above() {
             above.subtract(self.used_bytes());
@@ -420,7 +420,7 @@ impl<P: Kin> Drop for Arena<'_, P> {
 }
 
 /// Its figures; never its bytes, which are somebody's.
-impl<P: Kin> fmt::Debug for Arena<'_, P> {
+impl<K: Kin> fmt::Debug for Arena<'_, K> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Arena")
             .field("used_bytes", &self.used_bytes())

@@ -10,6 +10,7 @@ mod spans;
 mod usable;
 
 pub(super) use bump::{Bump, PIECE_ALIGN_BYTES};
+pub(crate) use ownership::OwnedSlab;
 pub(super) use usable::Protection;
 
 use super::dirty;
@@ -318,23 +319,6 @@ fn is_zero(bytes: &[u8]) -> bool {
         return *few == [0; 64]; // without a call: what every allocation does
     }
     bytes.chunks(STEP).all(|part| *part == ZEROS[..part.len()])
-}
-
-/// A slab that is owned: whoever has this reads and writes it as plain memory. There is one of each, made by `own` and
-/// ended by `disown`; one that is lost takes its slab along.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) struct OwnedSlab {
-    /// Not zero, so that an option of it is two words, which calls pass in registers.
-    serial: NonZeroU64,
-    index: u64,
-}
-
-impl OwnedSlab {
-    /// Its index in its class.
-    pub(crate) fn index(&self) -> u64 {
-        self.index
-    }
 }
 
 /// Exclusive access to the bytes of one slab, for a change that nobody sees half done. Ends with [`Change::end`].

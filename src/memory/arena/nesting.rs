@@ -5,10 +5,24 @@ use super::{Arena, ArenaError};
 /// Arenas inside each other at most: each piece is counted in all of them.
 pub(super) const DEPTH_MAX: u32 = 16;
 
-/// What an arena lies in: nothing, or another arena. Public only because [`Arena`] names it.
-#[doc(hidden)]
+/// What an arena lies in: nothing, `()`, or another arena, [`Nested`]. For functions that take either:
+///
+/// ```
+/// use maas::memory::{Arena, ArenaConfig, ArenaError, Config, Heap, Kin};
+///
+/// fn keep<'a, K: Kin>(arena: &'a Arena<'_, K>, name: &str) -> Result<&'a [u8], ArenaError> {
+///     Ok(arena.allocate_copy(name.as_bytes())?)
+/// }
+///
+/// let heap = Heap::new(&Config::default())?;
+/// let arena = heap.arena(ArenaConfig::default())?;
+/// let child = arena.child(ArenaConfig::default())?;
+/// assert_eq!((keep(&arena, "outside")?, keep(&child, "inside")?), (&b"outside"[..], &b"inside"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Kin {
     /// The arena that it lies in.
+    #[doc(hidden)]
     fn above(&self) -> Option<&dyn Ancestor>;
 }
 
@@ -61,7 +75,7 @@ impl Kin for Nested<'_> {
 /// An arena inside another one: see [`Arena::child`].
 pub type ChildArena<'p> = Arena<'p, Nested<'p>>;
 
-impl<P: Kin> Ancestor for Arena<'_, P> {
+impl<K: Kin> Ancestor for Arena<'_, K> {
     fn depth(&self) -> u32 {
         1 + self.kin.above().map_or(0, Ancestor::depth)
     }

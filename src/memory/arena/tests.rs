@@ -74,7 +74,7 @@ impl Twin<'_> {
     }
 
     /// Follows the steps in an arena to its end.
-    fn follow<P: Kin>(&mut self, arena: &mut Arena<'_, P>) {
+    fn follow<K: Kin>(&mut self, arena: &mut Arena<'_, K>) {
         while !self.follow_to_reset(arena) {
             let (used, allocations) = (arena.used_bytes(), arena.allocations());
             let freed = arena.reset();
@@ -85,7 +85,7 @@ impl Twin<'_> {
     }
 
     /// The same up to a reset; true: it was the end.
-    fn follow_to_reset<P: Kin>(&mut self, arena: &Arena<'_, P>) -> bool {
+    fn follow_to_reset<K: Kin>(&mut self, arena: &Arena<'_, K>) -> bool {
         let mut pieces: Vec<(&mut [u8], u8)> = Vec::new();
         let is_over = loop {
             let fill = pieces.len().to_le_bytes()[0] | 1;
@@ -131,7 +131,7 @@ impl Twin<'_> {
         is_over
     }
 
-    fn follow_child<P: Kin>(&mut self, parent: &Arena<'_, P>, config: ArenaConfig) {
+    fn follow_child<K: Kin>(&mut self, parent: &Arena<'_, K>, config: ArenaConfig) {
         let in_use = self.heap.in_use_bytes();
         match parent.child(config) {
             Ok(mut child) => {
@@ -230,6 +230,35 @@ fn a_reset_keeps_the_first_chunk_and_zeroes_it() {
     drop(arena);
     assert_eq!(heap.in_use_bytes(), 0);
     heap.check();
+}
+
+#[test]
+fn an_arena_takes_little_more_of_the_heap_than_its_pieces() {
+    let heap = heap(|config| config.max_pool_size = 64 << 20);
+    for (pieces, initial, percent) in [(100_000, 4096, 115), (100_000, 1 << 20, 115), (100, 10_000, 123)] {
+        let arena = heap.arena(config(initial, u64::MAX)).expect("there is room");
+        for _ in 0..pieces {
+            arena.allocate(100).expect("there is room");
+        }
+        let taken = heap.in_use_bytes();
+        assert_eq!((taken, arena.used_bytes()), (arena.chunk_bytes(), pieces * 112));
+        assert!(taken * 100 <= pieces * 100 * percent, "{taken} bytes for {pieces} pieces of 100");
+    }
+}
+
+#[test]
+fn further_chunks_are_an_eighth_of_the_first_and_no_longer_than_the_limit_leaves() {
+    let heap = heap(|_| ());
+    let arena = heap.arena(config(60_000, 100_000)).expect("there is room");
+    let mut taken = vec![heap.in_use_bytes()];
+    while arena.allocate(1000).is_ok() {
+        if taken.last() != Some(&heap.in_use_bytes()) {
+            taken.push(heap.in_use_bytes());
+        }
+    }
+    assert_eq!(taken, [61_440, 69_632, 77_824, 86_016, 94_208, 102_400]);
+    let small = heap.arena(config(60_000, 5000)).expect("there is room");
+    assert_eq!(small.chunk_bytes(), 8192, "the limit, in whole pages");
 }
 
 #[test]
