@@ -15,11 +15,11 @@
 
 mod nesting;
 
-pub use nesting::{Ancestor, ChildArena, Kin, Nested};
+pub use nesting::{ChildArena, Kin, Nested};
 
 use super::bytes::{Bump, OwnedSlab, PIECE_ALIGN_BYTES};
 use super::{AllocateError, Heap, HeapRef, SizeClass, page_size};
-use nesting::DEPTH_MAX;
+use nesting::{Ancestor, DEPTH_MAX};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;

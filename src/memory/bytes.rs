@@ -1,4 +1,5 @@
-//! The bytes of one class's slabs: copied in, lent out, zeroed, given back. One of the two files with unsafe code.
+//! The bytes of one class's slabs: copied in, lent out, zeroed, given back. Beside `os.rs` the file with
+//! unsafe code; what arenas need of it has a file of its own, `bytes/bump.rs`.
 //!
 //! Every method is safe to call at any time from any thread: the slab's record ([`super::segment`]) is entered first,
 //! and it alone decides. Bytes are lent as shared slices only to holders and change only under exclusive access.

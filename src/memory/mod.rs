@@ -133,7 +133,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
-pub use arena::{Ancestor, Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
+pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
 pub use compact::CompactionStats;

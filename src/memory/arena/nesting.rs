@@ -26,8 +26,7 @@ pub trait Kin {
     fn above(&self) -> Option<&dyn Ancestor>;
 }
 
-/// An arena that others lie in, as these see it. Public only because [`Kin`] names it.
-#[doc(hidden)]
+/// An arena that others lie in, as these see it. Public only because [`Kin`] names it: nobody outside can.
 pub trait Ancestor {
     /// Arenas that it lies in, and itself.
     fn depth(&self) -> u32;
