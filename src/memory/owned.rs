@@ -85,8 +85,9 @@ impl Heap {
         self.back(class).map(|location| self.own(location))
     }
 
+    /// A slab that is the caller's, as plain memory.
     #[inline]
-    fn own(&self, location: SlabLocation) -> OwnedSlab {
+    pub(crate) fn own(&self, location: SlabLocation) -> OwnedSlab {
         let (slabs, index) = self.slabs(location);
         // Only one who edits it by a guess of where it lies can be in the way, and only for the length of that.
         loop {
