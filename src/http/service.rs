@@ -5,6 +5,7 @@ use super::allocation::json;
 use super::api::Api;
 use super::error::{Problem, ProblemBody};
 use super::health::HealthBlock;
+use super::large_objects::LargeObjectsBlock;
 use super::query::{self, Query};
 use super::upkeep::{CompactionBlock, ReclaimBlock};
 use crate::clock::Now;
@@ -95,9 +96,7 @@ pub(super) struct Stats {
     /// Null until arenas exist.
     #[schema(value_type = Option<Object>, required)]
     arenas: Option<()>,
-    /// Null until large objects exist.
-    #[schema(value_type = Option<Object>, required)]
-    large_objects: Option<()>,
+    large_objects: LargeObjectsBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
     health: HealthBlock,
@@ -289,7 +288,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         slab_sizes: stats.heap.classes.iter().map(SlabStats::new).collect(),
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: None,
-        large_objects: None,
+        large_objects: LargeObjectsBlock::new(&stats),
         reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
         health: HealthBlock::new(&api.pool.health(&stats, now), &stats),

@@ -15,6 +15,8 @@
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
 //!   drain.rs     until when readers of what was freed may go on
+//!   place.rs     where its bytes lie: a slab, or an object
+//!   object.rs    blocks that no class holds
 //!   moving.rs    a live block's bytes go elsewhere
 //!   deposit.rs   a block that is allocated and written in one go
 //!   entries.rs   which entries are free, and how one becomes an allocation
@@ -23,6 +25,7 @@
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
 //!   listing.rs   allocations in the order in which they were made
+//!   arena/       groups of allocations that end together
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
@@ -31,6 +34,7 @@
 //!   calls.rs     what is counted of the calls at the door, how long they take, and how the pool does by that
 //! ```
 
+mod arena;
 mod calls;
 pub mod config;
 mod content;
@@ -49,7 +53,9 @@ mod lease;
 mod listing;
 mod local;
 mod moving;
+mod object;
 mod order;
+mod place;
 mod plan;
 mod queue;
 mod table;
@@ -57,6 +63,10 @@ mod tags;
 mod turns;
 mod upload;
 
+pub use arena::{
+    Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
+    ArenaStats, Keep, Profile, RenewError,
+};
 pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
 pub use content::{Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Versions, WriteError};
@@ -65,7 +75,7 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ParseIdError};
+pub use id::{AllocationId, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
@@ -73,6 +83,7 @@ pub use inflight::{Inflight, InflightCharge};
 pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
+pub use object::ObjectStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
 
@@ -91,14 +102,16 @@ pub struct Allocation {
     pub id: AllocationId,
     /// Bytes asked for.
     pub size_bytes: u64,
-    /// Bytes of the slab it got.
+    /// Bytes of the slab it got; what it takes of its arena, where it has one.
     pub actual_size_bytes: u64,
     /// When it was made.
     pub created: Now,
-    /// When it ends by itself; none: it lives until freed.
+    /// When it ends by itself; none: it lives until freed. A member's is its arena's.
     pub deadline: Option<Now>,
     /// Whose it is.
     pub tag: Option<Tag>,
+    /// The arena that it ends with.
+    pub arena: Option<ArenaId>,
 }
 
 /// What a client asks for.
@@ -126,6 +139,8 @@ pub struct Written {
 pub struct PoolStats {
     /// Numbers of the memory below.
     pub heap: HeapStats,
+    /// Large objects among the live allocations.
+    pub objects: ObjectStats,
     /// Live allocations.
     pub active_allocations: u64,
     /// Actual bytes of live allocations.
@@ -156,6 +171,8 @@ pub struct PoolStats {
     pub lease_lag: LeaseLag,
     /// What the janitor did.
     pub janitor: JanitorStats,
+    /// Numbers of the arenas.
+    pub arenas: ArenaStats,
     /// What was counted of the calls at the door.
     pub calls: CallStats,
 }
@@ -282,8 +299,8 @@ impl Pool {
     /// Gives an allocation a lease of that length from now on, whatever lease it had.
     ///
     /// # Errors
-    /// [`NotFound`] where no live allocation has the id.
-    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, NotFound> {
+    /// [`RenewError`] where no live allocation has the id, or it ends with its arena.
+    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, RenewError> {
         let Engine::Local(local) = &self.engine;
         local.renew(id, now.after(lease), now)
     }
@@ -372,8 +389,10 @@ impl Pool {
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
         match local.write(id, placement, pieces, precondition, None, now).await {
-            // In place there is always room: it is only readers that can be in the way.
-            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. })) => {
+            // In place there is always room, where readers are not in the way, nor much that would have to be zeroed.
+            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
+                if local.may_be_freed(requested_bytes) || local.may_be_written_in_place(id, now) =>
+            {
                 let write = |room, now| local.write(id, placement, pieces, precondition, room, now);
                 local.write_in_turn(requested_bytes, self.write_wait, now, write).await
             }
@@ -394,12 +413,38 @@ impl Pool {
         precondition: &Precondition,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
+        self.upload_body(id, (placement, None), precondition, now).await
+    }
+
+    /// As [`Pool::upload`], of a body of just this length. It takes no more memory than a body of that length needs: of a
+    /// large object the segments that it touches.
+    ///
+    /// # Errors
+    /// As [`Pool::upload`]; and [`WriteError::PastEnd`] where the body would end behind the content.
+    pub async fn upload_exactly(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        length: u64,
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
+        self.upload_body(id, (placement, Some(length)), precondition, now).await
+    }
+
+    async fn upload_body(
+        &self,
+        id: AllocationId,
+        body: (Placement, Option<u64>),
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        match local.upload(id, placement, precondition, None, now).await {
+        match local.upload(id, body, precondition, None, now).await {
             Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
                 if local.may_be_freed(requested_bytes) =>
             {
-                let upload = |room, now| local.upload(id, placement, precondition, room, now);
+                let upload = |room, now| local.upload(id, body, precondition, room, now);
                 local.write_in_turn(requested_bytes, self.write_wait, now, upload).await
             }
             outcome => outcome,
@@ -412,7 +457,7 @@ impl Pool {
     /// [`AllocateError::TooLarge`] where there can never be one.
     pub fn actual_size(&self, size_bytes: u64) -> Result<u64, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        local.class_for(size_bytes).map(|(_, actual)| actual)
+        local.shape_for(size_bytes).map(|(_, actual)| actual)
     }
 
     /// All numbers.
@@ -433,10 +478,11 @@ impl Pool {
         (local.heap().in_use_bytes(), local.heap().limit_bytes())
     }
 
-    /// The largest block that `free_bytes` leave room for; none where even the smallest needs more.
+    /// The largest size that a request may ask for where so many bytes are free; none where even the smallest block needs
+    /// more.
     pub fn largest_block_within(&self, free_bytes: u64) -> Option<u64> {
         let Engine::Local(local) = &self.engine;
-        local.heap().largest_class_within(free_bytes)
+        local.largest_within(free_bytes)
     }
 
     /// Looks at those who read what was freed or replaced: marks whose time is over, and says who is left. Wants to be
