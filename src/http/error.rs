@@ -3,6 +3,10 @@
 //! Handlers return a [`Problem`]; the service renders it (RFC 9457) when it knows the request's id. What a client
 //! reads names the numbers and the way out; what an operator needs beyond that is logged where it happened.
 
+mod arena;
+
+pub(crate) use arena::arena_refused;
+
 use super::body::BodyError;
 use crate::memory;
 use crate::pool::{AllocateError, NotFound, ParseIdError, Placement, WriteError};
@@ -47,11 +51,12 @@ codes! {
     InvalidSize "invalid-size" BAD_REQUEST "The size is not valid";
     InvalidId "invalid-id" BAD_REQUEST "The id is not well-formed";
     InvalidQuery "invalid-query" BAD_REQUEST "A query parameter is not valid";
-    NotFound "not-found" NOT_FOUND "There is no such allocation";
+    NotFound "not-found" NOT_FOUND "Nothing has this id";
     ReplayedAndGone "replayed-and-gone" NOT_FOUND "The request was served before, and what it made has ended";
     NoSuchRoute "no-such-route" NOT_FOUND "There is no such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not take this method";
     KeyInUse "key-in-use" CONFLICT "A request with this key is running";
+    ArenaEnded "arena-ended" CONFLICT "The arena has ended";
     LengthRequired "length-required" LENGTH_REQUIRED "The length of the body must be announced";
     PreconditionFailed "precondition-failed" PRECONDITION_FAILED "The content is not the version that was named";
     BodyTimeout "body-timeout" REQUEST_TIMEOUT "The body came too slowly";
@@ -71,6 +76,7 @@ codes! {
     NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
     TableFull "table-full" INSUFFICIENT_STORAGE "A table is full";
     BudgetExhausted "budget-exhausted" INSUFFICIENT_STORAGE "The tag's budget is used up";
+    ArenaExhausted "arena-exhausted" INSUFFICIENT_STORAGE "The arena's limit is used up";
 }
 
 impl Code {
@@ -120,6 +126,12 @@ impl Refusal {
             refused_by: Some(by),
             retry_after_seconds: None,
         }
+    }
+
+    /// What was asked for, where the request itself did not say it.
+    fn or_requested(mut self, bytes: u64) -> Refusal {
+        self.requested_bytes.get_or_insert(bytes);
+        self
     }
 }
 
@@ -283,18 +295,44 @@ impl From<BodyError> for Problem {
 
 /// What a request that allocates asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    /// Bytes, of all blocks together.
-    pub(crate) bytes: u64,
-    /// None where the request is not a batch.
-    pub(crate) blocks: Option<usize>,
+pub(crate) enum Asked {
+    /// A block of so many bytes.
+    Block { bytes: u64 },
+    /// Blocks of so many bytes in all.
+    Blocks { bytes: u64, count: usize },
+    /// An arena.
+    Arena,
+    /// So many bytes in an arena.
+    Member { bytes: u64 },
+}
+
+impl Asked {
+    /// How many bytes, where the request said so.
+    pub(crate) fn bytes(self) -> Option<u64> {
+        match self {
+            Asked::Block { bytes } | Asked::Blocks { bytes, .. } | Asked::Member { bytes } => Some(bytes),
+            Asked::Arena => None,
+        }
+    }
+
+    /// The same, and that it takes `actual_bytes`.
+    fn taking(self, actual_bytes: u64) -> String {
+        match self {
+            Asked::Block { .. } => format!("{self}, which take a block of {actual_bytes}"),
+            Asked::Blocks { .. } => format!("{self}, which take {actual_bytes}"),
+            Asked::Arena => format!("{self}, which takes {actual_bytes} at first"),
+            Asked::Member { .. } => format!("{self}, for which it takes {actual_bytes} more"),
+        }
+    }
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.blocks {
-            None => write!(out, "{} bytes were asked for", self.bytes),
-            Some(blocks) => write!(out, "{} bytes in {blocks} blocks were asked for", self.bytes),
+        match self {
+            Asked::Block { bytes } => write!(out, "{bytes} bytes were asked for"),
+            Asked::Blocks { bytes, count } => write!(out, "{bytes} bytes in {count} blocks were asked for"),
+            Asked::Arena => write!(out, "an arena was asked for"),
+            Asked::Member { bytes } => write!(out, "{bytes} bytes were asked for in an arena"),
         }
     }
 }
@@ -328,18 +366,15 @@ pub(crate) fn refused(
             limit_bytes,
         }) => {
             let free = limit_bytes.saturating_sub(*in_use_bytes);
-            let take = if asked.blocks.is_some() { "take" } else { "take a block of" };
             let detail = format!(
-                "{asked}, which {take} {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
+                "{}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free",
+                asked.taking(*actual)
             );
             Problem::new(Code::PoolExhausted, detail)
-                .with_refusal(refusal(Some((*in_use_bytes, *limit_bytes)), "pool"))
+                .with_refusal(refusal(Some((*in_use_bytes, *limit_bytes)), "pool").or_requested(*actual))
         }
         AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
-            let detail = format!(
-                "the pool has room for {} bytes, but the system grants no memory ({error})",
-                asked.bytes
-            );
+            let detail = format!("{asked}, and the pool has room, but the system grants no memory ({error})");
             Problem::new(Code::SystemMemory, detail).with_refusal(refusal(None, "system"))
         }
         AllocateError::TableFull { allocations_max } => {
@@ -359,7 +394,7 @@ pub(crate) fn refused(
                 "{asked}, of which the tag {tag} would take {actual}, but {in_use_bytes} of its budget of {budget_bytes} are in use and {free} are free"
             );
             Problem::new(Code::BudgetExhausted, detail)
-                .with_refusal(refusal(Some((*in_use_bytes, *budget_bytes)), "budget"))
+                .with_refusal(refusal(Some((*in_use_bytes, *budget_bytes)), "budget").or_requested(*actual))
         }
         AllocateError::Waited { waited_ms, last } => {
             let last = refused(last, asked, refusal);
@@ -388,7 +423,7 @@ mod tests {
         let refusal = |pool: Option<(u64, u64)>, by| {
             Refusal::new(Some(100), pool.expect("the pool knows"), |free| (free >= 240).then_some(128), by)
         };
-        let problem = refused(&error.into(), Asked { bytes: 100, blocks: None }, &refusal);
+        let problem = refused(&error.into(), Asked::Block { bytes: 100 }, &refusal);
         let response = problem.render("abc");
         assert_eq!(response.status(), 507);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
