@@ -178,7 +178,7 @@ mod tests {
                 created: Now(0),
                 deadline: Some(Now(u64::MAX)),
                 tag: Some(tag.parse().expect("a tag")),
-                arena: None, // a batch makes none in arenas
+                arena: None,
             };
             for now in [Now(0), Now(u64::MAX / 2), Now(u64::MAX).after(Duration::ZERO)] {
                 let text = serde_json::to_string(&AllocationBody::new(&made, now)).expect("it serialises");

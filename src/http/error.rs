@@ -9,7 +9,7 @@ pub(crate) use arena::arena_refused;
 
 use super::body::BodyError;
 use crate::memory;
-use crate::pool::{AllocateError, NotFound, ParseIdError, Placement, WriteError};
+use crate::pool::{AllocateError, NotFound, ParseIdError, Placement, RenewError, WriteError};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -272,6 +272,17 @@ impl IntoResponse for Problem {
 impl From<ParseIdError> for Problem {
     fn from(error: ParseIdError) -> Problem {
         Problem::new(Code::InvalidId, error.to_string())
+    }
+}
+
+impl From<RenewError> for Problem {
+    fn from(error: RenewError) -> Problem {
+        match error {
+            RenewError::NotFound(error) => error.into(),
+            RenewError::InArena(id) => {
+                Problem::new(Code::InvalidField, format!("its lease is its arena's: POST /arenas/{id}/renew"))
+            }
+        }
     }
 }
 

@@ -13,7 +13,9 @@ use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
-use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
+use super::{
+    AllocateError, AllocateRequest, Allocation, ArenaStats, Config, NotFound, PoolStats, Unavailable,
+};
 use crate::clock::Now;
 use crate::memory::{self, Budget, Heap, Seen, SizeClass, SizeCounts, SlabLocation};
 use crate::slot::PerSlot;
@@ -373,6 +375,7 @@ impl Local {
             created: record.created,
             deadline: record.deadline,
             tag: record.tag.and_then(|tag| self.tags.name(tag)),
+            arena: None,
         }
     }
 
@@ -429,6 +432,7 @@ impl Local {
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
+            arenas: ArenaStats::default(),
             calls: calls.stats(),
             heap,
         }

@@ -23,6 +23,7 @@
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
 //!   listing.rs   allocations in the order in which they were made
+//!   arena/       groups of allocations that end together
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
@@ -31,6 +32,7 @@
 //!   calls.rs     what is counted of the calls at the door, how long they take, and how the pool does by that
 //! ```
 
+mod arena;
 mod calls;
 pub mod config;
 mod content;
@@ -57,6 +59,10 @@ mod tags;
 mod turns;
 mod upload;
 
+pub use arena::{
+    Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
+    ArenaStats, Keep, Profile, RenewError,
+};
 pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
 pub use content::{Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Versions, WriteError};
@@ -65,7 +71,7 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ParseIdError};
+pub use id::{AllocationId, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
@@ -91,14 +97,16 @@ pub struct Allocation {
     pub id: AllocationId,
     /// Bytes asked for.
     pub size_bytes: u64,
-    /// Bytes of the slab it got.
+    /// Bytes of the slab it got; what it takes of its arena, where it has one.
     pub actual_size_bytes: u64,
     /// When it was made.
     pub created: Now,
-    /// When it ends by itself; none: it lives until freed.
+    /// When it ends by itself; none: it lives until freed. A member's is its arena's.
     pub deadline: Option<Now>,
     /// Whose it is.
     pub tag: Option<Tag>,
+    /// The arena that it ends with.
+    pub arena: Option<ArenaId>,
 }
 
 /// What a client asks for.
@@ -156,6 +164,8 @@ pub struct PoolStats {
     pub lease_lag: LeaseLag,
     /// What the janitor did.
     pub janitor: JanitorStats,
+    /// Numbers of the arenas.
+    pub arenas: ArenaStats,
     /// What was counted of the calls at the door.
     pub calls: CallStats,
 }
@@ -282,10 +292,10 @@ impl Pool {
     /// Gives an allocation a lease of that length from now on, whatever lease it had.
     ///
     /// # Errors
-    /// [`NotFound`] where no live allocation has the id.
-    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, NotFound> {
+    /// [`RenewError`] where no live allocation has the id, or it ends with its arena.
+    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, RenewError> {
         let Engine::Local(local) = &self.engine;
-        local.renew(id, now.after(lease), now)
+        Ok(local.renew(id, now.after(lease), now)?)
     }
 
     /// Looks an allocation up.
