@@ -121,8 +121,7 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     // Read here, not at arrival: the body may have taken its time, and so may the wait.
     let asked = Now::read();
     let made = api.pool.allocate(&request, options.wait, asked).await;
-    let made =
-        made.map_err(|error| api.refused(&error, Asked::Block { bytes: request.size_bytes }))?;
+    let made = made.map_err(|error| api.refused(&error, Asked::Block { bytes: request.size_bytes }))?;
     let now = if options.wait.is_zero() { asked } else { Now::read() };
     attempt.finish(&[made.id], now);
     Ok(created(&made, now))

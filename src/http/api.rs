@@ -10,8 +10,8 @@ use crate::clock::Now;
 use crate::link::Link;
 use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::{
-    ALLOCATION_BUCKETS, AllocateError, ArenaAllocateError, ArenaState, InflightCharge, LEASE_LAG_BUCKETS, Pool,
-    Profile, SMALL_WRITE_BYTES,
+    ALLOCATION_BUCKETS, AllocateError, ArenaAllocateError, ArenaState, InflightCharge, LEASE_LAG_BUCKETS,
+    Pool, Profile, SMALL_WRITE_BYTES,
 };
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;

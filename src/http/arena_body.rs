@@ -1,13 +1,13 @@
 //! The JSON bodies of arenas: what clients say of one, and what they get.
 
-use super::allocation::{seconds_left, serialize_id};
+use super::allocation::seconds_left;
 use super::batch_body::Ids;
 use super::error::{Code, Problem};
 use super::fields::{Fields, Nested, Value};
 use super::options::{self, Options};
 use super::query::shown;
 use crate::clock::Now;
-use crate::pool::{AllocationId, Arena, ArenaFreed, ArenaId, ArenaRequest, ArenaSize, Keep, Profile};
+use crate::pool::{Arena, ArenaFreed, ArenaId, ArenaRequest, ArenaSize, Keep, Profile};
 use serde::de::SeqAccess;
 use serde::{Serialize, Serializer};
 use std::time::Duration;
@@ -194,8 +194,8 @@ pub(super) struct CommitBody {
 }
 
 /// All, none, or these.
-#[derive(ToSchema)]
-#[schema(untagged)]
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "it describes a field")]
 pub(super) enum KeepBody {
     All(bool),
@@ -285,5 +285,114 @@ impl FreedBody {
             freed_allocations: freed.freed_allocations,
             state: freed.state.name(),
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+
+    const ID: &str = "20000000-0000-8000-8000-000000000000";
+
+    fn arena(body: &str) -> Result<(ArenaRequest, Duration), (Code, String)> {
+        parse_arena(body.as_bytes()).map_err(|problem| (problem.code, problem.detail))
+    }
+
+    #[test]
+    fn an_empty_object_asks_for_what_was_learned_and_nothing_else() {
+        let (request, wait) = arena("{}").expect("an arena");
+        let expected = ArenaRequest {
+            size: ArenaSize::Learned,
+            parent: None,
+            limit_bytes: None,
+            lease: None,
+            tag: None,
+        };
+        assert_eq!((request, wait), (expected, Duration::ZERO));
+    }
+
+    #[test]
+    fn everything_that_can_be_said_of_an_arena_is_understood() {
+        let body = format!(
+            r#"{{"profile":"huge","parent":"{ID}","limit_bytes":1,"lease_seconds":2,"tag":"a","wait_ms":3,"priority":"low"}}"#
+        );
+        let (request, wait) = arena(&body).expect("an arena");
+        let expected = ArenaRequest {
+            size: ArenaSize::Profile(Profile::Huge),
+            parent: Some(ID.parse().expect("an id")),
+            limit_bytes: Some(1),
+            lease: Some(Duration::from_secs(2)),
+            tag: Some("a".parse().expect("a tag")),
+        };
+        assert_eq!((request, wait), (expected, Duration::from_millis(3)));
+        let (request, _) = arena(r#"{"estimated_size_bytes":18446744073709551615}"#).expect("an arena");
+        assert_eq!(request.size, ArenaSize::Estimate(u64::MAX));
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_field_and_its_rule() {
+        for (body, code, detail) in [
+            (r#"{"estimated_size_bytes":0}"#, Code::InvalidSize, "estimated_size_bytes is 0"),
+            (r#"{"limit_bytes":0}"#, Code::InvalidField, "limit_bytes is 0; it is a whole number of bytes"),
+            (
+                r#"{"profile":"grand"}"#,
+                Code::InvalidField,
+                "profile is \"grand\"; it is one of tiny, small, medium, large, huge",
+            ),
+            (r#"{"profile":1}"#, Code::InvalidField, "profile is 1; it is one of tiny"),
+            (r#"{"parent":"x"}"#, Code::InvalidId, "parent is \"x\", but an id is a hyphenated UUID"),
+            (r#"{"parent":null}"#, Code::InvalidField, "parent is null; it is the id"),
+            (r#"{"profile":"tiny","estimated_size_bytes":0}"#, Code::InvalidField, "exclude each other"),
+            (r#"{"keep":true}"#, Code::UnknownField, "this request takes: estimated_size_bytes, profile"),
+        ] {
+            let refused = arena(body).expect_err(body);
+            assert_eq!(refused.0, code, "{body}");
+            assert!(refused.1.contains(detail), "{body}: {}", refused.1);
+        }
+    }
+
+    #[test]
+    fn a_member_that_says_its_tag_is_told_whose_that_is() {
+        let member =
+            |body: &str| parse_member(body.as_bytes()).map_err(|problem| (problem.code, problem.detail));
+        assert_eq!(member(r#"{"size_bytes":7,"wait_ms":9}"#), Ok((7, Duration::from_millis(9))));
+        let (code, detail) = member(r#"{"size_bytes":7,"tag":"a"}"#).expect_err("a tag");
+        assert_eq!(code, Code::UnknownField);
+        let expected = "the field \"tag\" is not known; this request takes: size_bytes, wait_ms, priority; lease and tag are the arena's";
+        assert_eq!(detail, expected);
+    }
+
+    #[test]
+    fn keep_is_all_nothing_or_a_list_of_ids() {
+        let keep = |body: &str| parse_keep(body.as_bytes()).map_err(|problem| (problem.code, problem.detail));
+        let id = ID.parse().expect("an id");
+        for (body, expected) in [
+            ("{}", Keep::Nothing),
+            (r#"{"keep":false}"#, Keep::Nothing),
+            (r#"{"keep":true}"#, Keep::All),
+            (r#"{"keep":[]}"#, Keep::These(vec![])),
+            (&format!(r#"{{"keep":["{ID}","{ID}"]}}"#), Keep::These(vec![id, id])),
+        ] {
+            assert_eq!(keep(body), Ok(expected), "{body}");
+        }
+        for (body, code, detail) in [
+            (r#"{"keep":null}"#, Code::InvalidField, "keep is null; it is true, false, or a list"),
+            (r#"{"keep":"all"}"#, Code::InvalidField, "keep is a string; it is true"),
+            (r#"{"keep":["x"]}"#, Code::InvalidId, "keep[0] is \"x\"; an id is"),
+            (&format!(r#"{{"keep":["{ID}",1]}}"#), Code::InvalidId, "keep[1] is 1; an id is"),
+            (r#"{"kept":[]}"#, Code::UnknownField, "this request takes: keep"),
+        ] {
+            let refused = keep(body).expect_err(body);
+            assert_eq!(refused.0, code, "{body}");
+            assert!(refused.1.contains(detail), "{body}: {}", refused.1);
+        }
+    }
+
+    #[test]
+    fn a_call_that_takes_no_fields_says_so() {
+        assert_eq!(parse_nothing(b" {} "), Ok(()));
+        let problem = parse_nothing(b"{\"keep\":true}").expect_err("a field");
+        assert_eq!(problem.code, Code::UnknownField);
+        assert_eq!(problem.detail, "the field \"keep\" is not known; this request takes: none");
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! What is allocated in an arena is an allocation as any other, under `/allocate/{id}`.
 
+use super::allocate::RenewBody;
 use super::allocation::{AllocationBody, created, json};
 use super::api::{Api, BeyondBudget};
 use super::arena_body::{
     ArenaBody, CommitBody, CreateBody, FreedBody, MemberBody, parse_arena, parse_keep, parse_member,
     parse_nothing,
 };
-use super::allocate::RenewBody;
 use super::error::{Asked, Problem, ProblemBody};
 use super::fields::Fields;
 use super::options;

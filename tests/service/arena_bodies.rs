@@ -30,13 +30,15 @@ fn an_arena_that_can_never_be_right_is_refused_with_the_rule() {
             ("lease_seconds", "invalid-field"),
         ] {
             for value in NO_SIZES {
-                let detail = server.post_to("/arenas", &format!("{{\"{field}\":{value}}}")).is_problem(400, code);
+                let detail =
+                    server.post_to("/arenas", &format!("{{\"{field}\":{value}}}")).is_problem(400, code);
                 assert!(detail.contains(field) && detail.contains("at least 1"), "{detail}");
             }
         }
         for value in ["\"Tiny\"", "\"\"", "\"gigantic\"", "1", "null", "[]", "{}", "true"] {
-            let detail =
-                server.post_to("/arenas", &format!("{{\"profile\":{value}}}")).is_problem(400, "invalid-field");
+            let detail = server
+                .post_to("/arenas", &format!("{{\"profile\":{value}}}"))
+                .is_problem(400, "invalid-field");
             for name in ["profile", "tiny", "small", "medium", "large", "huge"] {
                 assert!(detail.contains(name), "{detail}");
             }
@@ -124,7 +126,10 @@ fn what_is_wrong_about_a_member_is_said_and_nothing_is_allocated() {
         server.post_to(&format!("{target}?x=1"), "{\"size_bytes\":1}").is_problem(400, "invalid-query");
         server.post_to(&target, "{\"size_bytes\":18446744073709551615}").is_problem(422, "size-too-large");
     });
-    assert_eq!((server.arena_now(&arena)["used_bytes"].clone(), server.stat("/arenas/allocations")), (json!(0), json!(0)));
+    assert_eq!(
+        (server.arena_now(&arena)["used_bytes"].clone(), server.stat("/arenas/allocations")),
+        (json!(0), json!(0))
+    );
 }
 
 #[test]

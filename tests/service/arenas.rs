@@ -9,12 +9,6 @@ const MIB: u64 = 1 << 20;
 /// An id that no arena has.
 const NOBODY: &str = "20000000-0000-8000-8000-000000000000";
 
-fn members(body: &Value) -> Vec<&str> {
-    let mut names: Vec<&str> = body.as_object().expect("an object").keys().map(String::as_str).collect();
-    names.sort_unstable();
-    names
-}
-
 fn ids(list: &Value) -> Vec<Value> {
     list.as_array().expect("a list").iter().map(|one| one["id"].clone()).collect()
 }
@@ -103,7 +97,10 @@ fn a_reset_frees_all_and_leaves_the_arena_open() {
     server.get(&path_of(&first)).is_problem(404, "not-found");
     assert_eq!(server.arena_now(&child)["state"], "rolled_back");
     let after = server.arena_now(&arena);
-    assert_eq!((&after["state"], &after["used_bytes"], &after["allocations"]), (&json!("open"), &json!(0), &json!(0)));
+    assert_eq!(
+        (&after["state"], &after["used_bytes"], &after["allocations"]),
+        (&json!("open"), &json!(0), &json!(0))
+    );
     // What was there can be had again, and nothing of it is seen.
     let again = server.member(&arena, 4096);
     assert_eq!(server.get(&format!("{}/data", path_of(&again))).body, vec![0; 4096]);
@@ -163,7 +160,10 @@ fn no_body_at_all_makes_an_arena_and_ends_one() {
         assert_eq!(server.call("POST", &format!("{}/reset", arena_path(&arena)), headers, body).status, 200);
         assert_eq!(server.call("POST", &format!("{}/commit", arena_path(&arena)), headers, body).status, 200);
         let arena = server.call("POST", "/arenas", headers, body).json();
-        assert_eq!(server.call("POST", &format!("{}/rollback", arena_path(&arena)), headers, body).status, 200);
+        assert_eq!(
+            server.call("POST", &format!("{}/rollback", arena_path(&arena)), headers, body).status,
+            200
+        );
     }
     assert_eq!(server.stat("/arenas/active"), 1);
     assert_eq!(server.tell_arena(&made.json(), "rollback").status, 200);
@@ -280,7 +280,10 @@ fn open_arenas_are_listed_in_the_order_in_which_they_were_made() {
     server.tell_arena(&made[4], "commit");
     made.remove(4);
     let whole = server.get("/arenas").json();
-    assert_eq!((ids(&whole["arenas"]), &whole["next_cursor"]), (ids(&Value::Array(made.clone())), &Value::Null));
+    assert_eq!(
+        (ids(&whole["arenas"]), &whole["next_cursor"]),
+        (ids(&Value::Array(made.clone())), &Value::Null)
+    );
     assert_eq!(whole["arenas"][6]["parent"], made[2]["id"]);
     let (mut paged, mut target) = (Vec::new(), "/arenas?limit=3".to_owned());
     loop {
@@ -329,7 +332,8 @@ fn a_limit_is_exact_and_a_refusal_explains_itself() {
 #[test]
 fn arenas_stand_within_each_other_and_count_against_those_around_them() {
     let server = Server::start();
-    let outer = server.arena(&json!({ "limit_bytes": 8192, "profile": "tiny", "tag": "txn", "lease_seconds": 60 }));
+    let outer =
+        server.arena(&json!({ "limit_bytes": 8192, "profile": "tiny", "tag": "txn", "lease_seconds": 60 }));
     let inner = server.arena(&json!({ "parent": outer["id"], "profile": "tiny" }));
     assert_eq!((&inner["parent"], &inner["tag"]), (&outer["id"], &json!("txn")));
     let mine = server.member(&outer, 4000);
@@ -401,9 +405,12 @@ fn what_a_commit_keeps_lives_on_without_arena_and_lease() {
         let committed = server.commit_keeping(&arena, &keep);
         assert_eq!(committed.status, 200, "{}", committed.text());
         assert_eq!(committed.json()["freed_allocations"], 4 - kept.len());
-        let sizes: u64 = made.iter().enumerate().filter(|(at, _)| !kept.contains(at)).map(|(_, one)| {
-            one["actual_size_bytes"].as_u64().expect("a number")
-        }).sum();
+        let sizes: u64 = made
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !kept.contains(at))
+            .map(|(_, one)| one["actual_size_bytes"].as_u64().expect("a number"))
+            .sum();
         assert_eq!(committed.json()["freed_bytes"], sizes);
         for (at, one) in made.iter().enumerate() {
             let found = server.get(&path_of(one));
@@ -437,7 +444,8 @@ fn keep_takes_members_of_an_arena_without_parent_and_nothing_else() {
     let arena = server.arena(&json!({ "profile": "tiny" }));
     let other = server.arena(&json!({ "profile": "tiny" }));
     let child = server.arena_within(&arena);
-    let (mine, theirs, inner) = (server.member(&arena, 1), server.member(&other, 1), server.member(&child, 1));
+    let (mine, theirs, inner) =
+        (server.member(&arena, 1), server.member(&other, 1), server.member(&child, 1));
     let freed = server.member(&arena, 1);
     assert_eq!(server.delete(&path_of(&freed)).status, 204);
     let plain = server.allocate(1);
@@ -569,7 +577,10 @@ fn an_arena_that_finds_no_room_is_refused_or_waits_for_it() {
         let refused = server.post_to("/arenas", &body);
         refused.is_problem(507, "pool-exhausted");
         let refused = refused.json();
-        assert_eq!((&refused["requested_bytes"], &refused["refused_by"]), (&json!(512 * KIB), &json!("pool")));
+        assert_eq!(
+            (&refused["requested_bytes"], &refused["refused_by"]),
+            (&json!(512 * KIB), &json!("pool"))
+        );
     });
     let arena = server.arena(&json!({ "profile": "small" }));
     server.post_member(&arena, 300_000).is_problem(507, "pool-exhausted");
@@ -662,7 +673,10 @@ fn what_arenas_of_a_tag_came_to_is_what_the_next_one_gets() {
     assert_eq!(server.arena(&json!({ "tag": "learner" }))["profile"], "medium");
     assert_eq!(server.arena(&json!({ "tag": "another" }))["profile"], "small");
     let learned = server.stat("/arenas/learned");
-    assert!(learned.as_array().expect("a list").contains(&json!({ "tag": "learner", "profile": "medium" })), "{learned}");
+    assert!(
+        learned.as_array().expect("a list").contains(&json!({ "tag": "learner", "profile": "medium" })),
+        "{learned}"
+    );
 }
 
 #[test]
@@ -678,8 +692,12 @@ fn unknown_arenas_and_ids_of_something_else_are_not_found() {
             for verb in ["commit", "rollback", "reset"] {
                 server.call("POST", &format!("/arenas/{id}/{verb}"), &[], "").is_problem(404, "not-found");
             }
-            server.post_to(&format!("/arenas/{id}/allocate"), r#"{"size_bytes":1}"#).is_problem(404, "not-found");
-            server.post_to(&format!("/arenas/{id}/renew"), r#"{"lease_seconds":1}"#).is_problem(404, "not-found");
+            server
+                .post_to(&format!("/arenas/{id}/allocate"), r#"{"size_bytes":1}"#)
+                .is_problem(404, "not-found");
+            server
+                .post_to(&format!("/arenas/{id}/renew"), r#"{"lease_seconds":1}"#)
+                .is_problem(404, "not-found");
             server.post_to("/arenas", &json!({ "parent": id }).to_string()).is_problem(404, "not-found");
         }
         // And an arena is no allocation.
