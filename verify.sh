@@ -804,7 +804,7 @@ member() {
 check_arenas() {
     local outer inner kept lost number
     step "arenas: fill, nest, commit, roll back"
-    serve arenas -- --set memory.max_pool_size=64MiB --set budgets.bounded=16KiB
+    serve arenas -- --set memory.max_pool_size=64MiB --set budgets.bounded=2KiB
     # Everything that can be said of one, and nothing at all.
     arena '{"estimated_size_bytes":100000,"lease_seconds":600,"tag":"txn","wait_ms":0,"priority":"low"}' small 524288
     outer=$id
