@@ -591,16 +591,20 @@ fn an_arena_that_finds_no_room_is_refused_or_waits_for_it() {
         assert_eq!(arena.status, 201, "{}", arena.text());
         let arena = arena.json();
         let target = format!("{}/allocate", arena_path(&arena));
-        let member = |wait_ms: u64| json!({ "size_bytes": 521_000, "wait_ms": wait_ms }).to_string();
-        server.post_to(&target, &member(0)).is_problem(507, "pool-exhausted");
-        server.post_to(&target, &member(50)).is_problem(503, "wait-timeout");
-        let waiting = scope.spawn(|| server.post_to(&target, &member(30_000)));
+        let asking = |wait_ms: u64| {
+            let body = json!({ "size_bytes": 521_000, "wait_ms": wait_ms }).to_string();
+            let (server, target) = (&server, target.clone());
+            move || server.post_to(&target, &body)
+        };
+        asking(0)().is_problem(507, "pool-exhausted");
+        asking(50)().is_problem(503, "wait-timeout");
+        let waiting = scope.spawn(asking(30_000));
         wait_until("it waits", || server.stat("/waiting_requests") == 1);
         assert_eq!(server.delete(&path_of(&filling)).status, 204);
         let made = waiting.join().expect("no panic");
         assert_eq!(made.status, 201, "{}", made.text());
         // One that waits in an arena which ends is told so.
-        let waiting = scope.spawn(|| server.post_to(&target, &member(30_000)));
+        let waiting = scope.spawn(asking(30_000));
         wait_until("it waits", || server.stat("/waiting_requests") == 1);
         assert_eq!(server.tell_arena(&arena, "rollback").status, 200);
         waiting.join().expect("no panic").is_problem(409, "arena-ended");
