@@ -1,6 +1,6 @@
 //! Arenas: allocations that are made one by one and end together, word for word.
 
-use crate::support::{JSON, OCTETS, Server, arena_path, path_of, wait_until};
+use crate::support::{JSON, OCTETS, Server, arena_path, path_of, request, wait_until};
 use serde_json::{Value, json};
 
 const KIB: u64 = 1 << 10;
@@ -166,6 +166,20 @@ fn no_body_at_all_makes_an_arena_and_ends_one() {
         );
     }
     assert_eq!(server.stat("/arenas/active"), 1);
+    // What `curl -d ''` sends, and a body whose length nobody announced.
+    let form = [("Content-Type", "application/x-www-form-urlencoded"), ("Content-Length", "0")];
+    let arena = server.call("POST", "/arenas", &form, "");
+    assert_eq!(arena.status, 201, "{}", arena.text());
+    let commit = format!("{}/commit", arena_path(&arena.json()));
+    let chunked = ("Transfer-Encoding", "chunked");
+    let mut client = server.connect();
+    client.send(request("POST", &commit, &[chunked], ""));
+    client.send("0\r\n\r\n");
+    client.answer("POST", &commit).is_problem(415, "unsupported-media-type");
+    let mut client = server.connect();
+    client.send(request("POST", &commit, &[JSON, chunked], ""));
+    client.send("0\r\n\r\n");
+    assert_eq!(client.answer("POST", &commit).status, 200);
     assert_eq!(server.tell_arena(&made.json(), "rollback").status, 200);
     server.is_empty_and_consistent();
 }
