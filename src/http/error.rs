@@ -282,6 +282,7 @@ impl From<RenewError> for Problem {
             RenewError::InArena(id) => {
                 Problem::new(Code::InvalidField, format!("its lease is its arena's: POST /arenas/{id}/renew"))
             }
+            RenewError::Kept(_) => Problem::new(Code::InvalidField, error.to_string()),
         }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
 mod ownership;
+mod spans;
 mod usable;
 
 pub(super) use usable::Protection;
@@ -18,6 +19,7 @@ use super::{Buffer, Heap, Home, SlabLocation};
 use crate::sync::{AtomicU64, Ordering};
 use bytes::BufMut;
 use bytes::buf::UninitSlice;
+use spans::Spans;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,11 +31,14 @@ unsafe impl ZeroIsValid for SegmentRecord {}
 /// What parts never written are read from. Never pool memory, and never written: it lives in read-only data.
 pub(crate) static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Memory and records of all slabs of one size. `layout.rs` says where each lies.
+/// Memory and records of all slabs of one size, whose `layout.rs` says where each lies; or of slabs that are as long as
+/// they are made ([`Slabs::form`]), each named by its first page.
 #[derive(Debug)]
 pub(super) struct Slabs {
     layout: Layout,
     count: u64,
+    /// How long each slab is; none where all have one size.
+    spans: Option<Spans>,
     pub(super) canaries: bool,
     /// What tells them from all others: an owned slab is one of these, or is refused.
     serial: NonZeroU64,
@@ -68,18 +73,23 @@ impl Slabs {
         self.records.get(spread(index))
     }
 
-    /// Where the region lies: first address and length.
-    #[cfg(all(test, not(feature = "loom")))]
-    pub(super) fn address_range(&self) -> (usize, usize) {
-        let length = usize::try_from(self.region.len()).expect("the region was reserved");
-        (self.region.address(&(0..0)) as usize, length)
+    /// Bytes of one slab. Where slabs have lengths of their own, for whoever holds it, or has it alone.
+    #[inline]
+    pub(super) fn bytes_of(&self, index: u64) -> u64 {
+        match &self.spans {
+            None => self.layout.slab_bytes(),
+            Some(spans) => spans.bytes_of(index),
+        }
     }
 
     /// Offsets of one slab in the region.
     #[inline]
     fn span(&self, index: u64) -> Range<u64> {
         assert!(index < self.count, "slab {index} of {}", self.count);
-        self.layout.span(index)
+        match &self.spans {
+            None => self.layout.span(index),
+            Some(spans) => spans.span(index),
+        }
     }
 
     /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
@@ -154,13 +164,14 @@ impl Slabs {
     /// If the slab is one of other slabs, or the range is outside of it.
     #[inline]
     pub(super) fn owned_mut<'a>(&'a self, slab: &'a mut OwnedSlab, range: Range<u64>) -> &'a mut [u8] {
-        let (index, slab_bytes) = (self.index_of(slab), self.slab_bytes());
+        let index = self.index_of(slab);
+        let span = self.span(index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         assert!(
             range.start <= range.end && range.end <= slab_bytes,
             "{range:?} is outside a slab of {slab_bytes} bytes"
         );
         self.record(index).raise_dirty_owned(dirty::mask_of(slab_bytes, &range));
-        let start = self.span(index).start;
         let address = self.region.address(&(start + range.start..start + range.end));
         // SAFETY: `address` asserted that the range lies inside the region, and the assertion above that it lies inside this
         // slab, which was claimed and so committed. There is one `OwnedSlab` of it, borrowed mutably as long as the slice
@@ -179,7 +190,8 @@ impl Slabs {
         let writes = source.writes();
         let copied = target.map(|target| {
             let start = self.span(from).start;
-            for (part, written) in dirty::parts(self.slab_bytes(), source.dirty(), 0..self.slab_bytes()) {
+            let slab_bytes = self.bytes_of(from);
+            for (part, written) in dirty::parts(slab_bytes, source.dirty(), 0..slab_bytes) {
                 if written {
                     let length = usize::try_from(part.end - part.start).expect("a slab fits in memory");
                     let address = self.region.address(&(start + part.start..start + part.end));
@@ -207,7 +219,7 @@ impl Slabs {
         // SAFETY: `address` asserted the bounds; the caller vouches that it is committed. Its bytes do not change while it
         // has this holder: `change`, `release` and `decommit` need exclusive access, which the record refuses; and the
         // caller changes none.
-        unsafe { std::slice::from_raw_parts(start, in_memory(self.slab_bytes())) }
+        unsafe { std::slice::from_raw_parts(start, in_memory(span.end - span.start)) }
     }
 
     /// Zeroes everything that was written of a slab outside `kept`.
@@ -216,8 +228,8 @@ impl Slabs {
     /// If the access is to another slab.
     pub(super) fn scrub_outside(&self, index: u64, access: &Exclusive<'_>, kept: Range<u64>) {
         assert!(access.is_for(self.record(index)), "slab {index} was to be scrubbed with access to another");
-        let start = self.span(index).start;
-        let slab_bytes = self.slab_bytes();
+        let span = self.span(index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         let (before, after) = (0..kept.start, kept.end..slab_bytes);
         for (part, written) in
             [before, after].into_iter().flat_map(|outside| dirty::parts(slab_bytes, access.dirty(), outside))
@@ -268,6 +280,23 @@ impl Slabs {
             }
             access.make_free();
         }
+        given_back
+    }
+
+    /// Gives pages that are part of no slab back to the system.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system refuses; the pages are then still resident and still zeros.
+    ///
+    /// # Panics
+    /// If one of the pages is part of a slab.
+    pub(in crate::memory) fn decommit_unformed(&self, pages: Range<u64>) -> Result<(), OsError> {
+        self.spans().raise(&pages); // as if they were a slab: nobody makes one of them meanwhile
+        // SAFETY: a slab has its pages' bits up as long as it can have holders, and `raise` found them down: no reference to
+        // a byte of these pages exists, and none is made before `lower`. They were part of a slab before, and so usable;
+        // their bytes were zeroed, so nobody relies on what they read as afterwards.
+        let given_back = unsafe { self.region.decommit(pages.start * page_size()..pages.end * page_size()) };
+        self.spans().lower(&pages);
         given_back
     }
 }
@@ -323,10 +352,10 @@ impl Change<'_> {
     pub(super) fn copy(&self, offset: u64, bytes: &[u8]) {
         let slabs = self.slabs;
         let within = offset..offset + bytes.len() as u64;
-        let slab_bytes = slabs.slab_bytes();
+        let span = slabs.span(self.index);
+        let (start, slab_bytes) = (span.start, span.end - span.start);
         assert!(within.end <= slab_bytes, "{within:?} is outside a slab of {slab_bytes} bytes");
         self.access.raise_dirty(dirty::mask_of(slab_bytes, &within));
-        let start = slabs.span(self.index).start;
         let target = slabs.region.address(&(start + within.start..start + within.end));
         // SAFETY: `address` asserted that the target lies inside the region, and the assertion above that it lies
         // inside this slab, which was claimed and so committed. Access is exclusive: no slice of the slab is lent,
@@ -456,11 +485,6 @@ unsafe impl<H: Home> BufMut for Buffer<H> {
 /// What a stray write or read does: for tests, which show that it is found.
 #[cfg(all(test, not(feature = "loom")))]
 impl Slabs {
-    /// Whether guards are markers of the kernel.
-    pub(super) fn has_guard_markers(&self) -> bool {
-        self.guards.as_ref().is_some_and(|guards| guards.are_markers())
-    }
-
     /// Writes one byte where nobody may, `offset` bytes from the slab's beginning.
     pub(super) fn poke(&self, index: u64, offset: u64, byte: u8) {
         let at = self.span(index).start + offset;

@@ -27,6 +27,8 @@ pub struct Config {
     pub guard_pages: bool,
     /// Pages that the system is asked for. Default: off.
     pub huge_pages: HugePages,
+    /// Which free run a block larger than the largest class gets. Default: the one that fits best.
+    pub large_fit: Fit,
     /// Magazines of each class at most; threads share them where there are fewer than CPUs. Default: one for each CPU.
     pub shards_max: Option<u32>,
     /// How many slabs are kept ready.
@@ -77,7 +79,19 @@ impl Default for Adaptive {
     }
 }
 
-/// Pages that the system is asked for, for slabs of whole such pages.
+/// Which of the free runs that are long enough a large block gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fit {
+    /// The shortest: long ones stay for those who need them.
+    #[default]
+    Best,
+    /// The one at the lowest address, among the first 256; the shortest where none of those is long enough.
+    First,
+    /// The longest: what is left of it is long enough to be of use.
+    Worst,
+}
+
+/// Pages that the system is asked for, for slabs of whole such pages, and for large blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
     /// Ordinary ones, whatever the system does by itself: resident memory follows what is written.
@@ -111,6 +125,7 @@ impl Default for Config {
             canaries: true,
             guard_pages: false,
             huge_pages: HugePages::Off,
+            large_fit: Fit::default(),
             shards_max: None,
             adaptive: Adaptive::default(),
             classes: BTreeMap::new(),

@@ -21,7 +21,7 @@ impl Heap {
         let record = slabs.record(index);
         assert!(record.holders() > 0, "a slab drains that nobody holds");
         if record.set_draining() {
-            self.draining_bytes.fetch_add(slabs.slab_bytes(), Ordering::Relaxed);
+            self.draining_bytes.fetch_add(slabs.bytes_of(index), Ordering::Relaxed);
         }
     }
 

@@ -45,12 +45,15 @@ impl Heap {
     /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
     #[cold]
     pub(super) fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
-        let (room, index) = (&self.classes[usize::from(location.class().0)], location.index());
-        // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
-        // memory, and a request that needs it waits for it instead of being refused.
         if access.is_damaged() {
             return self.retire_released(location, access);
         }
+        if location.is_run() {
+            return self.free_segment(location, access);
+        }
+        let (room, index) = (self.class(location.class()), location.index());
+        // From here on the slab is nobody's. It leaves what is in use before it is zeroed: what is being scrubbed is free
+        // memory, and a request that needs it waits for it instead of being refused.
         let (slabs, bytes) = (room.slabs(), room.slab_bytes());
         if access.was_draining() {
             self.draining_bytes.fetch_sub(bytes, Ordering::Relaxed);

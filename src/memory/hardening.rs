@@ -161,7 +161,8 @@ impl Slabs {
     #[inline]
     pub(super) fn ends_are_zero(&self, index: u64, access: &Exclusive<'_>) -> bool {
         // The ends, which of a small slab are all of it.
-        let (slab_bytes, part) = (self.slab_bytes(), LOOKED_AT_BYTES.min(self.slab_bytes()));
+        let slab_bytes = self.bytes_of(index);
+        let part = LOOKED_AT_BYTES.min(slab_bytes);
         self.reads_zero(index, access, 0..part)
             && self.reads_zero(index, access, slab_bytes - part..slab_bytes)
     }
@@ -198,13 +199,14 @@ impl Heap {
 
     /// A slab that was just given out on granted bytes is damaged: they become its own, and the caller gets others.
     #[cold]
-    fn retire_given(&self, location: SlabLocation) -> Result<(), AllocateError> {
+    pub(super) fn retire_given(&self, location: SlabLocation) -> Result<(), AllocateError> {
         let (slabs, index) = self.slabs(location);
-        self.hardening.note(Violation::UseAfterFree, slabs.slab_bytes(), index);
+        let slab_bytes = slabs.bytes_of(index);
+        self.hardening.note(Violation::UseAfterFree, slab_bytes, index);
         self.release(location);
-        self.grant(slabs.slab_bytes()).inspect_err(|_| {
+        self.grant(slab_bytes).inspect_err(|_| {
             // The caller gives its bytes back now, and these are kept of them.
-            self.hardening.owed_bytes.fetch_add(slabs.slab_bytes(), Ordering::Relaxed);
+            self.hardening.owed_bytes.fetch_add(slab_bytes, Ordering::Relaxed);
         })
     }
 
@@ -232,7 +234,7 @@ impl Heap {
     #[inline]
     pub(crate) fn check_slack(&self, location: SlabLocation, content_bytes: u64) -> bool {
         let (slabs, index) = self.slabs(location);
-        let slab_bytes = slabs.slab_bytes();
+        let slab_bytes = slabs.bytes_of(index);
         assert!(content_bytes <= slab_bytes, "{content_bytes} bytes lie in a slab of {slab_bytes}");
         let slack = self.slack_at_risk(slab_bytes, slabs.record(index).dirty(), content_bytes);
         let is_zero = slack.is_none_or(|slack| self.slack_is_zero(location, slack));
@@ -263,7 +265,7 @@ impl Heap {
         access: &Exclusive<'_>,
         content: u64,
     ) -> bool {
-        let slack = self.slack_at_risk(slabs.slab_bytes(), access.dirty(), content);
+        let slack = self.slack_at_risk(slabs.bytes_of(index), access.dirty(), content);
         slack.is_none_or(|slack| slabs.reads_zero(index, access, slack))
     }
 
@@ -293,14 +295,17 @@ impl Heap {
     fn retire(&self, location: SlabLocation, violation: Violation) {
         let (slabs, index) = self.slabs(location);
         if slabs.record(index).set_damaged() {
-            self.hardening.note(violation, slabs.slab_bytes(), index);
+            self.hardening.note(violation, slabs.bytes_of(index), index);
         }
     }
 
     /// The last holder of a damaged slab let go. Its bytes stay in use.
     #[cold]
     pub(super) fn retire_released(&self, location: SlabLocation, access: Exclusive<'_>) {
-        let room = &self.classes[usize::from(location.class().0)];
+        if location.is_run() {
+            return self.retire_segment(location, access);
+        }
+        let room = self.class(location.class());
         let (slabs, index) = (room.slabs(), location.index());
         if access.was_draining() {
             self.draining_bytes.fetch_sub(slabs.slab_bytes(), Ordering::Relaxed);
@@ -321,12 +326,19 @@ impl Heap {
         let mut cursor = self.hardening.sweep.lock();
         let mut spent = 0;
         while spent < bytes_max {
-            let Some(room) = self.classes.get(cursor.class) else {
-                *cursor = Cursor::default();
-                swept.is_round_over = true;
-                break;
-            };
             let step = (bytes_max - spent).min(SWEEP_STEP_BYTES);
+            let Some(room) = self.classes.get(cursor.class) else {
+                // Behind the classes come the free runs, by page.
+                let Some(looked) = self.look_at_run(&mut cursor.index, step) else {
+                    *cursor = Cursor::default();
+                    swept.is_round_over = true;
+                    break;
+                };
+                swept.bytes += looked.bytes;
+                swept.retired += u64::from(looked.is_retired);
+                spent += looked.bytes;
+                continue;
+            };
             let (looked, is_zero) = sweep_step(room, &mut cursor, step);
             swept.bytes += looked;
             spent += looked.max(SWEEP_VISIT_BYTES);

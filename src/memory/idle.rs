@@ -34,6 +34,7 @@ impl Heap {
     /// An interval is over: what lay idle all through it is given back from now on, by [`Heap::reclaim_idle_slice`].
     pub fn end_idle_interval(&self) {
         self.shrink_magazines();
+        self.end_idle_interval_of_runs();
         for class in &self.classes {
             let mut account = class.lock();
             let unneeded = account.take_free_low_water();
@@ -61,10 +62,11 @@ impl Heap {
         if self.scarce.is_raised() {
             return false;
         }
-        (0..self.classes.len()).any(|number| {
-            let class = SizeClass(u8::try_from(number).expect("`new` allows at most 255 classes"));
-            self.reclaim_idle_slabs(class) || self.close_gap(class) || self.rest(self.class(class))
-        })
+        self.reclaim_idle_runs()
+            || (0..self.classes.len()).any(|number| {
+                let class = SizeClass(u8::try_from(number).expect("`new` allows at most 255 classes"));
+                self.reclaim_idle_slabs(class) || self.close_gap(class) || self.rest(self.class(class))
+            })
     }
 
     fn reclaim_idle_slabs(&self, class: SizeClass) -> bool {

@@ -71,7 +71,11 @@
 //!   owned.rs   slabs as plain memory: blocks of the library
 //!   buffer.rs  blocks that are filled and read, for `bytes` and tokio
 //!   reads.rs   what the holder of a slab reads
+//!   large.rs   blocks larger than the largest class: segments of runs of pages
+//!   runs.rs    free runs of pages, by address and by size: which of them a large block gets
+//!   shape.rs   what a block is made of: a slab, or a run
 //!   segment.rs the record that says who may touch a slab's bytes       (lock-free, loom-tested)
+//!   location.rs  a slab's or a segment's place, in one word
 //!   layout.rs  where slabs and guard pages lie: arithmetic
 //!   dirty.rs   which 32nds of a slab were written
 //!   hardening.rs  stray writes: how they are found, and what becomes of a damaged slab
@@ -104,15 +108,19 @@ mod guard;
 mod hardening;
 mod idle;
 mod index_set;
+mod large;
 mod layout;
+mod location;
 mod magazine;
 mod os;
 mod owned;
 mod reads;
 mod reclaim;
 mod recommendation;
+mod runs;
 mod scarce;
 mod segment;
+mod shape;
 mod size_table;
 mod sizes;
 mod stats;
@@ -121,8 +129,10 @@ mod tiers;
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
-pub use config::{Adaptive, ClassConfig, Config, HugePages};
+pub use config::{Adaptive, ClassConfig, Config, Fit, HugePages};
 pub use hardening::{Swept, Violation};
+pub use large::LargeStats;
+pub use location::{SizeClass, SlabLocation};
 pub use os::{OsError, page_size};
 pub use owned::{Block, BlockError, Damaged};
 pub use reclaim::{ReclaimAction, ReclaimStats};
@@ -138,6 +148,7 @@ pub(crate) use bytes::OwnedSlab;
 pub(crate) use bytes::{Pin, ZEROS};
 #[cfg(all(test, feature = "server", not(feature = "loom")))]
 pub(crate) use os::faults;
+pub(crate) use shape::{Backed, Shape};
 
 use crate::slot::{self, PerSlot};
 use adaptation::Keeping;
@@ -146,48 +157,13 @@ use class::Class;
 use compact::Compactor;
 use grant::{Gate, RoomFreed};
 use hardening::Hardening;
+use large::Large;
 use magazine::Rack;
 use reclaim::Reclaimed;
 use scarce::Scarce;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A size class by its number: 0 is the smallest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SizeClass(u8);
-
-/// Where a slab lies: its class and its index in the class, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SlabLocation(u64);
-
-impl SlabLocation {
-    const INDEX_BITS: u32 = 56;
-
-    fn new(class: SizeClass, index: u64) -> SlabLocation {
-        debug_assert!(index >> SlabLocation::INDEX_BITS == 0);
-        SlabLocation(u64::from(class.0) << SlabLocation::INDEX_BITS | index)
-    }
-
-    /// The class of the slab.
-    pub fn class(self) -> SizeClass {
-        SizeClass((self.0 >> SlabLocation::INDEX_BITS).to_le_bytes()[0])
-    }
-
-    fn index(self) -> u64 {
-        self.0 & ((1 << SlabLocation::INDEX_BITS) - 1)
-    }
-
-    /// The location as a word that can be stored; [`SlabLocation::from_word`] reads it back.
-    pub(crate) fn word(self) -> u64 {
-        self.0
-    }
-
-    /// A location that was stored with [`SlabLocation::word`].
-    pub(crate) fn from_word(word: u64) -> SlabLocation {
-        SlabLocation(word)
-    }
-}
 
 /// Why a heap cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -275,6 +251,8 @@ pub struct Heap {
     room_freed: OnceLock<RoomFreed>,
     /// Freed by their client, still held by a reader. Approximate only between the two halves of a free.
     draining_bytes: AtomicU64,
+    /// Blocks larger than the largest class.
+    large: Large,
     /// What was found to be damaged.
     hardening: Hardening,
     /// What owners wrote is zeroed when they give it back.
@@ -328,6 +306,7 @@ impl Heap {
             .collect::<Result<_, OsError>>()?;
         let heap = Heap {
             classes,
+            large: Large::new(config, &protection)?,
             budget: Budget::new(limit),
             in_use: Budget::new(limit),
             first_class: std::array::from_fn(|bits| {
@@ -386,7 +365,7 @@ impl Heap {
 
     /// Bytes of records about slabs when every slab of every class was held at least once.
     pub fn metadata_bytes_max(&self) -> u64 {
-        self.classes.iter().map(Class::metadata_bytes_max).sum()
+        self.classes.iter().map(Class::metadata_bytes_max).sum::<u64>() + self.large.metadata_bytes_max()
     }
 
     /// The smallest class that holds `size_bytes`, with its slab size; none where the largest is too small.
@@ -453,7 +432,10 @@ impl Heap {
     /// Size of the slab at `location`, in bytes.
     #[inline]
     pub fn slab_bytes(&self, location: SlabLocation) -> u64 {
-        self.sizes[usize::from(location.class().0)]
+        match self.sizes.get(usize::from(location.class().0)) {
+            Some(bytes) => *bytes,
+            None => self.large.slabs().bytes_of(location.index()),
+        }
     }
 
     /// Changes the bytes of a slab that nobody else holds: readers see all of `edit` or nothing of it.
@@ -491,7 +473,16 @@ impl Heap {
 
     /// The class's slabs and the index in it that a location names.
     fn slabs(&self, location: SlabLocation) -> (&Slabs, u64) {
-        (self.classes[usize::from(location.class().0)].slabs(), location.index())
+        (self.slabs_of(location.class()), location.index())
+    }
+
+    /// The slabs of a class, or the segments of runs.
+    #[inline]
+    fn slabs_of(&self, class: SizeClass) -> &Slabs {
+        match self.classes.get(usize::from(class.0)) {
+            Some(class) => class.slabs(),
+            None => self.large.slabs(),
+        }
     }
 }
 

@@ -25,6 +25,13 @@ pub struct OsError {
     pub errno: rustix::io::Errno,
 }
 
+impl OsError {
+    /// No free range of addresses is so long.
+    pub(super) fn no_address_space(bytes: u64) -> OsError {
+        OsError { call: "mmap", bytes, errno: rustix::io::Errno::NOMEM }
+    }
+}
+
 /// Bytes in a page of this system.
 #[inline]
 pub fn page_size() -> u64 {
@@ -342,8 +349,13 @@ pub(super) unsafe trait ZeroIsValid: Send + Sync + Default {}
 
 // SAFETY: an atomic word is a plain word, for which zero is a value; nothing to drop.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU64 {}
+// SAFETY: as above. Under a model checker tables are arrays of default values.
+unsafe impl ZeroIsValid for crate::sync::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU16 {}
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+// SAFETY: as above.
+unsafe impl ZeroIsValid for crate::sync::AtomicU64 {}
 
 /// A fixed number of zero-initialised records that never move. Costs memory only where it was touched.
 #[derive(Debug)]

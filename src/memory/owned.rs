@@ -85,8 +85,9 @@ impl Heap {
         self.back(class).map(|location| self.own(location))
     }
 
+    /// Makes the caller, the only holder of a slab, its owner.
     #[inline]
-    fn own(&self, location: SlabLocation) -> OwnedSlab {
+    pub(crate) fn own(&self, location: SlabLocation) -> OwnedSlab {
         let (slabs, index) = self.slabs(location);
         // Only one who edits it by a guess of where it lies can be in the way, and only for the length of that.
         loop {
@@ -100,7 +101,7 @@ impl Heap {
     /// The bytes of an owned slab of `class`.
     #[inline]
     pub(crate) fn owned_bytes<'a>(&'a self, class: SizeClass, slab: &'a OwnedSlab) -> &'a [u8] {
-        self.class(class).slabs().owned(slab)
+        self.slabs_of(class).owned(slab)
     }
 
     /// A part of the bytes of an owned slab of `class`, to be written.
@@ -111,15 +112,14 @@ impl Heap {
         slab: &'a mut OwnedSlab,
         range: Range<u64>,
     ) -> &'a mut [u8] {
-        self.class(class).slabs().owned_mut(slab, range)
+        self.slabs_of(class).owned_mut(slab, range)
     }
 
     /// Takes an owned slab of `class` back, of which so many bytes were its owner's. Whether what lies behind them was left
     /// alone; if not, the slab is retired.
     #[inline]
     pub(crate) fn free_owned(&self, class: SizeClass, slab: OwnedSlab, content_bytes: u64) -> bool {
-        let room = self.class(class);
-        let (slabs, index) = (room.slabs(), slab.index());
+        let (slabs, index) = (self.slabs_of(class), slab.index());
         let access = slabs.disown(slab);
         let is_undamaged = self.is_slack_zero(slabs, index, &access, content_bytes);
         if !is_undamaged {

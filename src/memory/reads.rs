@@ -13,7 +13,7 @@ impl Pin {
     /// If `range` is not inside the slab.
     pub(crate) fn written(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &[u8])> {
         let (slabs, index) = self.slabs();
-        let slab_bytes = slabs.slab_bytes();
+        let slab_bytes = slabs.bytes_of(index);
         assert!(
             range.start <= range.end && range.end <= slab_bytes,
             "{range:?} is outside {slab_bytes} bytes"
@@ -31,7 +31,7 @@ impl Pin {
     /// If `range` is not inside the slab.
     pub(crate) fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
         let (slabs, index) = self.slabs();
-        let slab_bytes = slabs.slab_bytes();
+        let slab_bytes = slabs.bytes_of(index);
         assert!(
             range.start <= range.end && range.end <= slab_bytes,
             "{range:?} is outside {slab_bytes} bytes"

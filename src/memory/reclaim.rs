@@ -65,6 +65,13 @@ pub(super) struct Reclaimed {
 }
 
 impl Reclaimed {
+    /// A slice gave something back.
+    pub(super) fn count(&self, action: ReclaimAction, bytes: u64, began: Stopwatch) {
+        self.slices[action as usize].fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.last_slice.store(began.nanoseconds().max(1), Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> ReclaimStats {
         ReclaimStats {
             slices: std::array::from_fn(|action| self.slices[action].load(Ordering::Relaxed)),
@@ -122,9 +129,7 @@ impl Heap {
             }
         }
         if bytes > 0 {
-            self.reclaimed.slices[action as usize].fetch_add(1, Ordering::Relaxed);
-            self.reclaimed.bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.reclaimed.last_slice.store(began.nanoseconds().max(1), Ordering::Relaxed);
+            self.reclaimed.count(action, bytes, began);
         }
         Ok(bytes)
     }

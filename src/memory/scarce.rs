@@ -10,8 +10,10 @@
 use super::class::Source;
 use super::compact::Sweep;
 use super::grant::ClosedGate;
+use super::large::Taker;
+use super::os::OsError;
 use super::reclaim::ReclaimAction;
-use super::{AllocateError, Heap, SizeClass, SlabLocation};
+use super::{AllocateError, Backed, Heap, Shape, SizeClass, SlabLocation};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -127,33 +129,51 @@ impl Heap {
     /// As [`Heap::back`].
     #[cold]
     pub(crate) fn try_back_scarce(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
+        Ok(self.try_back_shape_scarce(Shape::Slab(class))?.map(Backed::only))
+    }
+
+    /// As [`Heap::try_back_scarce`], for a block of any shape.
+    ///
+    /// # Errors
+    /// As [`Heap::back`].
+    #[cold]
+    pub(crate) fn try_back_shape_scarce(&self, shape: Shape) -> Result<Option<Backed>, AllocateError> {
         let Some(_turn) = Turn::try_take(self) else { return Ok(None) };
-        if let Some(location) = self.take_in_turn(class)? {
-            return Ok(Some(location));
+        if let Some(backed) = self.take_in_turn(shape, true)? {
+            return Ok(Some(backed));
         }
-        self.make_room(class, &mut Swept::default())?;
-        self.take_in_turn(class)
+        self.make_room(shape, &mut Swept::default())?;
+        self.take_in_turn(shape, true)
     }
 
     /// Finds the memory for a granted slab of `class`, however long that takes.
     #[cold]
     pub(super) fn back_scarce(&self, class: SizeClass) -> Result<SlabLocation, AllocateError> {
+        self.back_shape_scarce(Shape::Slab(class)).map(Backed::only)
+    }
+
+    /// As [`Heap::back_scarce`], for a block of any shape.
+    #[cold]
+    pub(super) fn back_shape_scarce(&self, shape: Shape) -> Result<Backed, AllocateError> {
         let _turn = Turn::take(self);
         let mut swept = Swept::default();
         loop {
-            if let Some(location) = self.take_in_turn(class)? {
-                return Ok(location);
+            if let Some(backed) = self.take_in_turn(shape, false)? {
+                return Ok(backed);
             }
-            if !self.make_room(class, &mut swept)? {
+            if !self.make_room(shape, &mut swept)? {
                 let mut scrubbed = self.scarce.scrubbed.lock();
                 self.scarce.scrub_ended.wait_for(&mut scrubbed, SCRUB_WAIT);
             }
         }
     }
 
-    /// A free slab, or a fresh one, for whoever has the turn.
-    fn take_in_turn(&self, class: SizeClass) -> Result<Option<SlabLocation>, AllocateError> {
-        self.take_undamaged(|| {
+    /// Free memory, or fresh, for whoever has the turn.
+    fn take_in_turn(&self, shape: Shape, in_slice: bool) -> Result<Option<Backed>, AllocateError> {
+        let Shape::Slab(class) = shape else {
+            return self.take_run(shape, Taker { has_turn: true, in_slice });
+        };
+        let taken = self.take_undamaged(|| {
             let room = self.class(class);
             let mut account = room.lock();
             let taken = self.take_free_or_fresh(room, &mut account)?;
@@ -161,26 +181,39 @@ impl Heap {
                 account.count_source(Source::Reclaim);
                 SlabLocation::new(class, index)
             }))
-        })
+        })?;
+        Ok(taken.map(Backed::Slab))
     }
 
-    /// Takes free slabs from the class that has most free bytes, about as many as `class` needs for one slab, at most
-    /// one slice. False if no class has any: what is free is still being scrubbed.
-    fn make_room(&self, class: SizeClass, swept: &mut Swept) -> Result<bool, AllocateError> {
+    /// Takes free memory from the class that has most of it, or from the free runs, about as much as the block needs, at
+    /// most one slice. False if nobody has any: what is free is still being scrubbed.
+    fn make_room(&self, shape: Shape, swept: &mut Swept) -> Result<bool, AllocateError> {
         let mut fullest = (0, SizeClass(0));
         for (number, other) in (0..=u8::MAX).zip(&self.classes) {
             let stats = other.lock().stats();
             fullest = fullest.max((stats.free * stats.slab_size_bytes, SizeClass(number)));
         }
         let (free_bytes, fullest) = fullest;
-        if free_bytes == 0 {
-            return Ok(false);
-        }
-        let needed = self.class(class).slab_bytes();
+        let requested_bytes = self.shape_bytes(shape);
+        let system = |error| AllocateError::System { requested_bytes, error };
+        let run_bytes = self.large.free_bytes();
+        let needed = match shape {
+            // Free runs are its own already.
+            Shape::Run(bytes) => bytes - run_bytes.min(bytes),
+            _ => requested_bytes,
+        };
         let missing = needed - (self.limit_bytes() - self.budget.held()).min(needed);
+        if run_bytes > free_bytes && !matches!(shape, Shape::Run(_)) {
+            return self.reclaim_runs(missing.max(1), ReclaimAction::Backing).map(|_| true).map_err(system);
+        }
+        if free_bytes == 0 {
+            if missing == 0 && matches!(shape, Shape::Span(_)) && run_bytes == 0 {
+                return Err(system(OsError::no_address_space(requested_bytes)));
+            }
+            return Ok(self.scrub_slice());
+        }
         let slabs = missing.div_ceil(self.class(fullest).slab_bytes()).max(1);
-        self.reclaim_slice(fullest, swept.of(fullest, slabs), ReclaimAction::Backing)
-            .map_err(|error| AllocateError::System { requested_bytes: needed, error })?;
+        self.reclaim_slice(fullest, swept.of(fullest, slabs), ReclaimAction::Backing).map_err(system)?;
         Ok(true)
     }
 }

@@ -396,6 +396,11 @@ impl Exclusive<'_> {
         self.set_state(self.state() | DAMAGED);
     }
 
+    /// Notes that the slab's pages may be there.
+    pub(super) fn note_written(&self) {
+        self.set_state(self.state() | WRITTEN);
+    }
+
     /// Notes that the slab's pages went back to the system.
     pub(super) fn forget_written(&self) {
         self.set_state(self.state() & !WRITTEN);
@@ -442,6 +447,11 @@ impl Exclusive<'_> {
     pub(super) fn stay_closed(self) {
         debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
         self.set_state(self.state() & WRITTEN | CLOSED); // handed on by a rack's lock
+    }
+
+    /// As [`Exclusive::stay_closed`], of a slab with written parts, which whoever opens it zeroes.
+    pub(super) fn stay_closed_written(self) {
+        self.set_state(self.state() & WRITTEN | CLOSED); // handed on by a lock
     }
 
     /// The slab is free from here on; its bytes are all zero.

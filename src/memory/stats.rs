@@ -2,7 +2,7 @@
 
 use super::class::ClassStats;
 use super::magazine::Rack;
-use super::{CompactionStats, Heap, ReclaimStats, Violation, segment};
+use super::{CompactionStats, Heap, LargeStats, ReclaimStats, Violation, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -30,6 +30,8 @@ pub struct HeapStats {
     pub committed_bytes: u64,
     /// Bytes of records about slabs.
     pub metadata_bytes: u64,
+    /// Large blocks, and free runs.
+    pub large: LargeStats,
     /// Each class, smallest first.
     pub classes: Vec<ClassStats>,
     /// What was given back, and why.
@@ -85,11 +87,16 @@ impl Heap {
             classes.push(stats);
         }
         paths.magazine = paths.magazine.saturating_sub(refills);
+        let large = self.large.stats();
+        committed_bytes += large.held_bytes();
+        metadata_bytes += self.large.metadata_bytes();
         HeapStats {
             in_use_bytes: self.in_use_bytes(),
             peak_in_use_bytes: self.peak_in_use_bytes.load(Ordering::Relaxed),
             draining_bytes: self.draining_bytes.load(Ordering::Relaxed),
-            retired_bytes: classes.iter().map(|class| class.retired * class.slab_size_bytes).sum(),
+            retired_bytes: classes.iter().map(|class| class.retired * class.slab_size_bytes).sum::<u64>()
+                + large.retired_bytes,
+            large,
             guard_violations: self.hardening.found(),
             canaries: self.hardening.canaries(),
             guard_pages: self.classes.iter().all(|class| class.slabs().layout().is_guarded()),
@@ -117,11 +124,13 @@ impl Heap {
     /// Asserts what must be true whenever no call is under way.
     #[cfg(any(test, debug_assertions))]
     pub fn check(&self) {
-        let (mut held, mut used) = (0, 0);
+        self.large.check();
         for class in &self.classes {
             class.lock().check();
         }
         let stats = self.stats();
+        let mut held = stats.large.held_bytes();
+        let mut used = stats.large.used_bytes + stats.large.retired_bytes;
         for class in &stats.classes {
             held += class.total * class.slab_size_bytes;
             used += (class.used + class.retired) * class.slab_size_bytes;

@@ -151,7 +151,8 @@ impl Heap {
         access: Exclusive<'a>,
     ) -> Option<Exclusive<'a>> {
         let at = usize::from(class.0);
-        let slabs = self.classes[at].slabs();
+        let Some(room) = self.classes.get(at) else { return Some(access) }; // a segment of a run
+        let slabs = room.slabs();
         let dirty = access.dirty();
         if dirty != 0
             && u64::from(dirty.count_ones()) * dirty::granule_bytes(slabs.slab_bytes()) > SCRUB_BYTES_MAX

@@ -34,15 +34,31 @@ pub struct Content {
     pub size_bytes: u64,
     /// Writes counted so far; 0 for content that was never written.
     pub version: u64,
-    /// None for content that was never written: it is all zeros.
-    pin: Option<Arc<Pin>>,
+    held: Held,
+}
+
+/// What holds the bytes of a content.
+#[derive(Debug)]
+enum Held {
+    /// It was never written: it is all zeros.
+    Nothing,
+    Pin(Arc<Pin>),
+    Copy(Bytes),
 }
 
 impl Content {
+    /// Content that was copied; none where it was never written.
+    pub(super) fn copied(size_bytes: u64, version: u64, bytes: Option<Bytes>) -> Content {
+        Content { size_bytes, version, held: bytes.map_or(Held::Nothing, Held::Copy) }
+    }
+
     /// Sees whether anything of this read is left, and whether it has to end. None for content that was never
-    /// written: it holds nothing.
+    /// written, or is a copy: it holds no block.
     pub fn watch(&self) -> Option<ReaderWatch> {
-        self.pin.as_ref().map(|pin| ReaderWatch(Arc::downgrade(pin)))
+        match &self.held {
+            Held::Pin(pin) => Some(ReaderWatch(Arc::downgrade(pin))),
+            Held::Nothing | Held::Copy(_) => None,
+        }
     }
 
     /// The bytes of `range` in order, without a copy. The version is held until the last piece is dropped.
@@ -51,9 +67,13 @@ impl Content {
     /// If `range` is not inside the content.
     pub fn read(self, range: Range<u64>) -> Box<dyn Iterator<Item = Bytes> + Send> {
         assert!(range.end <= self.size_bytes, "{range:?} is outside {} bytes", self.size_bytes);
-        match self.pin {
-            Some(pin) => Box::new(pin.read(range)),
-            None => Box::new(zeros(range.end - range.start)),
+        match self.held {
+            Held::Pin(pin) => Box::new(pin.read(range)),
+            Held::Nothing => Box::new(zeros(range.end - range.start)),
+            Held::Copy(bytes) => {
+                let at = |place: u64| usize::try_from(place).expect("it lies in memory");
+                Box::new(std::iter::once(bytes.slice(at(range.start)..at(range.end))))
+            }
         }
     }
 }
@@ -178,17 +198,21 @@ pub enum WriteError {
 
 impl Local {
     pub(super) fn read(&self, id: AllocationId, now: Now) -> Result<Content, ReadError> {
-        let (_, _entry, record) = self.look_up(id, now)?;
+        let (_, _entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return Ok(self.read_member(id, now)?),
+            Err(error) => return Err(error.into()),
+        };
         let version = self.heap().writes(record.location);
-        let pin = match version {
+        let held = match version {
             // Its segment may be lent to an upload, whose bytes nobody sees before it commits.
-            0 => None,
+            0 => Held::Nothing,
             _ => {
                 let pin = Pin::new(self.heap(), record.location).map_err(|_| ReadError::TooManyReaders)?;
-                Some(Arc::new(pin))
+                Held::Pin(Arc::new(pin))
             }
         };
-        Ok(Content { size_bytes: record.size_bytes, version, pin })
+        Ok(Content { size_bytes: record.size_bytes, version, held })
     }
 
     /// Writes a small body, all of which is there: in place if nobody reads, else as a new version.
@@ -203,6 +227,9 @@ impl Local {
     ) -> Result<Written, WriteError> {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let slices: Vec<&[u8]> = pieces.iter().map(Bytes::as_ref).collect();
+        if id.is_member() {
+            return self.write_member(id, placement, &slices, precondition, now);
+        }
         {
             let (_, entry, record) = self.look_up(id, now)?;
             let end_bytes = check_end(placement, length, record.size_bytes)?;

@@ -122,6 +122,12 @@ impl AllocationId {
         decode(self.high, self.low, ENGINE_MEMBER)
     }
 
+    /// Whether it can be a member's, of an arena.
+    #[inline]
+    pub(super) fn is_member(self) -> bool {
+        self.high >> 60 == ENGINE_MEMBER
+    }
+
     /// The id as it is written on the wire, without allocating.
     pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
         self.uuid().hyphenated().encode_lower(buffer)

@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::arena::Arenas;
 use super::calls::Calls;
 use super::drain::Drains;
 use super::entries::Slot;
@@ -13,9 +14,7 @@ use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
-use super::{
-    AllocateError, AllocateRequest, Allocation, ArenaStats, Config, NotFound, PoolStats, Unavailable,
-};
+use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
 use crate::clock::Now;
 use crate::memory::{self, Budget, Heap, Seen, SizeClass, SizeCounts, SlabLocation};
 use crate::slot::PerSlot;
@@ -48,6 +47,7 @@ pub(super) struct Local {
     allocation_size_max: u64,
     drains: Drains,
     handover: Handover,
+    arenas: Arenas,
     pub(super) janitor: Janitor,
     /// Set once, when the service stops.
     closed: AtomicBool,
@@ -75,6 +75,7 @@ impl Local {
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             handover: Handover::default(),
+            arenas: Arenas::default(),
             janitor: Janitor::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
@@ -105,6 +106,10 @@ impl Local {
 
     pub(super) fn drains(&self) -> &Drains {
         &self.drains
+    }
+
+    pub(super) fn arenas(&self) -> &Arenas {
+        &self.arenas
     }
 
     pub(super) fn table(&self) -> &Table {
@@ -177,6 +182,7 @@ impl Local {
             created: now,
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
+            arena: None,
         };
         let entered = self.with_slot(|slot| {
             let index = self.take_entry(slot)?;
@@ -299,6 +305,10 @@ impl Local {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
+        if record.arena.is_some() {
+            drop(entry);
+            return self.look_up_attached(id, index, &record, now);
+        }
         if record.deadline.is_some_and(|deadline| deadline <= now) {
             drop(entry);
             self.end_due(index, key, now);
@@ -308,15 +318,26 @@ impl Local {
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
-        let (index, entry, record) = self.look_up(id, now)?;
+        let (index, entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return self.get_member(id, now),
+            Err(error) => return Err(error),
+        };
         drop(entry);
-        self.describe_live(index, &record).ok_or(NotFound(id))
+        self.describe_found(index, &record, now).ok_or(NotFound(id))
     }
 
     /// Ends an allocation, and says how many bytes its slab has.
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
-        let (index, entry, record) = self.look_up(id, now)?;
+        let (index, entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return self.free_member(id, now),
+            Err(error) => return Err(error),
+        };
         self.end(index, entry, &record, now);
+        if let Some(number) = record.arena {
+            self.detach(number, index, record.key);
+        }
         Ok(self.heap.slab_bytes(record.location))
     }
 
@@ -410,6 +431,9 @@ impl Local {
             made += slot.sizes.samples();
             lease_lag.add(&slot.lease_lag);
         }
+        let members = self.arenas.live();
+        (live, live_bytes, requested_bytes) =
+            (live + members.0, live_bytes + members.1, requested_bytes + members.2);
         PoolStats {
             active_allocations: live,
             allocated_bytes: live_bytes,
@@ -419,11 +443,13 @@ impl Local {
             metadata_bytes: heap.metadata_bytes
                 + self.table.metadata_bytes()
                 + self.order_bytes()
-                + sizes_bytes,
+                + sizes_bytes
+                + self.arenas.metadata_bytes(),
             metadata_bytes_max: self.heap.metadata_bytes_max()
                 + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX)
                 + self.slots.iter().count() as u64
-                    * SizeCounts::metadata_bytes_max(self.heap.largest_class_bytes()),
+                    * SizeCounts::metadata_bytes_max(self.heap.largest_class_bytes())
+                + Arenas::METADATA_BYTES_MAX,
             inflight_bytes: inflight.bytes(),
             inflight_bytes_max: inflight.bytes_max(),
             waiting_requests: self.queue.bell.waiting(),
@@ -432,7 +458,7 @@ impl Local {
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
-            arenas: ArenaStats::default(),
+            arenas: self.arenas.stats(),
             calls: calls.stats(),
             heap,
         }

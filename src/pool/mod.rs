@@ -61,7 +61,7 @@ mod upload;
 
 pub use arena::{
     Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
-    ArenaStats, Keep, Profile, RenewError,
+    ArenaStats, Keep, Profile, RenewError, Upload,
 };
 pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
@@ -80,7 +80,6 @@ pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
-pub use upload::Upload;
 
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
@@ -295,7 +294,7 @@ impl Pool {
     /// [`RenewError`] where no live allocation has the id, or it ends with its arena.
     pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, RenewError> {
         let Engine::Local(local) = &self.engine;
-        Ok(local.renew(id, now.after(lease), now)?)
+        local.renew(id, now.after(lease), now)
     }
 
     /// Looks an allocation up.
@@ -405,7 +404,10 @@ impl Pool {
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        match local.upload(id, placement, precondition, None, now).await {
+        if id.is_member() {
+            return local.upload_member(id, placement, precondition, now);
+        }
+        let outcome = match local.upload(id, placement, precondition, None, now).await {
             Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
                 if local.may_be_freed(requested_bytes) =>
             {
@@ -413,7 +415,8 @@ impl Pool {
                 local.write_in_turn(requested_bytes, self.write_wait, now, upload).await
             }
             outcome => outcome,
-        }
+        };
+        outcome.map(Upload::from)
     }
 
     /// Bytes of the block that a request for so many bytes takes, however full the pool is.

@@ -92,6 +92,8 @@ pub(super) struct Plan<'a> {
     room: Option<Room<'a>>,
     /// See [`Plan::handed_over`].
     handed_over: Option<Stopwatch>,
+    /// The number of the arena that its allocations end with.
+    arena: Option<u32>,
 }
 
 /// Why a claim fails.
@@ -143,7 +145,7 @@ impl Local {
     }
 
     /// The error that a client gets.
-    fn refused(&self, error: ClaimError) -> AllocateError {
+    pub(super) fn refused(&self, error: ClaimError) -> AllocateError {
         match error {
             ClaimError::Memory(error) => error.into(),
             ClaimError::Table => AllocateError::TableFull { allocations_max: self.table().allocations_max() },
@@ -164,6 +166,7 @@ impl<'a> Plan<'a> {
             need: Need::default(),
             room: None,
             handed_over: None,
+            arena: None,
         };
         plan.need.entries = requests.len() as u64;
         for request in requests {
@@ -284,6 +287,11 @@ impl<'a> Plan<'a> {
         self.handed_over
     }
 
+    /// What it makes ends with the arena of that number.
+    pub(super) fn put_into_arena(&mut self, number: u32) {
+        self.arena = Some(number);
+    }
+
     /// Enters the slabs into the table: from here on they are allocations.
     pub(super) fn publish(&mut self, slabs: &[SlabLocation], now: Now) -> Vec<Allocation> {
         let entries = self.local.take_entries(slabs.len());
@@ -305,6 +313,7 @@ impl<'a> Plan<'a> {
                     created: now,
                     deadline: block.lease.map(|lease| now.after(lease)),
                     tag: block.tag,
+                    arena: self.arena,
                 };
                 let created = self.local.enter(slot, index, &record, now);
                 made.push((index, Record { created, ..record }));

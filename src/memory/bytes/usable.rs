@@ -1,6 +1,6 @@
 //! How address space becomes memory: slabs are made usable run by run, with their guards, before they can be held.
 
-use super::Slabs;
+use super::{Slabs, Spans};
 use crate::memory::guard::{Guards, Watch};
 use crate::memory::layout::{Layout, RECORDS_SPREAD};
 use crate::memory::os::{HUGE_PAGE_BYTES, OsError, Reservation, SideTable, Treatment, page_size};
@@ -43,9 +43,23 @@ impl Slabs {
             Some(_) => Layout::guarded(slab_bytes, page_size(), align),
             None => Layout::packed(slab_bytes, page_size()),
         };
+        Slabs::reserve_region(layout, count, None, is_huge, protection)
+    }
+
+    /// Reserves the region of slabs that lie by `layout`; `spans` says how long they are where they differ.
+    pub(super) fn reserve_region(
+        layout: Layout,
+        count: u64,
+        spans: Option<Spans>,
+        is_huge: bool,
+        protection: &Protection,
+    ) -> Result<Slabs, OsError> {
+        let slab_bytes = layout.slab_bytes();
         let bytes = layout.region_bytes(count);
-        let region =
-            if is_huge { Reservation::reserve_aligned(bytes, align) } else { Reservation::reserve(bytes) }?;
+        let region = match is_huge {
+            true => Reservation::reserve_aligned(bytes, HUGE_PAGE_BYTES)?,
+            false => Reservation::reserve(bytes)?,
+        };
         let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages };
         // A kernel that does not know this advice has no huge pages at all, and resident memory follows the pool.
         let _ = region.advise(pages);
@@ -57,10 +71,11 @@ impl Slabs {
             count,
             canaries: protection.canaries,
             serial: serial(),
-            _watch: protection.guards.is_some().then(|| Watch::begin(&region, layout)),
+            _watch: layout.is_guarded().then(|| Watch::begin(&region, layout)),
+            spans,
             records: SideTable::new(count.next_multiple_of(RECORDS_SPREAD))?,
             region,
-            guards: protection.guards.clone(),
+            guards: protection.guards.clone().filter(|_| layout.is_guarded()),
             guards_ended: AtomicBool::new(false),
             usable_bytes: AtomicU64::new(0),
         })
@@ -72,7 +87,7 @@ impl Slabs {
     /// [`OsError`] where the system grants no memory for them, or for their guards.
     pub(in crate::memory) fn commit(&self, index: u64) -> Result<(), OsError> {
         let usable = self.usable_bytes.load(Ordering::Relaxed);
-        if self.span(index).end > usable {
+        if self.layout.span(index).end > usable {
             let end = self.layout.usable_end(index).min(self.region.len());
             self.region.commit(usable..end)?;
             self.install_guards(usable..end)?;
@@ -117,5 +132,18 @@ impl Slabs {
             return slabs.into_iter().try_for_each(|index| self.region.populate(pages_of(index..index + 1)));
         }
         self.region.populate(pages_of(slabs))
+    }
+
+    /// Where the region lies: first address and length.
+    #[cfg(all(test, not(feature = "loom")))]
+    pub(in crate::memory) fn address_range(&self) -> (usize, usize) {
+        let length = usize::try_from(self.region.len()).expect("the region was reserved");
+        (self.region.address(&(0..0)) as usize, length)
+    }
+
+    /// Whether guards are markers of the kernel.
+    #[cfg(all(test, not(feature = "loom")))]
+    pub(in crate::memory) fn has_guard_markers(&self) -> bool {
+        self.guards.as_ref().is_some_and(|guards| guards.are_markers())
     }
 }

@@ -7,7 +7,7 @@
 //! the way of another.
 
 use super::{allocate, heap, write};
-use crate::memory::{AllocateError, Heap, Pin, SlabLocation};
+use crate::memory::{AllocateError, Heap, Pin, Shape, SizeClass, SlabLocation};
 use crate::slot;
 use parking_lot::Mutex;
 use std::ops::RangeInclusive;
@@ -53,7 +53,8 @@ pub(super) struct Racer<'a> {
     race: &'a Race,
     random: fastrand::Rng,
     mark: u64,
-    live: Vec<(SlabLocation, u64, u64)>,
+    /// What each block is made of, and the mark that its first bytes carry.
+    live: Vec<(Vec<SlabLocation>, u64)>,
     promised: Vec<u64>,
     calls: Vec<Call>,
 }
@@ -75,11 +76,13 @@ impl Racer<'_> {
     fn allocate(&mut self) {
         let race = self.race;
         let bytes = race.sizes[self.random.usize(..race.sizes.len())];
-        if let Ok(location) = self.note(bytes, || allocate(&race.heap, bytes), outcome_of) {
-            assert_eq!(mark_of(Pin::new(&race.heap, location).expect("held")), 0, "a fresh block is zeros");
+        if let Ok(parts) = self.note(bytes, || allocate_parts(&race.heap, bytes), outcome_of) {
             self.mark += 1;
-            write(&race.heap, location, 0, &self.mark.to_le_bytes()).expect("the only holder");
-            self.live.push((location, bytes, self.mark));
+            for part in &parts {
+                assert_eq!(mark_of(Pin::new(&race.heap, *part).expect("held")), 0, "a fresh block is zeros");
+                write(&race.heap, *part, 0, &self.mark.to_le_bytes()).expect("the only holder");
+            }
+            self.live.push((parts, self.mark));
         }
     }
 
@@ -104,15 +107,19 @@ impl Racer<'_> {
         if self.live.is_empty() {
             return;
         }
-        let (location, bytes, mark) = self.live.swap_remove(self.random.usize(..self.live.len()));
+        let (parts, mark) = self.live.swap_remove(self.random.usize(..self.live.len()));
         let heap = &self.race.heap;
-        let pin = Pin::new(heap, location).expect("its client has it");
-        if self.random.u8(..4) == 0 {
-            heap.free(location);
-            self.race.shelf.lock().push((pin, bytes, mark));
-        } else {
-            assert_eq!(mark_of(pin), mark, "nobody else wrote to it");
-            self.note(bytes, || heap.free(location), |()| Outcome::Released);
+        for part in parts {
+            let (pin, bytes) = (Pin::new(heap, part).expect("its client has it"), heap.slab_bytes(part));
+            if self.random.u8(..4) == 0 {
+                heap.free(part);
+                self.race.shelf.lock().push((pin, bytes, mark));
+            } else {
+                assert_eq!(mark_of(pin), mark, "nobody else wrote to it");
+                let later = self.random.bool();
+                let free = || if later { heap.free_unscrubbed(part) } else { heap.free(part) };
+                self.note(bytes, free, |()| Outcome::Released);
+            }
         }
     }
 
@@ -142,6 +149,18 @@ impl Racer<'_> {
         }
         self.calls
     }
+}
+
+/// A slab, or the segments of a large block.
+fn allocate_parts(heap: &Heap, bytes: u64) -> Result<Vec<SlabLocation>, AllocateError> {
+    let (shape, _) = heap.shape_for(bytes).expect("a number says it");
+    if let Shape::Slab(class) = shape {
+        return heap.allocate(class).map(|slab| vec![slab]);
+    }
+    heap.grant(bytes)?;
+    let backed = heap.back_shape(shape).inspect_err(|_| heap.give_back(bytes))?;
+    assert!(backed.locations().iter().all(|part| part.class() == SizeClass::RUNS));
+    Ok(backed.locations().to_vec())
 }
 
 /// The mark that a block carries; lets go of it.
@@ -188,10 +207,11 @@ fn bounds(calls: &[Call], ticks: usize) -> Vec<(u64, u64)> {
 }
 
 impl Race {
-    pub(super) fn new(limit: u64, sizes: &[u64]) -> Race {
+    /// Of these classes, and blocks of these sizes, which no class holds.
+    pub(super) fn new(limit: u64, classes: &[u64], large: &[u64]) -> Race {
         Race {
-            heap: heap(limit, sizes),
-            sizes: sizes.to_vec(),
+            heap: heap(limit, classes),
+            sizes: [classes, large].concat(),
             clock: AtomicUsize::new(0),
             shelf: Mutex::new(Vec::new()),
         }
@@ -246,8 +266,8 @@ impl Race {
     }
 }
 
-fn race(limit: u64, sizes: &[u64]) {
-    let race = Race::new(limit, sizes);
+fn race(limit: u64, classes: &[u64], large: &[u64]) {
+    let race = Race::new(limit, classes, large);
     let start = Barrier::new(usize::try_from(THREADS).expect("a few"));
     let run = &|seed| {
         start.wait();
@@ -263,14 +283,20 @@ fn race(limit: u64, sizes: &[u64]) {
 
 #[test]
 fn of_threads_that_race_for_the_last_of_a_few_slabs_none_is_refused_without_a_reason() {
-    race(4096, &[1024]);
-    race(5000, &[1000]);
+    race(4096, &[1024], &[]);
+    race(5000, &[1000], &[]);
 }
 
 #[test]
 fn of_threads_that_race_with_different_sizes_none_is_refused_without_a_reason() {
-    race(64 << 10, &[1024, 4096, 16 << 10]);
-    race(100_000, &[1000, 5000, 30_000]);
+    race(64 << 10, &[1024, 4096, 16 << 10], &[]);
+    race(100_000, &[1000, 5000, 30_000], &[]);
+}
+
+#[test]
+fn of_threads_that_race_with_large_blocks_and_slabs_none_is_refused_without_a_reason() {
+    race(64 << 10, &[1024], &[4096, 12 << 10, 40 << 10]);
+    race(100_000, &[1000, 5000], &[8192, 64 << 10]);
 }
 
 /// Runs on a thread of another slot than the caller's, where there is one.

@@ -21,8 +21,8 @@ fn schedules() -> usize {
     given.unwrap_or(5000)
 }
 
-fn race(limit: u64, sizes: &'static [u64]) {
-    let race = Arc::new(Race::new(limit, sizes));
+fn race(limit: u64, classes: &'static [u64], large: &'static [u64]) {
+    let race = Arc::new(Race::new(limit, classes, large));
     let threads: Vec<_> = (1..=THREADS)
         .map(|thread| {
             let (race, seed) = (Arc::clone(&race), shuttle::rand::thread_rng().r#gen());
@@ -35,16 +35,21 @@ fn race(limit: u64, sizes: &'static [u64]) {
 
 #[test]
 fn shuttle_one_class_is_never_granted_beyond_its_limit_nor_refused_without_a_reason() {
-    shuttle::check_random(|| race(3000, &[1000]), schedules());
+    shuttle::check_random(|| race(3000, &[1000], &[]), schedules());
 }
 
 #[test]
 fn shuttle_classes_that_take_from_each_other_lose_nothing_in_any_order() {
-    shuttle::check_random(|| race(16 << 10, &[1024, 4096, 8192]), schedules());
+    shuttle::check_random(|| race(16 << 10, &[1024, 4096, 8192], &[]), schedules());
+}
+
+#[test]
+fn shuttle_large_blocks_and_slabs_that_take_from_each_other_lose_nothing_in_any_order() {
+    shuttle::check_random(|| race(32 << 10, &[1024], &[4096, 8192, 20 << 10]), schedules());
 }
 
 #[test]
 fn shuttle_a_few_preemptions_at_the_worst_places_lose_nothing() {
     const PREEMPTIONS: usize = 3;
-    shuttle::check_pct(|| race(8 << 10, &[1024, 4096]), schedules(), PREEMPTIONS);
+    shuttle::check_pct(|| race(8 << 10, &[1024, 4096], &[]), schedules(), PREEMPTIONS);
 }

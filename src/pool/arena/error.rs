@@ -83,4 +83,7 @@ pub enum RenewError {
     /// It ends with its arena.
     #[error("its lease is that of its arena {0}")]
     InArena(ArenaId),
+    /// It was kept when its arena was committed, and lives until it is freed.
+    #[error("{0} was kept from an arena, and lives until it is freed")]
+    Kept(AllocationId),
 }

@@ -4,15 +4,30 @@
 //! comes back when the arena ends, in one step however many members it has. Arenas lie in each other: what ends one ends
 //! those in it.
 
+mod attached;
+mod content;
+mod directory;
+mod ending;
 mod error;
+mod kept;
+mod learned;
+mod listing;
+mod making;
+mod members;
 mod profile;
+mod registry;
+mod space;
+mod tree;
 
+pub use content::Upload;
 pub use error::{ArenaAllocateError, ArenaError, RenewError};
 pub use profile::Profile;
 
+pub(super) use registry::Arenas;
+
 use super::id::{AllocationId, ArenaId};
 use super::tags::Tag;
-use super::{Allocation, Cursor, Pool};
+use super::{Allocation, Cursor, Engine, Pool};
 use crate::clock::Now;
 use std::time::Duration;
 
@@ -165,8 +180,13 @@ impl Pool {
         wait: Duration,
         now: Now,
     ) -> Result<Arena, ArenaAllocateError> {
-        let _ = (request, wait, now);
-        Err(ArenaAllocateError::TooManyArenas { arenas_max: 0 }) // none can be made yet
+        let Engine::Local(local) = &self.engine;
+        let outcome = local.create_arena(request, wait, now).await;
+        outcome.inspect_err(|error| {
+            if let ArenaAllocateError::Allocate(error) = error {
+                self.calls.refused(1, error.clone());
+            }
+        })
     }
 
     /// Looks an arena up. One that has ended is known for a while.
@@ -174,14 +194,14 @@ impl Pool {
     /// # Errors
     /// [`ArenaError::NotFound`].
     pub async fn arena(&self, id: ArenaId, now: Now) -> Result<Arena, ArenaError> {
-        let _ = now;
-        Err(ArenaError::NotFound(id))
+        let Engine::Local(local) = &self.engine;
+        local.arena(id, now)
     }
 
     /// Lists open arenas in creation order, from the beginning or after `cursor`, at most `limit` of them.
     pub async fn list_arenas(&self, cursor: Option<Cursor>, limit: usize, now: Now) -> ArenaPage {
-        let _ = (cursor, limit, now);
-        ArenaPage { arenas: Vec::new(), next: None }
+        let Engine::Local(local) = &self.engine;
+        local.list_arenas(cursor, limit, now)
     }
 
     /// Gives an arena a lease of that length from now on, whatever lease it had.
@@ -189,8 +209,8 @@ impl Pool {
     /// # Errors
     /// [`ArenaError`] where it is not open.
     pub async fn renew_arena(&self, id: ArenaId, lease: Duration, now: Now) -> Result<Arena, ArenaError> {
-        let _ = (lease, now);
-        Err(ArenaError::NotFound(id))
+        let Engine::Local(local) = &self.engine;
+        local.renew_arena(id, now.after(lease), now)
     }
 
     /// Makes an allocation in an arena, waiting for room up to `wait` where there is none.
@@ -204,8 +224,13 @@ impl Pool {
         wait: Duration,
         now: Now,
     ) -> Result<Allocation, ArenaAllocateError> {
-        let _ = (size_bytes, wait, now);
-        Err(ArenaError::NotFound(id).into())
+        let Engine::Local(local) = &self.engine;
+        let outcome = local.allocate_in_arena(id, size_bytes, wait, now).await;
+        outcome.inspect_err(|error| {
+            if let ArenaAllocateError::Allocate(error) = error {
+                self.calls.refused(1, error.clone());
+            }
+        })
     }
 
     /// Ends all members of an arena, and all arenas in it; it stays open.
@@ -213,8 +238,8 @@ impl Pool {
     /// # Errors
     /// [`ArenaError`] where it is not open.
     pub async fn reset_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
-        let _ = now;
-        Err(ArenaError::NotFound(id))
+        let Engine::Local(local) = &self.engine;
+        local.reset_arena(id, now)
     }
 
     /// Ends an arena with all its members, except for those that are kept, and all arenas in it.
@@ -222,8 +247,8 @@ impl Pool {
     /// # Errors
     /// [`ArenaError`]; nothing was changed then.
     pub async fn commit_arena(&self, id: ArenaId, keep: &Keep, now: Now) -> Result<ArenaFreed, ArenaError> {
-        let _ = (keep, now);
-        Err(ArenaError::NotFound(id))
+        let Engine::Local(local) = &self.engine;
+        local.commit_arena(id, keep, now)
     }
 
     /// Ends an arena with all its members, and all arenas in it.
@@ -231,7 +256,7 @@ impl Pool {
     /// # Errors
     /// [`ArenaError`] where it is not open.
     pub async fn rollback_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
-        let _ = now;
-        Err(ArenaError::NotFound(id))
+        let Engine::Local(local) = &self.engine;
+        local.rollback_arena(id, now)
     }
 }
