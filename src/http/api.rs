@@ -265,14 +265,17 @@ impl Api {
         by: &'static str,
     ) -> Refusal {
         let now = || self.pool.in_use_and_limit_bytes();
-        // What a budget leaves free must have room in the pool as well.
-        let room = if by == "budget" {
+        // What a budget or an arena leaves free must have room in the pool as well.
+        let room = if matches!(by, "budget" | "arena") {
             let (in_use, limit) = now();
             limit.saturating_sub(in_use)
         } else {
             u64::MAX
         };
-        let largest = |free: u64| self.pool.largest_block_within(free.min(room));
+        let largest = |free: u64| match by {
+            "arena" => self.pool.largest_member_within(free.min(room)),
+            _ => self.pool.largest_block_within(free.min(room)),
+        };
         Refusal::new(requested_bytes, numbers.unwrap_or_else(now), largest, by)
     }
 
