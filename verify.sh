@@ -219,8 +219,8 @@ check_hunts() {
         env MAAS_HUNT_ROUNDS="$1" cargo test --locked --lib -- --nocapture pool::
     count_tests "pool::"
     cargo_step "hunts over connections: $1 rounds" "MAAS_HUNT_SEED, as printed, repeats the choices of one that failed" \
-        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel::
-    count_tests "twin:: hunts:: cancel::"
+        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel:: arena_races::
+    count_tests "twin:: hunts:: cancel:: arena_races::"
     figures 'twin|tearing|lost updates|stale bytes|cancel|leaving'
 }
 
