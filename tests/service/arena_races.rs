@@ -154,6 +154,51 @@ fn of_a_commit_that_keeps_and_frees_that_race_each_member_ends_exactly_once() {
 }
 
 #[test]
+fn nobody_sees_what_an_arena_left_behind() {
+    let server = Server::with().environment("MAX_POOL_SIZE", "4MiB").start();
+    let mut rng = Rng::with_seed(seed("what arenas leave"));
+    let mut client = server.connect();
+    for round in 0..rounds(20) {
+        let profile = ["tiny", "small", "medium"][rng.usize(0..3)];
+        let arena = server.arena(&json!({ "profile": profile }));
+        let target = format!("{}/allocate", arena_path(&arena));
+        let mut kept = Vec::new();
+        // A reset between two fillings, and whatever ends the second.
+        for verb in ["reset", ["commit", "rollback"][rng.usize(0..2)]] {
+            for _ in 0..rng.usize(1..40) {
+                let size = [rng.usize(1..300), rng.usize(1..20_000)][usize::from(rng.u8(..8) == 0)];
+                let (status, made) = post(&mut client, &target, &json!({ "size_bytes": size }));
+                if status == 507 {
+                    break;
+                }
+                let data = format!("{}/data", path_of(&made));
+                let fresh = client.call("GET", &data, &[], "");
+                assert!(fresh.status == 200 && fresh.body == vec![0; size], "round {round}: not zeros");
+                assert_eq!(client.call("PUT", &data, &[], vec![0xa5; size]).status, 204);
+                kept = vec![made["id"].clone()];
+            }
+            let keep = if verb == "commit" { json!({ "keep": kept }) } else { json!({}) };
+            let (status, body) = post(&mut client, &format!("{}/{verb}", arena_path(&arena)), &keep);
+            assert_eq!(status, 200, "{body}");
+        }
+        // And plain blocks get that memory too.
+        for size in [1000, 100_000] {
+            let made = server.allocate(size);
+            let fresh = client.call("GET", &format!("{}/data", path_of(&made)), &[], "");
+            assert!(fresh.body.iter().all(|byte| *byte == 0), "round {round}: not zeros");
+            client.call("PUT", &format!("{}/data", path_of(&made)), &[], vec![0x5a; 1000]);
+            assert_eq!(client.call("DELETE", &path_of(&made), &[], "").status, 204);
+        }
+        for id in kept {
+            let path = format!("/allocate/{}", id.as_str().expect("text"));
+            assert!([204, 404].contains(&client.call("DELETE", &path, &[], "").status));
+        }
+    }
+    drop(client);
+    server.is_empty_and_consistent();
+}
+
+#[test]
 fn a_member_that_is_being_read_when_its_arena_ends_is_read_to_its_end() {
     let server = Server::start();
     const SIZE: usize = 4 << 20;
