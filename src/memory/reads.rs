@@ -2,6 +2,7 @@
 
 use super::bytes::{Pin, ZEROS, in_memory};
 use super::dirty;
+use super::{Heap, SlabLocation};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,6 +31,15 @@ impl Pin {
     /// # Panics
     /// If `range` is not inside the slab.
     pub(crate) fn read(self: Arc<Self>, range: Range<u64>) -> impl Iterator<Item = Bytes> {
+        let whole = Bytes::from_owner(Lent(Arc::clone(&self)));
+        self.read_as(whole, range)
+    }
+
+    /// As [`Pin::read`], where `whole` is the slab's bytes, lent by somebody who keeps this pin.
+    ///
+    /// # Panics
+    /// If `range` is not inside the slab.
+    pub(crate) fn read_as(&self, whole: Bytes, range: Range<u64>) -> impl Iterator<Item = Bytes> + use<> {
         let (slabs, index) = self.slabs();
         let slab_bytes = slabs.bytes_of(index);
         assert!(
@@ -37,7 +47,6 @@ impl Pin {
             "{range:?} is outside {slab_bytes} bytes"
         );
         let written = slabs.record(index).dirty();
-        let whole = Bytes::from_owner(Lent(self));
         dirty::parts(slab_bytes, written, range).flat_map(move |(part, written)| {
             // A written part leaves whole; zeros leave in pieces as long as the static buffer.
             let step = if written { slab_bytes } else { ZEROS.len() as u64 };
@@ -53,6 +62,14 @@ impl Pin {
                 }
             })
         })
+    }
+}
+
+impl Heap {
+    /// Whether anything of a slab may be other than zero. For its holders.
+    pub(crate) fn is_written(&self, location: SlabLocation) -> bool {
+        let (slabs, index) = self.slabs(location);
+        slabs.record(index).dirty() != 0
     }
 }
 

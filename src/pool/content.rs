@@ -1,6 +1,6 @@
 //! Content: what an allocation's bytes are, read as of one instant and written whole or not at all.
 //!
-//! A version of the content is a segment and its count of writes; the entry's location selects it. Whoever reads holds
+//! A version of the content is a segment and its count of writes; the entry's place selects it. Whoever reads holds
 //! the segment, so its bytes stay as they were, however long that takes. A write goes one of three ways:
 //!
 //! ```text
@@ -11,12 +11,15 @@
 //! ```
 //!
 //! A write that breaks off leaves no trace: a private segment is scrubbed and freed, a lent one scrubbed before it is
-//! an ordinary segment again.
+//! an ordinary segment again. Large objects have many segments: `object.rs` says what is different there.
 
 use super::drain::ReaderWatch;
 use super::id::AllocationId;
 use super::local::Local;
+use super::object::Reading;
+use super::place::Place;
 use super::plan::Room;
+use super::table::Record;
 use super::{NotFound, Written};
 use crate::clock::Now;
 use crate::memory::{self, AccessError, Edit, Pin};
@@ -34,30 +37,32 @@ pub struct Content {
     pub size_bytes: u64,
     /// Writes counted so far; 0 for content that was never written.
     pub version: u64,
-    held: Held,
+    lent: Lent,
 }
 
-/// What holds the bytes of a content.
+/// Where content is read from.
 #[derive(Debug)]
-enum Held {
+enum Lent {
     /// It was never written: it is all zeros.
-    Nothing,
-    Pin(Arc<Pin>),
+    Zeros,
+    Slab(Arc<Pin>),
+    Object(Arc<Reading>),
     Copy(Bytes),
 }
 
 impl Content {
     /// Content that was copied; none where it was never written.
     pub(super) fn copied(size_bytes: u64, version: u64, bytes: Option<Bytes>) -> Content {
-        Content { size_bytes, version, held: bytes.map_or(Held::Nothing, Held::Copy) }
+        Content { size_bytes, version, lent: bytes.map_or(Lent::Zeros, Lent::Copy) }
     }
 
     /// Sees whether anything of this read is left, and whether it has to end. None for content that was never
     /// written, or is a copy: it holds no block.
     pub fn watch(&self) -> Option<ReaderWatch> {
-        match &self.held {
-            Held::Pin(pin) => Some(ReaderWatch(Arc::downgrade(pin))),
-            Held::Nothing | Held::Copy(_) => None,
+        match &self.lent {
+            Lent::Zeros | Lent::Copy(_) => None,
+            Lent::Slab(pin) => Some(ReaderWatch::of_slab(pin)),
+            Lent::Object(reading) => Some(ReaderWatch::of_object(reading)),
         }
     }
 
@@ -67,10 +72,11 @@ impl Content {
     /// If `range` is not inside the content.
     pub fn read(self, range: Range<u64>) -> Box<dyn Iterator<Item = Bytes> + Send> {
         assert!(range.end <= self.size_bytes, "{range:?} is outside {} bytes", self.size_bytes);
-        match self.held {
-            Held::Pin(pin) => Box::new(pin.read(range)),
-            Held::Nothing => Box::new(zeros(range.end - range.start)),
-            Held::Copy(bytes) => {
+        match self.lent {
+            Lent::Zeros => Box::new(zeros(range.end - range.start)),
+            Lent::Slab(pin) => Box::new(pin.read(range)),
+            Lent::Object(reading) => Box::new(reading.read(range)),
+            Lent::Copy(bytes) => {
                 let at = |place: u64| usize::try_from(place).expect("it lies in memory");
                 Box::new(std::iter::once(bytes.slice(at(range.start)..at(range.end))))
             }
@@ -203,16 +209,22 @@ impl Local {
             Err(_) if id.is_member() => return Ok(self.read_member(id, now)?),
             Err(error) => return Err(error.into()),
         };
-        let version = self.heap().writes(record.location);
-        let held = match version {
-            // Its segment may be lent to an upload, whose bytes nobody sees before it commits.
-            0 => Held::Nothing,
-            _ => {
-                let pin = Pin::new(self.heap(), record.location).map_err(|_| ReadError::TooManyReaders)?;
-                Held::Pin(Arc::new(pin))
-            }
+        // Before the first write the segments may be lent to an upload, whose bytes nobody sees before it commits.
+        let (version, lent) = match record.place {
+            Place::Slab(location) => match self.heap().writes(location) {
+                0 => (0, Lent::Zeros),
+                version => {
+                    let pin = Pin::new(self.heap(), location).map_err(|_| ReadError::TooManyReaders)?;
+                    (version, Lent::Slab(Arc::new(pin)))
+                }
+            },
+            Place::Object(number) => self
+                .objects()
+                .read(number)
+                .ok_or(ReadError::TooManyReaders)?
+                .map_or((0, Lent::Zeros), |(version, reading)| (version, Lent::Object(Arc::new(reading)))),
         };
-        Ok(Content { size_bytes: record.size_bytes, version, held })
+        Ok(Content { size_bytes: record.size_bytes, version, lent })
     }
 
     /// Writes a small body, all of which is there: in place if nobody reads, else as a new version.
@@ -233,13 +245,23 @@ impl Local {
         {
             let (_, entry, record) = self.look_up(id, now)?;
             let end_bytes = check_end(placement, length, record.size_bytes)?;
-            let version = self.heap().writes(record.location);
+            let version = self.writes(&record);
             precondition.check(version)?;
             let whole = placement == Placement::Replace && length == record.size_bytes;
             if length == 0 && placement != Placement::Replace {
                 return Ok(Written { version, whole });
             }
-            if !entry.is_lent() {
+            let slab = match record.place {
+                _ if entry.is_lent() => None,
+                Place::Slab(location) => Some(location),
+                Place::Object(number) => {
+                    if self.objects().write_in_place(number, placement, &slices) {
+                        return Ok(Written { version: version + 1, whole });
+                    }
+                    None
+                }
+            };
+            if let Some(location) = slab {
                 let edit = Edit {
                     zero_outside: (placement == Placement::Replace).then_some(0..end_bytes),
                     offset: placement.offset(),
@@ -247,18 +269,39 @@ impl Local {
                     writes: Some(version + 1),
                 };
                 // The lock keeps new readers out; without old ones nobody can see the bytes change.
-                match self.heap().edit(record.location, &edit) {
+                match self.heap().edit(location, &edit) {
                     Ok(()) => return Ok(Written { version: version + 1, whole }),
                     Err(AccessError::Shared) => {}
                     Err(error) => unreachable!("the segment of a live allocation: {error}"),
                 }
             }
         }
-        let mut upload = self.upload_private(id, placement, room, now).await?;
+        let mut upload = self.upload_private(id, (placement, Some(length)), room, now).await?;
         for piece in pieces {
             upload.push(piece)?;
         }
         upload.commit(precondition, now)
+    }
+}
+
+impl Local {
+    /// Writes counted on the content of an allocation whose entry is locked.
+    pub(super) fn writes(&self, record: &Record) -> u64 {
+        match record.place {
+            Place::Slab(location) => self.heap().writes(location),
+            Place::Object(number) => self.objects().writes(number),
+        }
+    }
+}
+
+impl Local {
+    /// Whether a small write that was not done in place may be when others are gone.
+    pub(super) fn may_be_written_in_place(&self, id: AllocationId, now: Now) -> bool {
+        let Ok((_, entry, record)) = self.look_up(id, now) else { return true };
+        match record.place {
+            Place::Slab(_) => true,
+            Place::Object(number) => entry.is_lent() || self.objects().is_shared(number),
+        }
     }
 }
 

@@ -5,21 +5,30 @@
 
 use super::content::WriteError;
 use super::local::Local;
+use super::object::Segments;
+use super::place::Place;
 use super::plan::Plan;
 use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
 use crate::latency::Stopwatch;
-use crate::memory::{Edit, SlabLocation};
+use crate::memory::{Backed, Edit, SlabLocation};
 
 /// A block on its way in. Dropped before [`Deposit::commit`] it leaves no trace.
 #[derive(Debug)]
 pub struct Deposit<'a> {
     local: &'a Local,
     plan: Plan<'a>,
-    /// The segment that is filled; none once it is the table's, or was given back.
-    segment: Option<SlabLocation>,
+    /// What is filled; none once it is the table's, or was given back.
+    target: Option<Target>,
     size_bytes: u64,
     received_bytes: u64,
+}
+
+/// Where the content of a deposit goes.
+#[derive(Debug)]
+enum Target {
+    Slab(SlabLocation),
+    Run(Segments),
 }
 
 impl Local {
@@ -46,17 +55,16 @@ impl<'a> Deposit<'a> {
         mut plan: Plan<'a>,
         size_bytes: u64,
     ) -> Result<Deposit<'a>, AllocateError> {
-        let segment = plan.back().await?.pop();
-        Ok(Deposit { local, plan, segment, size_bytes, received_bytes: 0 })
+        let target = match plan.back().await?.pop().expect("a plan of one block makes one") {
+            Backed::Slab(segment) => Target::Slab(segment),
+            run @ Backed::Run(_) => Target::Run(Segments::of(local.objects().upkeep(), 0, size_bytes, [run])),
+        };
+        Ok(Deposit { local, plan, target: Some(target), size_bytes, received_bytes: 0 })
     }
 
     /// As [`Plan::handed_over`].
     pub(super) fn handed_over(&self) -> Option<Stopwatch> {
         self.plan.handed_over()
-    }
-
-    fn segment(&self) -> SlabLocation {
-        self.segment.expect("it is there until the deposit ends")
     }
 
     /// Takes the next piece of the content.
@@ -69,7 +77,12 @@ impl<'a> Deposit<'a> {
             return Err(WriteError::PastEnd { end_bytes, size_bytes: self.size_bytes });
         }
         let edit = Edit { offset: self.received_bytes, pieces: &[piece], ..Edit::default() };
-        self.local.heap().edit(self.segment(), &edit).expect("nobody else knows the segment");
+        match self.target.as_ref().expect("it is there until the deposit ends") {
+            Target::Slab(segment) => {
+                self.local.heap().edit(*segment, &edit).expect("nobody else knows the segment");
+            }
+            Target::Run(segments) => segments.fill(self.received_bytes, piece),
+        }
         self.received_bytes = end_bytes;
         Ok(())
     }
@@ -83,20 +96,28 @@ impl<'a> Deposit<'a> {
         if self.local.is_closed() {
             return Err(Unavailable.into());
         }
-        let segment = self.segment();
-        let counted = Edit { writes: Some(1), ..Edit::default() };
-        self.local.heap().edit(segment, &counted).expect("nobody else knows the segment");
-        self.segment = None; // the table's from here on
-        let made = self.plan.publish(&[segment], now);
+        let place = match self.target.take().expect("it is there until the deposit ends") {
+            Target::Slab(segment) => {
+                let counted = Edit { writes: Some(1), ..Edit::default() };
+                self.local.heap().edit(segment, &counted).expect("nobody else knows the segment");
+                Place::Slab(segment)
+            }
+            Target::Run(segments) => self.local.objects().enter(segments, 1),
+        };
+        let made = self.plan.publish(&[place], now);
         Ok(made.into_iter().next().expect("a plan of one block makes one allocation"))
     }
 }
 
 impl Drop for Deposit<'_> {
     fn drop(&mut self) {
-        if let Some(segment) = self.segment.take() {
-            self.local.heap().check_slack(segment, self.size_bytes);
-            self.local.heap().free(segment);
+        match self.target.take() {
+            Some(Target::Slab(segment)) => {
+                self.local.heap().check_slack(segment, self.size_bytes);
+                self.local.heap().free(segment);
+            }
+            Some(Target::Run(segments)) => segments.check_slack(),
+            None => {}
         }
     }
 }

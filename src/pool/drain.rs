@@ -13,10 +13,12 @@
 //! freed past this file, at the cost of one look at its record.
 
 use super::local::Local;
+use super::object::{DrainingObjects, Object, Reading};
 use crate::clock::Now;
 use crate::memory::{Heap, Pin, SlabLocation};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -36,6 +38,8 @@ pub(super) struct Drains {
     /// A segment stands here once, so there are never more than there are segments; and before the list grows it
     /// forgets what has drained, so that it is no longer than twice the number of readers.
     segments: Mutex<HashMap<SlabLocation, Draining>>,
+    /// Versions of large objects.
+    objects: DrainingObjects,
     /// An allocation or a write got no memory since the last sweep. Set by anyone, taken by the sweep.
     needed: AtomicBool,
     /// Told when the list is empty no more.
@@ -60,7 +64,13 @@ pub struct Sweep {
 
 impl Drains {
     pub(super) fn new(time: Duration) -> Drains {
-        Drains { time, segments: Mutex::default(), needed: AtomicBool::new(false), begun: Notify::new() }
+        Drains {
+            time,
+            segments: Mutex::default(),
+            objects: DrainingObjects::default(),
+            needed: AtomicBool::new(false),
+            begun: Notify::new(),
+        }
     }
 
     /// Frees a segment with content of that size, which nobody can begin to read any more.
@@ -82,6 +92,13 @@ impl Drains {
             self.enter(&mut segments, heap, location, now);
         }
         heap.free(location);
+    }
+
+    /// Lets go of a version of a large object that no entry names any more. Its segments in `replaced` are in no later one.
+    pub(super) fn retire(&self, version: Arc<Object>, replaced: Range<u64>, now: Now) {
+        if self.objects.retire(version, replaced, now, now.after(self.time)) {
+            self.begun.notify_one();
+        }
     }
 
     fn enter(
@@ -113,7 +130,8 @@ impl Drains {
     pub(super) fn sweep(&self, heap: &Heap, now: Now) -> Sweep {
         let mut segments = self.segments.lock();
         let is_needed = self.needed.swap(false, Ordering::Relaxed);
-        let mut lingering = 0;
+        let objects = self.objects.sweep(is_needed.then_some(TIME_WHEN_NEEDED), now);
+        let mut lingering = objects.lingering;
         segments.retain(|location, segment| {
             if segment.is_overdue {
                 let lingers = heap.is_draining(*location);
@@ -129,7 +147,7 @@ impl Drains {
         if segments.is_empty() {
             segments.shrink_to(SEGMENTS_KEPT);
         }
-        Sweep { draining: segments.len(), lingering }
+        Sweep { draining: segments.len() + objects.draining, lingering }
     }
 
     /// Returns when the list was empty and is no more, be it since the last call.
@@ -151,23 +169,48 @@ impl Local {
 
 /// A part in a read.
 #[derive(Debug)]
-pub(crate) struct ReaderHold(Arc<Pin>);
+pub(crate) enum ReaderHold {
+    /// Of a slab.
+    Slab(Arc<Pin>),
+    /// Of a version of a large object.
+    Object(Arc<Reading>),
+}
 
 impl ReaderHold {
     /// As [`ReaderWatch::is_overdue`].
     pub(crate) fn is_overdue(&self) -> bool {
-        self.0.is_overdue()
+        match self {
+            ReaderHold::Slab(pin) => pin.is_overdue(),
+            ReaderHold::Object(reading) => reading.is_overdue(),
+        }
     }
 }
 
 /// Sees whether a read is still under way, anywhere, without taking part in it.
 #[derive(Clone, Debug)]
-pub struct ReaderWatch(pub(super) Weak<Pin>);
+pub struct ReaderWatch(Watched);
+
+#[derive(Clone, Debug)]
+enum Watched {
+    Slab(Weak<Pin>),
+    Object(Weak<Reading>),
+}
 
 impl ReaderWatch {
+    pub(super) fn of_slab(pin: &Arc<Pin>) -> ReaderWatch {
+        ReaderWatch(Watched::Slab(Arc::downgrade(pin)))
+    }
+
+    pub(super) fn of_object(reading: &Arc<Reading>) -> ReaderWatch {
+        ReaderWatch(Watched::Object(Arc::downgrade(reading)))
+    }
+
     /// Whether any piece of what is read is left.
     pub fn is_alive(&self) -> bool {
-        self.0.strong_count() > 0
+        match &self.0 {
+            Watched::Slab(pin) => pin.strong_count() > 0,
+            Watched::Object(reading) => reading.strong_count() > 0,
+        }
     }
 
     /// Whether the read has to end: what it reads was freed or replaced, and its time is over.
@@ -178,12 +221,19 @@ impl ReaderWatch {
     /// Takes part in the read where anything of it is left. To be dropped where no lock is held: whoever is the last
     /// to do so scrubs what was read.
     pub(crate) fn hold(&self) -> Option<ReaderHold> {
-        self.0.upgrade().map(ReaderHold)
+        match &self.0 {
+            Watched::Slab(pin) => pin.upgrade().map(ReaderHold::Slab),
+            Watched::Object(reading) => reading.upgrade().map(ReaderHold::Object),
+        }
     }
 
     /// Whether both watch the same read.
     pub fn is_of_same_read(&self, other: &ReaderWatch) -> bool {
-        Weak::ptr_eq(&self.0, &other.0)
+        match (&self.0, &other.0) {
+            (Watched::Slab(one), Watched::Slab(other)) => Weak::ptr_eq(one, other),
+            (Watched::Object(one), Watched::Object(other)) => Weak::ptr_eq(one, other),
+            _ => false,
+        }
     }
 }
 
@@ -228,7 +278,7 @@ mod tests {
     }
 
     fn watch(pin: &Arc<Pin>) -> ReaderWatch {
-        ReaderWatch(Arc::downgrade(pin))
+        ReaderWatch::of_slab(pin)
     }
 
     fn has_begun(drains: &Drains) -> bool {

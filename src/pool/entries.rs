@@ -5,6 +5,7 @@ use super::lease::Wheel;
 use super::local::Local;
 use super::moving::owner_of;
 use super::order::Order;
+use super::place::Place;
 use super::table::{Record, Table};
 use crate::clock::Now;
 use crate::memory::{Budget, SizeCounts};
@@ -35,8 +36,10 @@ pub(super) struct Slot {
     /// Bytes that were asked for of these.
     pub(super) live_requested_bytes: u64,
     pub(super) lease_lag: LeaseLag,
-    /// The sizes that clients asked for; all allocations ever made are in it.
+    /// The sizes that clients asked for, large objects apart: they say nothing about classes.
     pub(super) sizes: SizeCounts,
+    /// Large objects ever made. All other allocations are in `sizes`.
+    pub(super) objects_made: u64,
 }
 
 impl Slot {
@@ -52,6 +55,7 @@ impl Slot {
             live_requested_bytes: 0,
             lease_lag: LeaseLag::default(),
             sizes: SizeCounts::default(),
+            objects_made: 0,
         }
     }
 
@@ -91,13 +95,18 @@ impl Local {
         let created = slot.order.next_key(record.created.0);
         // Listed first: whoever finds it live finds its slot by that.
         slot.order.append(self.table(), index, created);
-        self.heap().set_owner(record.location, owner_of(index));
+        if let Place::Slab(location) = record.place {
+            self.heap().set_owner(location, owner_of(index));
+        }
         self.table().used(index).publish(record, Now(created));
         slot.live += 1;
-        let actual_bytes = self.heap().slab_bytes(record.location);
+        let actual_bytes = self.actual_bytes(record);
         slot.live_bytes += actual_bytes;
         slot.live_requested_bytes += record.size_bytes;
-        slot.sizes.count(record.size_bytes, actual_bytes, 1);
+        match record.place {
+            Place::Slab(_) => slot.sizes.count(record.size_bytes, actual_bytes, 1),
+            Place::Object(_) => slot.objects_made += 1,
+        }
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);
         }

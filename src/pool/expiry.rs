@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 const SLICE_LEASES: usize = 64;
 /// Entries and ticks of a wheel looked at in one slice.
 const SLICE_LOOKS: u32 = 1024;
-/// Bytes of slabs in one slice, all of which may have to be zeroed: about 0.2 ms.
+/// Bytes of content in one slice, all of which may have to be zeroed: about 0.2 ms.
 const SLICE_BYTES: u64 = 8 << 20;
 
 /// What one round of expiry did.
@@ -152,7 +152,7 @@ impl Local {
                 && bytes < SLICE_BYTES
                 && let Some(index) = slot.wheel.pop_due(self.table(), now, &mut looks)
             {
-                bytes += self.heap().slab_bytes(self.table().used(index).location());
+                bytes += self.table().used(index).size_bytes();
                 due.push(index);
             }
             expired.more = looks == 0 || due.len() == SLICE_LEASES || bytes >= SLICE_BYTES;

@@ -8,7 +8,8 @@
 //! Without a janitor (a pool that is embedded, most tests) the work is done where it arises.
 
 use super::local::Local;
-use crate::memory::{self, Heap, SizeClass, SlabLocation};
+use super::object::{Broken, free_backed};
+use crate::memory::{self, Backed, Heap, Shape};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,59 +19,59 @@ use tokio::sync::{Semaphore, oneshot};
 /// Requests that are handed over at once, at most. Those beyond wait for a place, which takes no memory of the queue.
 const HANDED_OVER_MAX: usize = 1024;
 
-/// Granted bytes on their way to becoming slabs. Dropped, everything is given back.
+/// Granted bytes on their way to becoming blocks. Dropped, everything is given back.
 #[derive(Debug)]
 pub(super) struct Backing {
     heap: Arc<Heap>,
-    /// Slabs that are there.
-    slabs: Vec<SlabLocation>,
+    /// Blocks that are there.
+    made: Vec<Backed>,
     /// What is still to be made, the last one first.
-    missing: Vec<SizeClass>,
+    missing: Vec<Shape>,
     /// Bytes granted for those.
     granted_bytes: u64,
 }
 
 impl Backing {
-    /// Of so many bytes that were granted to the caller, to become slabs of these classes, in order, behind those that
+    /// Of so many bytes that were granted to the caller, to become blocks of these shapes, in order, behind those that
     /// are there already.
     pub(super) fn new(
         heap: &Arc<Heap>,
-        slabs: Vec<SlabLocation>,
-        mut missing: Vec<SizeClass>,
+        made: Vec<Backed>,
+        mut missing: Vec<Shape>,
         granted_bytes: u64,
     ) -> Backing {
         missing.reverse();
-        Backing { heap: Arc::clone(heap), slabs, missing, granted_bytes }
+        Backing { heap: Arc::clone(heap), made, missing, granted_bytes }
     }
 
     /// Makes what is missing, however long that takes.
     fn work(&mut self) -> Result<(), memory::AllocateError> {
-        while let Some(class) = self.missing.last() {
-            let slab = self.heap.back(*class)?;
-            self.granted_bytes -= self.heap.slab_bytes(slab);
-            self.slabs.push(slab);
+        while let Some(shape) = self.missing.last() {
+            let made = self.heap.back_shape(*shape)?;
+            self.granted_bytes -= self.heap.shape_bytes(*shape);
+            self.made.push(made);
             self.missing.pop();
         }
         Ok(())
     }
 
-    /// All slabs: the caller's from here on.
-    fn into_slabs(mut self) -> Vec<SlabLocation> {
-        debug_assert!(self.missing.is_empty(), "slabs are missing");
-        std::mem::take(&mut self.slabs)
+    /// All blocks: the caller's from here on.
+    fn into_made(mut self) -> Vec<Backed> {
+        debug_assert!(self.missing.is_empty(), "blocks are missing");
+        std::mem::take(&mut self.made)
     }
 }
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        self.slabs.drain(..).for_each(|slab| self.heap.free(slab));
+        self.made.drain(..).for_each(|made| free_backed(&self.heap, &made));
         if self.granted_bytes > 0 {
             self.heap.give_back(self.granted_bytes);
         }
     }
 }
 
-/// What a request gets back: its slabs, or why the system grants none.
+/// What a request gets back: its blocks, or why the system grants none.
 type Outcome = Result<Backing, memory::AllocateError>;
 
 #[derive(Debug)]
@@ -103,8 +104,18 @@ pub(super) struct Handover {
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// What uploads left to zero. Each has an entry lent, so there are never more than entries.
+    broken: VecDeque<Broken>,
+    /// Something was freed that the heap may not have zeroed yet.
+    wants_scrubs: bool,
     /// There is a janitor, and it will look.
     is_served: bool,
+}
+
+impl Queue {
+    fn has_scrubs(&self) -> bool {
+        self.wants_scrubs || !self.broken.is_empty()
+    }
 }
 
 /// What the janitor found to do.
@@ -112,6 +123,8 @@ struct Queue {
 pub enum Chore {
     /// Something that a request waits for.
     Ready,
+    /// Something that nobody waits for, to be done by [`Pool::scrub_slice`](super::Pool::scrub_slice).
+    Scrub,
     /// There was nothing in all that time.
     Nothing,
     /// It is to end, and nothing is left.
@@ -141,6 +154,45 @@ impl Handover {
         self.places.add_permits(jobs.len());
     }
 
+    /// Something was freed that is still to be zeroed. False where nobody would do that.
+    pub(super) fn wants_scrubs(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let is_news = queue.is_served && !std::mem::replace(&mut queue.wants_scrubs, true);
+        let is_served = queue.is_served;
+        drop(queue);
+        if is_news {
+            self.told.notify_one();
+        }
+        is_served
+    }
+
+    /// Whether something may have been freed since the last call that is still to be zeroed.
+    pub(super) fn take_scrubs(&self) -> bool {
+        std::mem::take(&mut self.queue.lock().wants_scrubs)
+    }
+
+    /// Takes in what an upload left; gives it back where nobody would zero it.
+    pub(super) fn enter_broken(&self, broken: Broken) -> Option<Broken> {
+        let mut queue = self.queue.lock();
+        if !queue.is_served {
+            return Some(broken);
+        }
+        queue.broken.push_back(broken);
+        drop(queue);
+        self.told.notify_one();
+        None
+    }
+
+    /// What an upload left, to have a slice of it zeroed.
+    pub(super) fn take_broken(&self) -> Option<Broken> {
+        self.queue.lock().broken.pop_front()
+    }
+
+    /// There is more of it.
+    pub(super) fn put_broken_back(&self, broken: Broken) {
+        self.queue.lock().broken.push_front(broken);
+    }
+
     /// Jobs that wait.
     pub(super) fn waiting(&self) -> usize {
         self.queue.lock().jobs.len()
@@ -149,11 +201,12 @@ impl Handover {
     /// Waits for a job, if there is none.
     pub(super) fn await_chore(&self, patience: Duration) -> Chore {
         let mut queue = self.queue.lock();
-        if queue.jobs.is_empty() && queue.is_served {
+        if queue.jobs.is_empty() && !queue.has_scrubs() && queue.is_served {
             self.told.wait_for(&mut queue, patience);
         }
         match queue.jobs.is_empty() {
             false => Chore::Ready,
+            true if queue.has_scrubs() => Chore::Scrub,
             true if queue.is_served => Chore::Nothing,
             true => Chore::Ended,
         }
@@ -183,13 +236,10 @@ impl Handover {
 impl Local {
     /// Makes the slabs of a backing: has them made by the janitor where there is one.
     #[cold]
-    pub(super) async fn finish(
-        &self,
-        mut backing: Backing,
-    ) -> Result<Vec<SlabLocation>, memory::AllocateError> {
+    pub(super) async fn finish(&self, mut backing: Backing) -> Result<Vec<Backed>, memory::AllocateError> {
         let handover = self.handover();
         if !handover.queue.lock().is_served {
-            return backing.work().map(|()| backing.into_slabs());
+            return backing.work().map(|()| backing.into_made());
         }
         handover.places.acquire().await.expect("the places are never closed").forget();
         let (done, outcome) = oneshot::channel();
@@ -197,7 +247,7 @@ impl Local {
             handover.places.add_permits(1);
             job.work();
         }
-        outcome.await.expect("a job that somebody waits for is done").map(Backing::into_slabs)
+        outcome.await.expect("a job that somebody waits for is done").map(Backing::into_made)
     }
 }
 
@@ -220,9 +270,9 @@ mod tests {
 
     /// A granted backing of one large slab.
     fn backing(local: &Local) -> Backing {
-        let (class, bytes) = local.heap().class_for(LARGE).expect("a class");
+        let (shape, bytes) = local.heap().shape_for(LARGE).expect("a class");
         local.heap().grant(bytes).expect("there is room");
-        Backing::new(local.heap(), Vec::new(), vec![class], bytes)
+        Backing::new(local.heap(), Vec::new(), vec![shape], bytes)
     }
 
     fn poll_once<T>(call: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
@@ -237,7 +287,7 @@ mod tests {
         let local = local();
         let made = poll_once(pin!(local.finish(backing(&local)))).expect("at once").expect("it is granted");
         assert_eq!((made.len(), local.heap().in_use_bytes()), (1, LARGE));
-        made.into_iter().for_each(|slab| local.heap().free(slab));
+        made.into_iter().for_each(|made| free_backed(local.heap(), &made));
         local.heap().check();
     }
 
@@ -256,7 +306,7 @@ mod tests {
             }
             assert!(local.handover().do_chore());
             let made = poll_once(served.as_mut()).expect("it is done").expect("it is granted");
-            made.into_iter().for_each(|slab| local.heap().free(slab));
+            made.into_iter().for_each(|made| free_backed(local.heap(), &made));
         }
         assert_eq!(local.heap().in_use_bytes(), LARGE, "the other one's claim, until its turn");
         assert!(local.handover().do_chore());

@@ -76,6 +76,7 @@ impl Pool {
     pub fn abandon_chores(&self) {
         let Engine::Local(local) = &self.engine;
         local.handover().abandon();
+        while local.heap().scrub_slice() || local.clean_slice() {}
     }
 
     /// Waits up to `patience` for something that a request waits for.
@@ -90,6 +91,17 @@ impl Pool {
         if local.handover().do_chore() {
             local.janitor.chores.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Zeroes a slice of what was freed, or of what an upload left behind. Wants to be called while
+    /// [`Pool::await_chore`] says so.
+    pub fn scrub_slice(&self) {
+        let Engine::Local(local) = &self.engine;
+        let may_be_more = local.handover().take_scrubs() && local.heap().scrub_slice();
+        if may_be_more && local.heap().has_unscrubbed() && !local.handover().wants_scrubs() {
+            while local.heap().scrub_slice() {} // the janitor's service is over, and this is the end of its work
+        }
+        local.clean_slice();
     }
 
     /// An interval is over: memory that lay idle all through it goes back from now on.

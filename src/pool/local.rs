@@ -9,14 +9,16 @@ use super::id::{AllocationId, Key};
 use super::inflight::Inflight;
 use super::janitor::Janitor;
 use super::lag::LeaseLag;
+use super::object::Objects;
 use super::order::Order;
+use super::place::{ObjectNumber, Place};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
 use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
 use crate::clock::Now;
-use crate::memory::{self, Budget, Heap, Seen, SizeClass, SizeCounts, SlabLocation};
+use crate::memory::{self, Budget, Heap, Seen, Shape, SizeClass, SizeCounts, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -45,8 +47,9 @@ pub(super) struct Local {
     queue: Arc<Queue>,
     slots: PerSlot<Mutex<Slot>>,
     allocation_size_max: u64,
+    objects: Objects,
     drains: Drains,
-    handover: Handover,
+    handover: Arc<Handover>,
     arenas: Arenas,
     pub(super) janitor: Janitor,
     /// Set once, when the service stops.
@@ -63,7 +66,9 @@ impl Local {
         let default_max = (heap.limit_bytes() / heap.smallest_class_bytes()).min(ALLOCATIONS_MAX);
         let default_max = u32::try_from(default_max).expect("2^24 fits in 32 bits");
         let allocations_max = config.max_allocations.unwrap_or(default_max).min(1 << super::id::INDEX_BITS);
-        let largest = heap.largest_class_bytes();
+        let handover = Arc::new(Handover::default());
+        // An object has a page at least.
+        let objects_max = u32::try_from(heap.limit_bytes() / memory::page_size()).unwrap_or(u32::MAX);
         let local = Arc::new(Local {
             table: Table::new(allocations_max),
             entries: Budget::new(u64::from(allocations_max)),
@@ -71,10 +76,11 @@ impl Local {
             tags: Tags::new(&config.budgets),
             queue: Arc::new(Queue::default()),
             slots: PerSlot::new(|number| Mutex::new(Slot::new(number))),
-            allocation_size_max: config.max_allocation_size.unwrap_or(largest).min(largest),
+            allocation_size_max: config.max_allocation_size.unwrap_or(u64::MAX).min(heap.limit_bytes()),
+            objects: Objects::new(&heap, &handover, allocations_max.min(objects_max)),
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
-            handover: Handover::default(),
+            handover,
             arenas: Arenas::default(),
             janitor: Janitor::default(),
             closed: AtomicBool::new(false),
@@ -112,6 +118,10 @@ impl Local {
         &self.arenas
     }
 
+    pub(super) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
@@ -140,14 +150,26 @@ impl Local {
         &self.slots
     }
 
-    /// The class of a block of that size, and its actual bytes.
-    pub(super) fn class_for(&self, size_bytes: u64) -> Result<(SizeClass, u64), AllocateError> {
-        let fitting = self.heap.class_for(size_bytes);
-        let can_be_had = |(_, actual): &(SizeClass, u64)| {
+    /// What a block of that size is made of, and its actual bytes.
+    pub(super) fn shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
+        self.if_it_can_be_had(size_bytes, self.heap.shape_for(size_bytes))
+    }
+
+    /// As [`Local::shape_for`], of whole pages, whatever classes there are.
+    pub(super) fn page_shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
+        self.if_it_can_be_had(size_bytes, Heap::run_shape(size_bytes))
+    }
+
+    fn if_it_can_be_had(
+        &self,
+        size_bytes: u64,
+        fitting: Option<(Shape, u64)>,
+    ) -> Result<(Shape, u64), AllocateError> {
+        let can_be_had = |(_, actual): &(Shape, u64)| {
             size_bytes <= self.allocation_size_max && *actual <= self.heap.limit_bytes()
         };
         match fitting.filter(can_be_had) {
-            Some(class) => Ok(class),
+            Some(shape) => Ok(shape),
             None => Err(self.too_large(size_bytes, fitting.map(|(_, actual)| actual))),
         }
     }
@@ -168,6 +190,29 @@ impl Local {
     }
 
     /// Makes an allocation of a slab; frees it where the table is full.
+    /// Actual bytes of a large object with content of that size.
+    pub(super) fn object_bytes(&self, size_bytes: u64) -> u64 {
+        let (_, bytes) = Heap::run_shape(size_bytes).expect("it was allocated");
+        bytes
+    }
+
+    /// Actual bytes of a block.
+    #[inline]
+    pub(super) fn actual_bytes(&self, record: &Record) -> u64 {
+        match record.place {
+            Place::Slab(location) => self.heap.slab_bytes(location),
+            Place::Object(_) => self.object_bytes(record.size_bytes),
+        }
+    }
+
+    /// The largest size that a request may ask for where so many bytes are free; none where even the smallest needs more.
+    pub(super) fn largest_within(&self, free_bytes: u64) -> Option<u64> {
+        let run_bytes = free_bytes - free_bytes % memory::page_size();
+        let is_run = run_bytes > self.heap.largest_class_bytes();
+        let largest = if is_run { Some(run_bytes) } else { self.heap.largest_class_within(free_bytes) };
+        largest.map(|bytes| bytes.min(self.allocation_size_max))
+    }
+
     #[inline(always)] // see `allocate_at_once`
     fn make(
         &self,
@@ -178,7 +223,7 @@ impl Local {
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
-            location,
+            place: Place::Slab(location),
             created: now,
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
@@ -190,22 +235,24 @@ impl Local {
         });
         let (index, created) = match entered {
             Some(entered) => entered,
-            None => self.enter_claimed(&record, now)?,
+            None => self.enter_claimed(location, &record, now)?,
         };
         Ok(self.describe(index, &Record { created, ..record }))
     }
 
-    /// Makes one allocation. Without a tag there is nothing to plan.
+    /// Makes one allocation. Of a slab without a tag there is nothing to plan.
     pub(super) fn allocate(&self, request: &AllocateRequest, now: Now) -> Result<Started<'_>, AllocateError> {
         if self.is_closed() {
             return Err(Unavailable.into());
         }
-        if request.tag.is_some() {
-            let mut plan = Plan::new(self, std::slice::from_ref(request))?;
-            plan.claim(now)?;
-            return Ok(Started::Claimed(plan));
-        }
-        let (class, _) = self.class_for(request.size_bytes)?;
+        let class = match self.shape_for(request.size_bytes)? {
+            (Shape::Slab(class), _) if request.tag.is_none() => class,
+            _ => {
+                let mut plan = Plan::new(self, std::slice::from_ref(request))?;
+                plan.claim(now)?;
+                return Ok(Started::Claimed(plan));
+            }
+        };
         let location = match self.heap.try_allocate(class) {
             Ok(location) => location,
             Err(_) => self.take_slab(class, now)?,
@@ -220,8 +267,13 @@ impl Local {
 
     /// Enters an allocation whose slot has no entry at hand. Where there is none at all, its slab is freed.
     #[cold]
-    fn enter_claimed(&self, record: &Record, now: Now) -> Result<(u32, Now), AllocateError> {
-        self.claim_entry(now).inspect_err(|_| self.heap.free(record.location))?;
+    fn enter_claimed(
+        &self,
+        location: SlabLocation,
+        record: &Record,
+        now: Now,
+    ) -> Result<(u32, Now), AllocateError> {
+        self.claim_entry(now).inspect_err(|_| self.heap.free(location))?;
         let index = self.take_entries(1)[0];
         Ok((index, self.with_slot(|slot| self.enter(slot, index, record, now))))
     }
@@ -287,11 +339,7 @@ impl Local {
 
     #[cold]
     fn too_large(&self, size_bytes: u64, actual_size_bytes: Option<u64>) -> AllocateError {
-        let size_bytes_max = self
-            .heap
-            .largest_class_within(self.heap.limit_bytes())
-            .unwrap_or(0)
-            .min(self.allocation_size_max);
+        let size_bytes_max = self.largest_within(self.heap.limit_bytes()).unwrap_or(0);
         AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max }
     }
 
@@ -327,7 +375,7 @@ impl Local {
         self.describe_found(index, &record, now).ok_or(NotFound(id))
     }
 
-    /// Ends an allocation, and says how many bytes its slab has.
+    /// Ends an allocation, and says how many bytes its block had.
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
         let (index, entry, record) = match self.look_up(id, now) {
             Ok(found) => found,
@@ -338,16 +386,16 @@ impl Local {
         if let Some(number) = record.arena {
             self.detach(number, index, record.key);
         }
-        Ok(self.heap.slab_bytes(record.location))
+        Ok(self.actual_bytes(&record))
     }
 
     /// Ends a live allocation: the id first, so that nobody finds what is being taken apart.
     pub(super) fn end(&self, index: u32, entry: LockedEntry<'_>, record: &Record, now: Now) {
         entry.clear();
-        // A segment that is lent is freed by the upload that writes into it, which finds the id dead.
+        // Segments that are lent are freed by the upload that writes into them, which finds the id dead.
         let lent = entry.is_lent();
         drop(entry);
-        let bytes = self.heap.slab_bytes(record.location);
+        let bytes = self.actual_bytes(record);
         {
             let slot = self.table.used(index).slot().expect("a live entry is listed, until here");
             let mut slot = self.slots.of(slot).lock();
@@ -367,10 +415,23 @@ impl Local {
         }
         // Last, so that whoever gets the memory finds an entry for it too: a table of as many entries as there are
         // slabs is never full while a slab is free.
+        match record.place {
+            Place::Slab(location) if !lent => {
+                self.drains.free(&self.heap, location, record.size_bytes, now);
+            }
+            Place::Slab(_) => self.room_freed(),
+            Place::Object(number) => self.end_object(number, lent, now),
+        }
+    }
+
+    #[cold]
+    fn end_object(&self, number: ObjectNumber, lent: bool, now: Now) {
+        let object = self.objects.remove(number);
         if lent {
+            drop(object);
             self.room_freed();
         } else {
-            self.drains.free(&self.heap, record.location, record.size_bytes, now);
+            self.drains.retire(object, 0..u64::MAX, now);
         }
     }
 
@@ -392,7 +453,7 @@ impl Local {
         Allocation {
             id: AllocationId::new(index, record.key),
             size_bytes: record.size_bytes,
-            actual_size_bytes: self.heap.slab_bytes(record.location),
+            actual_size_bytes: self.actual_bytes(record),
             created: record.created,
             deadline: record.deadline,
             tag: record.tag.and_then(|tag| self.tags.name(tag)),
@@ -428,7 +489,7 @@ impl Local {
             live_bytes += slot.live_bytes;
             sizes_bytes += slot.sizes.metadata_bytes();
             requested_bytes += slot.live_requested_bytes;
-            made += slot.sizes.samples();
+            made += slot.sizes.samples() + slot.objects_made;
             lease_lag.add(&slot.lease_lag);
         }
         let members = self.arenas.live();
@@ -443,6 +504,7 @@ impl Local {
             metadata_bytes: heap.metadata_bytes
                 + self.table.metadata_bytes()
                 + self.order_bytes()
+                + self.objects.metadata_bytes()
                 + sizes_bytes
                 + self.arenas.metadata_bytes(),
             metadata_bytes_max: self.heap.metadata_bytes_max()
@@ -455,6 +517,7 @@ impl Local {
             waiting_requests: self.queue.bell.waiting(),
             reserved_bytes: self.queue.reserved_bytes(),
             tags: self.tags.stats(),
+            objects: self.objects.stats(),
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),

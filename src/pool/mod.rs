@@ -15,6 +15,8 @@
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
 //!   drain.rs     until when readers of what was freed may go on
+//!   place.rs     where its bytes lie: a slab, or an object
+//!   object.rs    blocks that no class holds
 //!   moving.rs    a live block's bytes go elsewhere
 //!   deposit.rs   a block that is allocated and written in one go
 //!   entries.rs   which entries are free, and how one becomes an allocation
@@ -51,7 +53,9 @@ mod lease;
 mod listing;
 mod local;
 mod moving;
+mod object;
 mod order;
+mod place;
 mod plan;
 mod queue;
 mod table;
@@ -61,7 +65,7 @@ mod upload;
 
 pub use arena::{
     Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
-    ArenaStats, Keep, Profile, RenewError, Upload,
+    ArenaStats, Keep, Profile, RenewError,
 };
 pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
@@ -79,7 +83,9 @@ pub use inflight::{Inflight, InflightCharge};
 pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
+pub use object::ObjectStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
+pub use upload::Upload;
 
 use crate::clock::Now;
 use crate::memory::{self, Heap, HeapStats};
@@ -133,6 +139,8 @@ pub struct Written {
 pub struct PoolStats {
     /// Numbers of the memory below.
     pub heap: HeapStats,
+    /// Large objects among the live allocations.
+    pub objects: ObjectStats,
     /// Live allocations.
     pub active_allocations: u64,
     /// Actual bytes of live allocations.
@@ -381,8 +389,10 @@ impl Pool {
     ) -> Result<Written, WriteError> {
         let Engine::Local(local) = &self.engine;
         match local.write(id, placement, pieces, precondition, None, now).await {
-            // In place there is always room: it is only readers that can be in the way.
-            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. })) => {
+            // In place there is always room, where readers are not in the way, nor much that would have to be zeroed.
+            Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
+                if local.may_be_freed(requested_bytes) || local.may_be_written_in_place(id, now) =>
+            {
                 let write = |room, now| local.write(id, placement, pieces, precondition, room, now);
                 local.write_in_turn(requested_bytes, self.write_wait, now, write).await
             }
@@ -403,20 +413,42 @@ impl Pool {
         precondition: &Precondition,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
+        self.upload_body(id, (placement, None), precondition, now).await
+    }
+
+    /// As [`Pool::upload`], of a body of just this length. It takes no more memory than a body of that length needs: of a
+    /// large object the segments that it touches.
+    ///
+    /// # Errors
+    /// As [`Pool::upload`]; and [`WriteError::PastEnd`] where the body would end behind the content.
+    pub async fn upload_exactly(
+        &self,
+        id: AllocationId,
+        placement: Placement,
+        length: u64,
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
+        self.upload_body(id, (placement, Some(length)), precondition, now).await
+    }
+
+    async fn upload_body(
+        &self,
+        id: AllocationId,
+        body: (Placement, Option<u64>),
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Upload<'_>, WriteError> {
         let Engine::Local(local) = &self.engine;
-        if id.is_member() {
-            return local.upload_member(id, placement, precondition, now);
-        }
-        let outcome = match local.upload(id, placement, precondition, None, now).await {
+        match local.upload(id, body, precondition, None, now).await {
             Err(WriteError::NoRoom(memory::AllocateError::Exhausted { requested_bytes, .. }))
                 if local.may_be_freed(requested_bytes) =>
             {
-                let upload = |room, now| local.upload(id, placement, precondition, room, now);
+                let upload = |room, now| local.upload(id, body, precondition, room, now);
                 local.write_in_turn(requested_bytes, self.write_wait, now, upload).await
             }
             outcome => outcome,
-        };
-        outcome.map(Upload::from)
+        }
     }
 
     /// Bytes of the block that a request for so many bytes takes, however full the pool is.
@@ -425,7 +457,7 @@ impl Pool {
     /// [`AllocateError::TooLarge`] where there can never be one.
     pub fn actual_size(&self, size_bytes: u64) -> Result<u64, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        local.class_for(size_bytes).map(|(_, actual)| actual)
+        local.shape_for(size_bytes).map(|(_, actual)| actual)
     }
 
     /// All numbers.
@@ -446,10 +478,11 @@ impl Pool {
         (local.heap().in_use_bytes(), local.heap().limit_bytes())
     }
 
-    /// The largest block that `free_bytes` leave room for; none where even the smallest needs more.
+    /// The largest size that a request may ask for where so many bytes are free; none where even the smallest block needs
+    /// more.
     pub fn largest_block_within(&self, free_bytes: u64) -> Option<u64> {
         let Engine::Local(local) = &self.engine;
-        local.heap().largest_class_within(free_bytes)
+        local.largest_within(free_bytes)
     }
 
     /// Looks at those who read what was freed or replaced: marks whose time is over, and says who is left. Wants to be

@@ -5,6 +5,7 @@
 //! the content, its version and its readers' view are the same before and after.
 
 use super::local::Local;
+use super::place::Place;
 use crate::memory::SlabLocation;
 
 /// What a segment's record says of its owner: the index of the entry, plus one.
@@ -19,7 +20,7 @@ impl Local {
         let index = owner - 1;
         let Some(entry) = self.table().get(index) else { return false };
         let entry = entry.lock();
-        let is_its_content = entry.read().is_some_and(|record| record.location == from);
+        let is_its_content = entry.read().is_some_and(|record| record.place == Place::Slab(from));
         // A lent segment is filled without the lock, by an upload that knows where it lies.
         if !is_its_content || entry.is_lent() {
             return false;
@@ -28,7 +29,7 @@ impl Local {
             return false; // somebody reads it
         }
         self.heap().set_owner(to, owner);
-        entry.set_location(to);
+        entry.set_place(Place::Slab(to));
         true
     }
 }

@@ -1,7 +1,7 @@
 //! Plans: what a request for blocks takes, resolved before anything is taken, and then taken all or not at all.
 //!
 //! ```text
-//!   request ─▶ Plan ──claim──▶ room and budgets granted ──back──▶ slabs ──publish──▶ allocations
+//!   request ─▶ Plan ──claim──▶ room and budgets granted ──back──▶ blocks ──publish──▶ allocations
 //!                └── refused: the reason; nothing was changed
 //! ```
 //!
@@ -12,16 +12,18 @@ use super::entries::Slot;
 use super::handover::Backing;
 use super::id::Key;
 use super::local::Local;
+use super::object::free_backed;
+use super::place::Place;
 use super::queue::Need;
 use super::table::Record;
 use super::tags::{OverBudget, TAGS_MAX, TagNumber, TagShare};
 use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
 use crate::latency::Stopwatch;
-use crate::memory::{self, Heap, SizeClass, SlabLocation};
+use crate::memory::{self, Backed, Heap, Shape};
 use std::time::Duration;
 
-/// Granted bytes that are not slabs yet. What is left of them is given back when dropped.
+/// Granted bytes that are no blocks yet. What is left of them is given back when dropped.
 #[derive(Debug)]
 pub(super) struct Room<'a> {
     heap: &'a Heap,
@@ -34,29 +36,32 @@ impl<'a> Room<'a> {
         Room { heap, bytes }
     }
 
-    /// Turns a part of the room into a slab; none where that takes more than a slice of work.
+    /// Turns a part of the room into a block; none where that takes more than a slice of work. One of several blocks, which
+    /// together get one slice: `has_time` until it is spent.
     pub(super) fn try_back(
         &mut self,
-        class: SizeClass,
-    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
-        let mut has_time = true;
-        self.try_back_within(class, &mut has_time)
+        shape: Shape,
+        has_time: &mut bool,
+    ) -> Result<Option<Backed>, memory::AllocateError> {
+        let mut backed = self.heap.back_shape_unless_scarce(shape)?;
+        if backed.is_none() && std::mem::take(has_time) {
+            backed = self.heap.try_back_shape_scarce(shape)?;
+        }
+        if backed.is_some() {
+            self.bytes -= self.heap.shape_bytes(shape);
+        }
+        Ok(backed)
     }
 
-    /// As [`Room::try_back`], for one of several slabs, which together get one slice of work: `has_time` until it is spent.
-    fn try_back_within(
-        &mut self,
-        class: SizeClass,
-        has_time: &mut bool,
-    ) -> Result<Option<SlabLocation>, memory::AllocateError> {
-        let mut location = self.heap.back_unless_scarce(class)?;
-        if location.is_none() && std::mem::take(has_time) {
-            location = self.heap.try_back_scarce(class)?;
-        }
-        if let Some(location) = location {
-            self.bytes -= self.heap.slab_bytes(location);
-        }
-        Ok(location)
+    /// Bytes that are left.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes a part of it: it is the caller's to give back.
+    pub(super) fn split_off(&mut self, bytes: u64) -> u64 {
+        self.bytes -= bytes;
+        bytes
     }
 
     /// Takes all that is left of it: it is the caller's to give back.
@@ -77,7 +82,7 @@ impl Drop for Room<'_> {
 #[derive(Clone, Copy, Debug)]
 struct Block {
     size_bytes: u64,
-    class: SizeClass,
+    shape: Shape,
     lease: Option<Duration>,
     tag: Option<TagNumber>,
 }
@@ -160,6 +165,26 @@ impl Local {
 impl<'a> Plan<'a> {
     /// What these requests take. All of them together could be had from an empty pool.
     pub(super) fn new(local: &'a Local, requests: &[AllocateRequest]) -> Result<Plan<'a>, AllocateError> {
+        Plan::with_shapes(local, requests, |size_bytes| local.shape_for(size_bytes))
+    }
+
+    /// As [`Plan::new`], of a block of whole pages that ends with the arena of that number.
+    pub(super) fn in_arena(
+        local: &'a Local,
+        request: &AllocateRequest,
+        number: u32,
+    ) -> Result<Plan<'a>, AllocateError> {
+        let shape_of = |size_bytes| local.page_shape_for(size_bytes);
+        let mut plan = Plan::with_shapes(local, std::slice::from_ref(request), shape_of)?;
+        plan.arena = Some(number);
+        Ok(plan)
+    }
+
+    fn with_shapes(
+        local: &'a Local,
+        requests: &[AllocateRequest],
+        shape_of: impl Fn(u64) -> Result<(Shape, u64), AllocateError>,
+    ) -> Result<Plan<'a>, AllocateError> {
         let mut plan = Plan {
             local,
             blocks: Vec::with_capacity(requests.len()),
@@ -170,7 +195,7 @@ impl<'a> Plan<'a> {
         };
         plan.need.entries = requests.len() as u64;
         for request in requests {
-            let (class, actual_bytes) = local.class_for(request.size_bytes)?;
+            let (shape, actual_bytes) = shape_of(request.size_bytes)?;
             plan.need.bytes = plan.need.bytes.saturating_add(actual_bytes);
             let limit_bytes = local.heap().limit_bytes();
             if plan.need.bytes > limit_bytes {
@@ -189,7 +214,7 @@ impl<'a> Plan<'a> {
                 ),
             };
             // Noted at once, so that a plan that fails here ends the blocks it began.
-            plan.blocks.push(Block { size_bytes: request.size_bytes, class, lease: request.lease, tag });
+            plan.blocks.push(Block { size_bytes: request.size_bytes, shape, lease: request.lease, tag });
             if let Some(tag) = tag {
                 plan.add_share(TagShare { tag, bytes: actual_bytes });
             }
@@ -254,32 +279,32 @@ impl<'a> Plan<'a> {
         self.local.room_freed(); // what others wait for may have been no memory
     }
 
-    /// Turns the room into slabs, one for each block. Waits only where that takes more than a slice of work in all.
-    pub(super) async fn back(&mut self) -> Result<Vec<SlabLocation>, AllocateError> {
+    /// Turns the room into the memory of each block. Waits only where that takes more than a slice of work in all.
+    pub(super) async fn back(&mut self) -> Result<Vec<Backed>, AllocateError> {
         let room = self.room.as_mut().expect("a plan is claimed before it is backed");
-        let mut slabs = Vec::with_capacity(self.blocks.len());
+        let mut made = Vec::with_capacity(self.blocks.len());
         let mut has_time = true;
         for (at, block) in self.blocks.iter().enumerate() {
-            match room.try_back_within(block.class, &mut has_time) {
-                Ok(Some(slab)) => slabs.push(slab),
+            match room.try_back(block.shape, &mut has_time) {
+                Ok(Some(backed)) => made.push(backed),
                 Ok(None) => {
                     self.handed_over = Some(Stopwatch::start());
-                    let missing = self.blocks[at..].iter().map(|block| block.class).collect();
-                    let backing = Backing::new(self.local.heap(), slabs, missing, room.take_bytes());
-                    let slabs = self.local.finish(backing).await;
-                    return slabs.map_err(|error| {
+                    let missing = self.blocks[at..].iter().map(|block| block.shape).collect();
+                    let backing = Backing::new(self.local.heap(), made, missing, room.take_bytes());
+                    let made = self.local.finish(backing).await;
+                    return made.map_err(|error| {
                         self.unclaim();
                         error.into()
                     });
                 }
                 Err(error) => {
-                    slabs.into_iter().for_each(|slab| self.local.heap().free(slab));
+                    made.into_iter().for_each(|backed| free_backed(self.local.heap(), &backed));
                     self.unclaim();
                     return Err(error.into());
                 }
             }
         }
-        Ok(slabs)
+        Ok(made)
     }
 
     /// Since when its work was handed over, where it took more than a slice.
@@ -287,29 +312,22 @@ impl<'a> Plan<'a> {
         self.handed_over
     }
 
-    /// What it makes ends with the arena of that number.
-    pub(super) fn put_into_arena(&mut self, number: u32) {
-        self.arena = Some(number);
-    }
-
-    /// Enters the slabs into the table: from here on they are allocations.
-    pub(super) fn publish(&mut self, slabs: &[SlabLocation], now: Now) -> Vec<Allocation> {
-        let entries = self.local.take_entries(slabs.len());
-        let mut made = Vec::with_capacity(slabs.len());
-        let tagged = |block: &Block, slab: SlabLocation| {
-            let bytes = self.local.heap().slab_bytes(slab);
-            block.tag.map(|tag| TagShare { tag, bytes })
-        };
-        for (block, slab) in self.blocks.iter().zip(slabs) {
+    /// Enters the blocks, which lie there, into the table: from here on they are allocations.
+    pub(super) fn publish(&mut self, places: &[Place], now: Now) -> Vec<Allocation> {
+        let entries = self.local.take_entries(places.len());
+        let mut made = Vec::with_capacity(places.len());
+        for block in &self.blocks {
             // Before the allocation is there, so that nobody ends it before it began.
-            tagged(block, *slab).into_iter().for_each(|share| self.local.tags().begin_allocation(share));
+            let bytes = self.local.heap().shape_bytes(block.shape);
+            let share = block.tag.map(|tag| TagShare { tag, bytes });
+            share.into_iter().for_each(|share| self.local.tags().begin_allocation(share));
         }
         self.local.with_slot(|slot: &mut Slot| {
-            for ((block, location), index) in self.blocks.iter().zip(slabs).zip(entries) {
+            for ((block, place), index) in self.blocks.iter().zip(places).zip(entries) {
                 let record = Record {
                     key: Key::random(),
                     size_bytes: block.size_bytes,
-                    location: *location,
+                    place: *place,
                     created: now,
                     deadline: block.lease.map(|lease| now.after(lease)),
                     tag: block.tag,
@@ -331,8 +349,11 @@ impl<'a> Plan<'a> {
         if self.local.is_closed() {
             return Err(Unavailable.into());
         }
-        let slabs = self.back().await?;
-        Ok(self.publish(&slabs, now))
+        let made = self.back().await?;
+        let place =
+            |(backed, block): (Backed, &Block)| self.local.objects().place(backed, block.size_bytes, 0);
+        let places: Vec<_> = made.into_iter().zip(&self.blocks).map(place).collect();
+        Ok(self.publish(&places, now))
     }
 }
 

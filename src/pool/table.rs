@@ -6,10 +6,10 @@
 
 use super::id::Key;
 use super::order::Link;
+use super::place::Place;
 use super::tags::TagNumber;
 use crate::clock::Now;
 use crate::lock::{ByteGuard, ByteLock};
-use crate::memory::SlabLocation;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
@@ -33,8 +33,8 @@ struct DurableEntry {
     /// The tag's number plus one, or zero.
     tag: AtomicU32,
     size_bytes: AtomicU64,
-    /// Where the bytes lie: a `SlabLocation`.
-    location: AtomicU64,
+    /// Where the bytes lie: a `Place`.
+    place: AtomicU64,
     /// When the allocation was made, in `Now` nanoseconds; no two of one slot are equal.
     created: AtomicU64,
     /// When it ends by itself, or `NO_DEADLINE`.
@@ -50,7 +50,7 @@ struct DurableEntry {
 #[derive(Debug, Default)]
 struct VolatileEntry {
     lock: ByteLock,
-    /// 1 while the first upload writes into the allocation's own segment, which is then the upload's to free. Under
+    /// 1 while the first upload writes into the allocation's own segments, which are then the upload's to free. Under
     /// the entry's lock. See `content.rs`.
     lent: AtomicU8,
     /// While live: the slot that made the allocation, and the chunk of its creation order that lists it, in one word
@@ -92,7 +92,7 @@ pub(super) struct Table {
 pub(super) struct Record {
     pub(super) key: Key,
     pub(super) size_bytes: u64,
-    pub(super) location: SlabLocation,
+    pub(super) place: Place,
     pub(super) created: Now,
     pub(super) deadline: Option<Now>,
     pub(super) tag: Option<TagNumber>,
@@ -176,7 +176,7 @@ impl<'a> Entry<'a> {
         durable.key_high.store(record.key.high, Ordering::Relaxed);
         durable.tag.store(TagNumber::word(record.tag), Ordering::Relaxed);
         durable.size_bytes.store(record.size_bytes, Ordering::Relaxed);
-        durable.location.store(record.location.word(), Ordering::Relaxed);
+        durable.place.store(record.place.word(), Ordering::Relaxed);
         durable.created.store(created.0, Ordering::Relaxed);
         durable.deadline.store(deadline_word(record.deadline), Ordering::Relaxed);
         durable.arena.store(record.arena.map_or(NO_ARENA, |number| u64::from(number) + 1), Ordering::Relaxed);
@@ -203,9 +203,9 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Where the bytes lie, or lay a moment ago. For whoever only wants to know how large it is.
-    pub(super) fn location(self) -> SlabLocation {
-        SlabLocation::from_word(self.durable.location.load(Ordering::Relaxed))
+    /// Bytes that were asked for, by this allocation or the one before. For whoever only wants to know how large it is.
+    pub(super) fn size_bytes(self) -> u64 {
+        self.durable.size_bytes.load(Ordering::Relaxed)
     }
 
     /// The tag. For the owning slot's creation order, under that slot's lock.
@@ -261,7 +261,7 @@ impl LockedEntry<'_> {
         Some(Record {
             key: Key { low, high: durable.key_high.load(Ordering::Relaxed) },
             size_bytes: durable.size_bytes.load(Ordering::Relaxed),
-            location: SlabLocation::from_word(durable.location.load(Ordering::Relaxed)),
+            place: Place::from_word(durable.place.load(Ordering::Relaxed)),
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
             tag: TagNumber::from_word(durable.tag.load(Ordering::Relaxed)),
@@ -279,7 +279,7 @@ impl LockedEntry<'_> {
         self.entry.durable.arena.store(NO_ARENA, Ordering::Relaxed);
     }
 
-    /// Whether an upload writes into the allocation's own segment.
+    /// Whether an upload writes into the allocation's own segments.
     pub(super) fn is_lent(&self) -> bool {
         self.entry.volatile.lent.load(Ordering::Relaxed) != 0
     }
@@ -288,11 +288,11 @@ impl LockedEntry<'_> {
         self.entry.volatile.lent.store(u8::from(lent), Ordering::Relaxed);
     }
 
-    /// Commits another version of the content: the location alone selects it.
-    pub(super) fn set_location(&self, location: SlabLocation) {
+    /// Commits another version of the content: the place alone selects it.
+    pub(super) fn set_place(&self, place: Place) {
         // Release pairs with the Acquire in the entry's lock, under which it is read; alone it is the commit of a version
         // to whoever reads the entry without this process's locks, as a pool file will be read.
-        self.entry.durable.location.store(location.word(), Ordering::Release);
+        self.entry.durable.place.store(place.word(), Ordering::Release);
     }
 
     /// Ends the allocation: its id is dead from here on.
@@ -310,7 +310,7 @@ mod loom_tests {
         Record {
             key: Key { low: number, high: u32::try_from(number).expect("a small number") },
             size_bytes: number,
-            location: SlabLocation::from_word(number),
+            place: Place::from_word(number),
             created: Now(number),
             deadline: Some(Now(number)),
             tag: None,

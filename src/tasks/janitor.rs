@@ -1,8 +1,8 @@
 //! The janitor: the one thread for work that takes longer than a request may keep a worker from others.
 //!
-//! Requests hand over what takes longer than a slice, and wait for it without a thread. In between the janitor gives
-//! back what lay idle, and makes ready what busy classes are to keep, slice by slice, and drops that whenever a request
-//! comes.
+//! Requests hand over what takes longer than a slice, and wait for it without a thread. In between the janitor zeroes
+//! what is freed in large pieces, gives back what lay idle, and makes ready what busy classes are to keep, slice by
+//! slice, and drops that whenever a request comes.
 
 use crate::clock::Now;
 use crate::pool::{Chore, Pool};
@@ -73,6 +73,10 @@ fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
             Chore::Ended => return,
             Chore::Ready => {
                 pool.do_chore();
+                true
+            }
+            Chore::Scrub => {
+                pool.scrub_slice();
                 true
             }
             Chore::Nothing => {

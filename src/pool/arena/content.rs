@@ -11,7 +11,6 @@ use crate::pool::content::{Content, Placement, Precondition, WriteError, check_e
 use crate::pool::id::{AllocationId, Key};
 use crate::pool::local::Local;
 use crate::pool::tags::TagShare;
-use crate::pool::upload::Upload as EntryUpload;
 use crate::pool::{Allocation, NotFound, RenewError, Written};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
@@ -180,93 +179,59 @@ impl Local {
         }
         let is_something_free = !runs.is_empty() || !chunks.is_empty();
         self.give_back_runs(runs);
-        chunks.into_iter().for_each(|chunk| chunk.free(self.heap()));
+        self.free_chunks(chunks);
         if is_something_free {
             self.room_freed();
         }
         Ok(bytes)
     }
 
-    /// Begins to write a body into a member, piece by piece.
+    /// Begins to write a body into a member, piece by piece, whose length may be known.
     pub(in crate::pool) fn upload_member(
         &self,
         id: AllocationId,
-        placement: Placement,
+        (placement, length): (Placement, Option<u64>),
         precondition: &Precondition,
         now: Now,
-    ) -> Result<Upload<'_>, WriteError> {
+    ) -> Result<MemberUpload<'_>, WriteError> {
         let size_bytes = self.with_member(id, now, |mut found| {
             let member = found.member();
             let size_bytes = u64::from(member.size_bytes);
-            check_end(placement, 0, size_bytes)?;
+            check_end(placement, length.unwrap_or(0), size_bytes)?;
             precondition.check_early(member.writes)?;
             Ok::<_, WriteError>(size_bytes)
         })??;
-        let body = Vec::new();
-        Ok(Upload(Kind::Member { local: self, id, placement, size_bytes, body }))
+        Ok(MemberUpload { local: self, id, placement, size_bytes, body: Vec::new() })
     }
 }
 
-/// A body on its way into an allocation. Nobody sees anything of it before [`Upload::commit`]; dropped before that, it
-/// leaves no trace.
+/// A body on its way into a member: collected, and written as one when it is complete.
 #[derive(Debug)]
-pub struct Upload<'a>(Kind<'a>);
-
-#[derive(Debug)]
-enum Kind<'a> {
-    Entry(EntryUpload<'a>),
-    /// Collected, and written as one when it is complete.
-    Member {
-        local: &'a Local,
-        id: AllocationId,
-        placement: Placement,
-        size_bytes: u64,
-        /// At most what fits into the member.
-        body: Vec<u8>,
-    },
+pub(in crate::pool) struct MemberUpload<'a> {
+    local: &'a Local,
+    id: AllocationId,
+    placement: Placement,
+    size_bytes: u64,
+    /// At most what fits into the member.
+    body: Vec<u8>,
 }
 
-impl<'a> From<EntryUpload<'a>> for Upload<'a> {
-    fn from(upload: EntryUpload<'a>) -> Upload<'a> {
-        Upload(Kind::Entry(upload))
-    }
-}
-
-impl Upload<'_> {
-    /// Size of the allocation, in bytes.
-    pub fn size_bytes(&self) -> u64 {
-        match &self.0 {
-            Kind::Entry(upload) => upload.size_bytes(),
-            Kind::Member { size_bytes, .. } => *size_bytes,
-        }
+impl MemberUpload<'_> {
+    pub(in crate::pool) fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
-    /// Takes the next piece of the body.
-    ///
-    /// # Errors
-    /// [`WriteError`] where the allocation has ended, or the body is longer than fits.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), WriteError> {
-        match &mut self.0 {
-            Kind::Entry(upload) => upload.push(piece),
-            Kind::Member { placement, size_bytes, body, .. } => {
-                let length = body.len() as u64 + piece.len() as u64;
-                check_end(*placement, length, *size_bytes)?;
-                body.extend_from_slice(piece);
-                Ok(())
-            }
-        }
+    pub(in crate::pool) fn push(&mut self, piece: &[u8]) -> Result<(), WriteError> {
+        check_end(self.placement, self.body.len() as u64 + piece.len() as u64, self.size_bytes)?;
+        self.body.extend_from_slice(piece);
+        Ok(())
     }
 
-    /// Makes what was pushed the content.
-    ///
-    /// # Errors
-    /// [`WriteError`] where the allocation has ended, or the precondition does not hold; nothing was changed then.
-    pub fn commit(self, precondition: &Precondition, now: Now) -> Result<Written, WriteError> {
-        match self.0 {
-            Kind::Entry(upload) => upload.commit(precondition, now),
-            Kind::Member { local, id, placement, body, .. } => {
-                local.write_member(id, placement, &[&body], precondition, now)
-            }
-        }
+    pub(in crate::pool) fn commit(
+        self,
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Written, WriteError> {
+        self.local.write_member(self.id, self.placement, &[&self.body], precondition, now)
     }
 }

@@ -307,7 +307,7 @@ impl Local {
                 }
             }
             // Last, so that whoever gets the memory finds the rest too.
-            own.chunks.into_iter().for_each(|chunk| chunk.free(self.heap()));
+            self.free_chunks(own.chunks);
         }
         self.room_freed(); // what others wait for may have been no memory
         ended

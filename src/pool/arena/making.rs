@@ -7,13 +7,13 @@ use super::directory::RunPlace;
 use super::members::{Member, Members, actual_bytes};
 use super::registry::ARENAS_MAX;
 use super::space::{Chunk, Space};
-use super::tree::{CHUNK_BYTES_MAX, DEPTH_MAX, Family, Node, Standing, Tree, whole_pages};
+use super::tree::{DEPTH_MAX, Family, Node, Standing, Tree, whole_pages};
 use super::{Arena, ArenaAllocateError, ArenaError, ArenaRequest, ArenaSize, ArenaState, Profile};
 use crate::clock::Now;
-use crate::memory::{self, SizeClass};
-use crate::pool::handover::Backing;
+use crate::memory::{self, Backed, Shape};
 use crate::pool::id::{ArenaId, Key};
 use crate::pool::local::Local;
+use crate::pool::object::free_backed;
 use crate::pool::plan::{ClaimError, Plan, Room};
 use crate::pool::queue::Need;
 use crate::pool::tags::{TAGS_MAX, TagNumber, TagShare};
@@ -90,7 +90,7 @@ impl Drop for Fresh<'_> {
     fn drop(&mut self) {
         // The budget first: whoever is told of the memory finds that too.
         self.hold = None;
-        self.chunks.drain(..).for_each(|chunk| chunk.free(self.local.heap()));
+        self.local.free_chunks(std::mem::take(&mut self.chunks));
     }
 }
 
@@ -405,20 +405,22 @@ impl Local {
         wait: Duration,
         now: Now,
     ) -> Result<Allocation, ArenaAllocateError> {
-        let (_, actual_size_bytes) = self.class_for(size_bytes)?;
-        let tag = self.with_open(id, now, |_, tree, number| {
+        let (_, actual_size_bytes) = self.page_shape_for(size_bytes)?;
+        let (number, tag) = self.with_open(id, now, |_, tree, number| {
             tree.check_limits(number, actual_size_bytes)?;
-            Ok::<_, ArenaAllocateError>(tree.node(number).tag.and_then(|tag| self.tags().name(tag)))
+            let tag = tree.node(number).tag.and_then(|tag| self.tags().name(tag));
+            Ok::<_, ArenaAllocateError>((number, tag))
         })??;
-        let request = [AllocateRequest { size_bytes, lease: None, tag }];
-        let (mut plan, now) = self.claimed_plan(&request, wait, now).await?;
-        let slabs = plan.back().await?;
-        let mut entered = false;
+        let request = AllocateRequest { size_bytes, lease: None, tag };
+        let mut plan = Plan::in_arena(self, &request, number)?;
+        let now = self.claim_patiently(plan.need(), wait, now).await?;
+        plan.claimed();
+        let mut made = plan.back().await?;
         let outcome = self.with_open(id, now, |_, tree, number| {
             tree.check_limits(number, actual_size_bytes)?;
-            plan.put_into_arena(number);
-            let mut made = plan.publish(&slabs, now).pop().expect("one block, one allocation");
-            entered = true;
+            let backed = made.pop().expect("a plan of one block makes one");
+            let place = self.objects().place(backed, size_bytes, 0);
+            let mut made = plan.publish(&[place], now).pop().expect("one block, one allocation");
             let (index, key) = made.id.decode().expect("it is an entry's");
             let node = tree.node(number);
             let before = node.record_bytes();
@@ -431,28 +433,9 @@ impl Local {
             tree.charge(number, actual_size_bytes);
             Ok(made)
         });
-        if !entered {
-            slabs.into_iter().for_each(|slab| self.heap().free(slab));
-        }
+        // What did not get there, because the arena has ended, or is full by now.
+        made.iter().for_each(|backed| free_backed(self.heap(), backed));
         outcome?
-    }
-
-    /// The plan of these requests, claimed, waiting for room where it may come. Also returns the time by then.
-    async fn claimed_plan(
-        &self,
-        requests: &[AllocateRequest],
-        wait: Duration,
-        now: Now,
-    ) -> Result<(Plan<'_>, Now), AllocateError> {
-        let mut plan = Plan::new(self, requests)?;
-        match plan.claim(now) {
-            Ok(()) => Ok((plan, now)),
-            Err(error) if !wait.is_zero() && error.may_pass() => {
-                drop(plan);
-                Box::pin(self.in_turn(requests, wait, now, error)).await
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Takes a need from the pool, waiting for it where it may come. Also returns the time by then.
@@ -468,21 +451,6 @@ impl Local {
         Box::pin(self.claim_in_turn(need, wait, now)).await
     }
 
-    /// What chunks of so many bytes in all are made of, and what they take.
-    fn chunk_classes(&self, bytes: u64) -> Result<(Vec<SizeClass>, u64), AllocateError> {
-        let largest = self.heap().largest_class_bytes().min(CHUNK_BYTES_MAX);
-        let (mut classes, mut taken) = (Vec::new(), 0);
-        while taken < bytes {
-            let (class, actual) = self
-                .heap()
-                .class_for((bytes - taken).min(largest))
-                .expect("no piece is larger than the largest class");
-            classes.push(class);
-            taken += actual;
-        }
-        Ok((classes, taken))
-    }
-
     /// Takes chunks of `wish_bytes`, or where these cannot be had of `least_bytes`. Also returns the time by then.
     async fn take_chunks<'a>(
         &'a self,
@@ -496,34 +464,20 @@ impl Local {
             let shares = hold.iter().map(|hold| TagShare { tag: hold.tag, bytes }).collect();
             Need { bytes, entries: 0, shares }
         };
-        let (mut classes, mut bytes) = self.chunk_classes(wish_bytes)?;
+        let mut bytes = wish_bytes;
         let mut now = now;
-        if least_bytes >= wish_bytes || self.claim(&need(bytes)).is_err() {
-            (classes, bytes) = self.chunk_classes(least_bytes)?;
+        if least_bytes >= wish_bytes || self.claim(&need(wish_bytes)).is_err() {
+            bytes = least_bytes;
             now = self.claim_patiently(&need(bytes), wait, now).await?;
         }
         if let Some(hold) = &mut hold {
             hold.bytes = bytes;
         }
-        let mut room = Room::granted(self.heap(), bytes);
-        let mut slabs = Vec::with_capacity(classes.len());
-        for (at, class) in classes.iter().enumerate() {
-            match room.try_back(*class) {
-                Ok(Some(slab)) => slabs.push(slab),
-                Ok(None) => {
-                    let missing = classes[at..].to_vec();
-                    let backing = Backing::new(self.heap(), slabs, missing, room.take_bytes());
-                    slabs = self.finish(backing).await?;
-                    break;
-                }
-                Err(error) => {
-                    slabs.into_iter().for_each(|slab| self.heap().free(slab));
-                    return Err(error.into());
-                }
-            }
-        }
-        let own = |(slab, class)| Chunk::new(self.heap(), class, self.heap().own(slab));
-        let chunks = slabs.into_iter().zip(classes).map(own).collect();
+        // However many pieces it comes in: members lie across their ends.
+        let room = Room::granted(self.heap(), bytes);
+        let made = self.private_memory(vec![Shape::Run(bytes)], Some(room), now).await?;
+        let segments = made.iter().flat_map(Backed::locations);
+        let chunks = segments.map(|segment| Chunk::new(self.heap(), *segment)).collect();
         Ok((Fresh { local: self, hold, chunks }, now))
     }
 }

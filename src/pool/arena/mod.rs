@@ -19,10 +19,10 @@ mod registry;
 mod space;
 mod tree;
 
-pub use content::Upload;
 pub use error::{ArenaAllocateError, ArenaError, RenewError};
 pub use profile::Profile;
 
+pub(super) use content::MemberUpload;
 pub(super) use registry::Arenas;
 
 use super::id::{AllocationId, ArenaId};

@@ -11,7 +11,8 @@
 //!
 //! Chunks are plain memory of one owner, the arena. Everything here is under its family's lock.
 
-use crate::memory::{Heap, OwnedSlab, SizeClass};
+use crate::memory::{Heap, OwnedSlab, SizeClass, SlabLocation};
+use crate::pool::local::Local;
 use std::ops::Range;
 
 /// Places are multiples of this, and so is what a member takes.
@@ -33,9 +34,10 @@ pub(in crate::pool) struct Chunk {
 }
 
 impl Chunk {
-    /// A slab of `class` that is the caller's.
-    pub(super) fn new(heap: &Heap, class: SizeClass, slab: OwnedSlab) -> Chunk {
-        let bytes = heap.owned_bytes(class, &slab).len() as u64;
+    /// Of a segment that the caller alone holds.
+    pub(super) fn new(heap: &Heap, segment: SlabLocation) -> Chunk {
+        let (class, slab) = (segment.class(), heap.own(segment));
+        let bytes = heap.owned_len(class, &slab);
         Chunk { class, slab, bytes, start: 0, written_bytes: 0, keepers: 0 }
     }
 
@@ -44,9 +46,9 @@ impl Chunk {
         self.bytes
     }
 
-    /// Gives it back to the heap.
-    pub(super) fn free(self, heap: &Heap) {
-        heap.free_owned(self.class, self.slab, self.bytes);
+    /// Gives it back to the heap. What was written there may still have to be zeroed.
+    fn free(self, heap: &Heap) {
+        heap.free_owned_unscrubbed(self.class, self.slab);
     }
 
     fn end(&self) -> u64 {
@@ -56,6 +58,17 @@ impl Chunk {
     /// The part of a range of places that lies in it, as a range of its own bytes.
     fn part(&self, range: &Range<u64>) -> Range<u64> {
         range.start.max(self.start) - self.start..range.end.min(self.end()) - self.start
+    }
+}
+
+impl Local {
+    /// Gives chunks back.
+    pub(super) fn free_chunks(&self, chunks: Vec<Chunk>) {
+        if chunks.is_empty() {
+            return;
+        }
+        chunks.into_iter().for_each(|chunk| chunk.free(self.heap()));
+        self.objects().upkeep().scrub_some();
     }
 }
 
@@ -74,11 +87,6 @@ impl Space {
     /// Bytes that can be given out without another chunk.
     pub(super) fn free_bytes(&self) -> u64 {
         self.end - self.next
-    }
-
-    /// Bytes that all its chunks take of the pool.
-    pub(super) fn chunk_bytes(&self) -> u64 {
-        self.chunks.iter().map(Chunk::bytes).sum()
     }
 
     /// Number of chunks that it has room for without another allocation of Rust's own allocator.
@@ -176,6 +184,10 @@ mod tests {
     use super::*;
     use crate::memory::Config;
 
+    fn chunk_bytes(space: &Space) -> u64 {
+        space.chunks.iter().map(Chunk::bytes).sum()
+    }
+
     fn heap() -> Heap {
         let config = Config { slab_sizes: vec![1024, 4096], max_pool_size: 1 << 20, ..Config::default() };
         Heap::new(&config).expect("the configuration is right")
@@ -183,7 +195,7 @@ mod tests {
 
     fn chunk(heap: &Heap, bytes: u64) -> Chunk {
         let (class, _) = heap.class_for(bytes).expect("a class");
-        Chunk::new(heap, class, heap.take_owned(class).expect("there is room"))
+        Chunk::new(heap, heap.allocate(class).expect("there is room"))
     }
 
     #[test]
@@ -191,7 +203,7 @@ mod tests {
         let heap = heap();
         let mut space = Space::default();
         [1024, 4096, 1024].into_iter().for_each(|bytes| space.add(chunk(&heap, bytes)));
-        assert_eq!((space.free_bytes(), space.chunk_bytes()), (6144, 6144));
+        assert_eq!((space.free_bytes(), chunk_bytes(&space)), (6144, 6144));
         let (first, second) = (space.take(1008), space.take(5120));
         assert_eq!((first, second, space.free_bytes()), (0, 1008, 16));
         let content: Vec<u8> = (0..5120_u32).map(|at| at.to_le_bytes()[0] | 1).collect();
@@ -221,7 +233,7 @@ mod tests {
         assert_eq!((low, space.take_unkept().len()), (0, 0));
         space.end_keeping(&(across..across + 2000));
         let unkept = space.take_unkept();
-        assert_eq!((unkept.len(), space.chunk_bytes()), (1, 2048));
+        assert_eq!((unkept.len(), chunk_bytes(&space)), (1, 2048));
         assert_eq!(space.read(&heap, high..high + 1000), vec![9; 1000]);
         space.end_keeping(&(high..high + 1000));
         unkept.into_iter().chain(space.take_unkept()).for_each(|chunk| chunk.free(&heap));

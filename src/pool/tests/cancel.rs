@@ -99,6 +99,7 @@ async fn whatever_is_dropped_wherever_leaves_what_was_acknowledged_and_nothing_e
             loop {
                 match pool.await_chore(Duration::from_micros(200)) {
                     Chore::Ready => pool.do_chore(),
+                    Chore::Scrub => pool.scrub_slice(),
                     Chore::Nothing => {
                         pool.end_idle_interval();
                         while pool.reclaim_idle_slice() {}

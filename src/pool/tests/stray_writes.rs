@@ -1,12 +1,16 @@
 //! Stray writes, found where an allocation ends however it ends, while the service goes on.
 
+use super::place::Place;
 use super::*;
 use crate::memory::SlabLocation;
 
 /// Where an allocation's content lies.
 fn location(pool: &Pool, id: AllocationId) -> SlabLocation {
     let Engine::Local(local) = &pool.engine;
-    local.look_up(id, Now(1)).expect("it is live").2.location
+    let Place::Slab(location) = local.look_up(id, Now(1)).expect("it is live").2.place else {
+        panic!("a slab")
+    };
+    location
 }
 
 /// A stray write to what lies behind an allocation's content.
