@@ -203,7 +203,7 @@ fn provoke_everything(server: &mut Server) {
     // What only an allocation can get.
     server.call("POST", "/allocate", &[], "{}").is_problem(415, "unsupported-media-type");
     server.post(&padded(2000)).is_problem(413, "body-too-large");
-    server.post("{\"size_bytes\":1025}").is_problem(422, "size-too-large");
+    server.post("{\"size_bytes\":10241}").is_problem(422, "size-too-large");
     for _ in 0..10 {
         server.allocate(1);
     }
