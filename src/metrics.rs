@@ -133,6 +133,10 @@ pub struct Snapshot {
     pub reserved_bytes: u64,
     /// Actual bytes of live allocations, by tag.
     pub tag_bytes: Vec<(String, u64)>,
+    /// Live large objects.
+    pub large_objects: u64,
+    /// Their actual bytes.
+    pub large_object_bytes: u64,
     /// Allocations that ended with their lease.
     pub leases_expired: u64,
     /// How long after their deadline.
@@ -278,6 +282,15 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
         by_slab(&rows::SLAB_REUSE_RATIO, &|class| ratio(class.reused, class.allocations)),
+        single(&rows::LARGE_OBJECTS, float(snapshot.large_objects)),
+        single(&rows::LARGE_OBJECT_BYTES, float(snapshot.large_object_bytes)),
+        single(&rows::LARGE_ALLOCATIONS, float(heap.large.allocations)),
+        single(&rows::FREE_RUN_BYTES, float(heap.large.free_bytes)),
+        single(&rows::FRAGMENTATION_RATIO, heap.large.fragmentation_ratio()),
+        single(&rows::FREE_LIST_HIT_RATIO, ratio(heap.large.free_list_hits, heap.large.allocations)),
+        single(&rows::COALESCES, float(heap.large.coalesces)),
+        single(&rows::COALESCING_EFFICIENCY, ratio(heap.large.coalesced_frees, heap.large.frees)),
+        single(&rows::HUGE_PAGE_RATIO, heap.large.huge_page_ratio()),
         single(&rows::COMPACTION_MOVES, float(heap.compaction.moves)),
         single(&rows::COMPACTION_BYTES, float(heap.compaction.moved_bytes)),
         by(&rows::RECLAIM, "action", &reclaims),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::values::Raw;
-use crate::memory::{self, HugePages};
+use crate::memory::{self, Fit, HugePages};
 use crate::tasks;
 
 pub use crate::memory::SIZE_BYTES_MAX;
@@ -76,6 +76,16 @@ pub(super) fn huge_pages(raw: &Raw) -> Result<HugePages, String> {
         "2mib" => Ok(HugePages::TwoMebibytes),
         "1gib" => Ok(HugePages::OneGibibyte),
         _ => Err("expected \"off\", \"2MiB\" or \"1GiB\"".to_owned()),
+    }
+}
+
+/// Which free run a large object gets.
+pub(super) fn fit(raw: &Raw) -> Result<Fit, String> {
+    match raw.text().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "best" => Ok(Fit::Best),
+        "first" => Ok(Fit::First),
+        "worst" => Ok(Fit::Worst),
+        _ => Err("expected \"best\", \"first\" or \"worst\"".to_owned()),
     }
 }
 

@@ -178,12 +178,13 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
     let sizes = &config.memory.slab_sizes;
     let largest = sizes.iter().copied().max().unwrap_or(0);
     let smallest = sizes.iter().copied().min().unwrap_or(0);
-    let asked = config.pool.max_allocation_size.filter(|asked| *asked > largest);
+    let pool = config.memory.max_pool_size;
+    let asked = config.pool.max_allocation_size.filter(|asked| *asked > pool);
     let too_large = asked.map(|asked| {
         format!(
-            "memory.max_allocation_size is {}, but the largest size class is {}: no larger request can be granted",
+            "memory.max_allocation_size is {}, but memory.max_pool_size is {}: no larger request can be granted",
             ByteCount(asked),
-            ByteCount(largest)
+            ByteCount(pool)
         )
     });
     let too_small = config.pool.budgets.iter().filter(|(_, bytes)| **bytes < smallest);
@@ -196,7 +197,10 @@ pub(super) fn doubts(config: &Config) -> Vec<String> {
         )
     });
     let huge = config.memory.huge_pages;
-    let has_none = |multiple: &u64| !sizes.iter().any(|size| size.is_multiple_of(*multiple));
+    // What is larger than the largest class may lie in huge pages too.
+    let has_no_objects = config.pool.max_allocation_size.unwrap_or(pool).min(pool) <= largest;
+    let has_none =
+        |multiple: &u64| has_no_objects && !sizes.iter().any(|size| size.is_multiple_of(*multiple));
     let without_effect = huge.slab_multiple_bytes().filter(has_none).map(|multiple| {
         let multiple = ByteCount(multiple);
         format!("memory.huge_pages asks for slabs of whole multiples of {multiple}, but there are none: it does nothing")

@@ -296,6 +296,8 @@ impl Api {
             waiting_requests: pool.waiting_requests,
             reserved_bytes: pool.reserved_bytes,
             tag_bytes: pool.tags.iter().map(|tag| (tag.tag.to_string(), tag.allocated_bytes)).collect(),
+            large_objects: pool.objects.objects,
+            large_object_bytes: pool.objects.bytes,
             leases_expired: pool.leases_expired,
             seconds_since_reclaim: pool
                 .janitor

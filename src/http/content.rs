@@ -269,7 +269,12 @@ async fn write(
         let pieces = std::slice::from_ref(received.bytes());
         return api.pool.write(id, placement, pieces, &precondition, Now::read()).await.map_err(problem);
     }
-    let mut upload = api.pool.upload(id, placement, &precondition, Now::read()).await.map_err(problem)?;
+    let now = Now::read();
+    let upload = match announced {
+        Some(length) => api.pool.upload_exactly(id, placement, length, &precondition, now).await,
+        None => api.pool.upload(id, placement, &precondition, now).await,
+    };
+    let mut upload = upload.map_err(problem)?;
     while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame.map_err(BodyError::from)?.into_data() {
             upload.push(&piece).map_err(problem)?;

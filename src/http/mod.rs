@@ -33,6 +33,7 @@ mod exchange;
 mod fields;
 mod health;
 mod idempotent;
+mod large_objects;
 pub mod listener;
 mod one_shot;
 mod options;

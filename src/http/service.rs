@@ -6,6 +6,7 @@ use super::api::Api;
 use super::arena_stats::ArenasBlock;
 use super::error::{Problem, ProblemBody};
 use super::health::HealthBlock;
+use super::large_objects::LargeObjectsBlock;
 use super::query::{self, Query};
 use super::upkeep::{CompactionBlock, ReclaimBlock};
 use crate::clock::Now;
@@ -94,9 +95,7 @@ pub(super) struct Stats {
     /// Each tag that has a budget or an allocation, by name.
     tags: Vec<TagBlock>,
     arenas: ArenasBlock,
-    /// Null until large objects exist.
-    #[schema(value_type = Option<Object>, required)]
-    large_objects: Option<()>,
+    large_objects: LargeObjectsBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
     health: HealthBlock,
@@ -288,7 +287,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         slab_sizes: stats.heap.classes.iter().map(SlabStats::new).collect(),
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: ArenasBlock::new(&stats.arenas),
-        large_objects: None,
+        large_objects: LargeObjectsBlock::new(&stats),
         reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
         health: HealthBlock::new(&api.pool.health(&stats, now), &stats),

@@ -123,6 +123,36 @@ pub(super) const SLAB_CREATED: Row =
     counter("maas_slab_created_total", "Slabs taken from the budget, those made ready at start included.");
 pub(super) const SLAB_REUSE_RATIO: Row =
     gauge("maas_slab_reuse_ratio", "Reused slabs as a part of all slabs given out, 0 to 1.");
+pub(super) const LARGE_OBJECTS: Row =
+    gauge("maas_large_objects", "Live allocations that are larger than the largest size class.");
+pub(super) const LARGE_OBJECT_BYTES: Row =
+    gauge("maas_large_object_bytes", "Actual bytes of live large objects, whole pages.");
+pub(super) const LARGE_ALLOCATIONS: Row = counter(
+    "maas_large_allocations_total",
+    "Blocks of pages given out: large objects, and new versions of what writes to them touch.",
+);
+pub(super) const FREE_RUN_BYTES: Row = gauge(
+    "maas_free_run_bytes",
+    "Bytes of free pages between large objects that have memory; part of maas_pool_size_bytes.",
+);
+pub(super) const FRAGMENTATION_RATIO: Row = gauge(
+    "maas_fragmentation_ratio",
+    "How far those free pages are from being one run: 1 - longest run / all of them, 0 to 1.",
+);
+pub(super) const FREE_LIST_HIT_RATIO: Row = gauge(
+    "maas_free_list_hit_ratio",
+    "Blocks of pages whose memory was all there when they were given out, as a part of all, 0 to 1.",
+);
+pub(super) const COALESCES: Row =
+    counter("maas_coalesces_total", "Free runs of pages that were joined with a neighbour.");
+pub(super) const COALESCING_EFFICIENCY: Row = gauge(
+    "maas_coalescing_efficiency_ratio",
+    "Freed segments that were joined with a free neighbour at once, as a part of all, 0 to 1.",
+);
+pub(super) const HUGE_PAGE_RATIO: Row = gauge(
+    "maas_huge_page_ratio",
+    "Bytes for which huge pages are asked, as a part of those in segments of 2 MiB and more, 0 to 1.",
+);
 pub(super) const COMPACTION_MOVES: Row =
     counter("maas_compaction_moves_total", "Live blocks moved so that whole pages could be given back.");
 pub(super) const COMPACTION_BYTES: Row = counter("maas_compaction_bytes_total", "Bytes of the blocks moved.");
@@ -147,7 +177,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 53] = [
+pub(super) const ALL: [&Row; 62] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -191,6 +221,15 @@ pub(super) const ALL: [&Row; 53] = [
     &ALLOCATION_DURATION,
     &HEALTH_SCORE,
     &SLAB_REUSE_RATIO,
+    &LARGE_OBJECTS,
+    &LARGE_OBJECT_BYTES,
+    &LARGE_ALLOCATIONS,
+    &FREE_RUN_BYTES,
+    &FRAGMENTATION_RATIO,
+    &FREE_LIST_HIT_RATIO,
+    &COALESCES,
+    &COALESCING_EFFICIENCY,
+    &HUGE_PAGE_RATIO,
     &COMPACTION_MOVES,
     &COMPACTION_BYTES,
     &RECLAIM,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::Now;
-use crate::memory::{ClassStats, CompactionStats, ReclaimStats};
+use crate::memory::{ClassStats, CompactionStats, LargeStats, ReclaimStats};
 
 fn snapshot() -> Snapshot {
     let class = ClassStats {
@@ -32,6 +32,8 @@ fn snapshot() -> Snapshot {
         waiting_requests: 0,
         reserved_bytes: 64,
         tag_bytes: vec![("cache".to_owned(), 5)],
+        large_objects: 2,
+        large_object_bytes: 8192,
         leases_expired: 3,
         seconds_since_reclaim: 12.5,
         lease_lag: Distribution { bounds: &[0.01, 0.1], counts: vec![1, 1, 1], sum_seconds: 1.5 },
@@ -50,6 +52,18 @@ fn snapshot() -> Snapshot {
             classes: vec![class],
             reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096, last_slice: None },
             compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
+            large: LargeStats {
+                free_bytes: 4096,
+                largest_free_bytes: 3072,
+                allocations: 4,
+                free_list_hits: 1,
+                frees: 10,
+                coalesced_frees: 4,
+                coalesces: 6,
+                huge_eligible_bytes: 8,
+                huge_bytes: 6,
+                ..LargeStats::default()
+            },
             ..HeapStats::default()
         },
         arenas: ArenasSnapshot {
@@ -116,6 +130,15 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_push_attempts_total{target="backend",result="error"} 1"#,
         r#"maas_build_info{version="2.0.0"} 1"#,
         "maas_reserved_bytes 64",
+        "maas_large_objects 2",
+        "maas_large_object_bytes 8192",
+        "maas_large_allocations_total 4",
+        "maas_free_run_bytes 4096",
+        "maas_fragmentation_ratio 0.25",
+        "maas_free_list_hit_ratio 0.25",
+        "maas_coalesces_total 6",
+        "maas_coalescing_efficiency_ratio 0.4",
+        "maas_huge_page_ratio 0.75",
         r#"maas_tag_bytes{tag="cache"} 5"#,
         r#"maas_tag_bytes{tag="other"} 0"#,
         "maas_lease_expired_total 3",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Configuration of the pool. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Largest size a request may ask for. Default: none, which is the largest size class.
+    /// Largest size a request may ask for. Default: none, which is the pool.
     pub max_allocation_size: Option<u64>,
     /// Live allocations at most, up to 2^24. Default: none, which is pool / smallest class, at most 2^24.
     pub max_allocations: Option<u32>,

@@ -207,6 +207,7 @@ impl Local {
 
     /// The largest size that a request may ask for where so many bytes are free; none where even the smallest needs more.
     pub(super) fn largest_within(&self, free_bytes: u64) -> Option<u64> {
+        let free_bytes = free_bytes.min(self.heap.limit_bytes());
         let run_bytes = free_bytes - free_bytes % memory::page_size();
         let is_run = run_bytes > self.heap.largest_class_bytes();
         let largest = if is_run { Some(run_bytes) } else { self.heap.largest_class_within(free_bytes) };

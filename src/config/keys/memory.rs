@@ -4,7 +4,7 @@ use super::{Access, GROWTH, Key, bytes, number, plain, sizes, text};
 use crate::config::PoolSize;
 use crate::config::checks::{self, SIZE_BYTES_MAX};
 use crate::config::profile::{self, Profile};
-use crate::memory::HugePages;
+use crate::memory::{Fit, HugePages};
 
 /// Live allocations at most: the bits that an allocation's id has for its place in the table.
 const ALLOCATIONS_MAX: u32 = 1 << 24;
@@ -93,7 +93,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "memory.huge_pages",
         short: None,
         meaning: "Pages that the system is asked for: \"off\"; \"2MiB\" for slabs of whole multiples of 2 MiB; \"1GiB\" \
-                  for those of 1 GiB. Memory is then resident 2 MiB at a time.",
+                  for those of 1 GiB; either for large objects too. Memory is then resident 2 MiB at a time.",
         access: Access::Single {
             set: |draft, raw| checks::huge_pages(raw).map(|value| draft.config.memory.huge_pages = value),
             show: |config| {
@@ -106,9 +106,26 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "memory.large_fit",
+        short: None,
+        meaning: "Which free run of pages a block gets that is larger than the largest size class: the \"best\", which is \
+                  the shortest that is long enough, the \"first\", or the \"worst\", which is the longest.",
+        access: Access::Single {
+            set: |draft, raw| checks::fit(raw).map(|fit| draft.config.memory.large_fit = fit),
+            show: |config| {
+                text(match config.memory.large_fit {
+                    Fit::Best => "best",
+                    Fit::First => "first",
+                    Fit::Worst => "worst",
+                })
+            },
+        },
+    },
+    Key {
         name: "memory.max_allocation_size",
         short: None,
-        meaning: "Largest size in bytes that a request may ask for, at least 1; \"auto\" is the largest size class.",
+        meaning: "Largest size in bytes that a request may ask for, at least 1; \"auto\" is the pool. What is larger than \
+                  the largest size class is made of whole pages.",
         access: Access::Single {
             set: |draft, raw| {
                 draft.config.pool.max_allocation_size = match raw {

@@ -159,6 +159,13 @@ impl Objects {
         self.look(number, |object| Object::write_in_place(object, placement, pieces))
     }
 
+    /// Lengths of a version's segments.
+    #[cfg(all(test, not(feature = "loom")))]
+    pub(in crate::pool) fn segment_lengths(&self, number: ObjectNumber) -> Vec<u64> {
+        let length = |part: super::segments::Part| part.range.end - part.range.start;
+        self.look(number, |object| object.segments().all().map(length).collect())
+    }
+
     /// Takes a version out that no entry names any more.
     pub(in crate::pool) fn remove(&self, number: ObjectNumber) -> Arc<Object> {
         let mut free = self.free.lock();

@@ -5,12 +5,15 @@
 //! over is in nobody's way, whether it was ended or not; a version that a reader holds is, also when its allocation was
 //! freed, ended or written anew. `MAAS_DRIFT_OPERATIONS` makes it longer.
 
+use super::place::Place;
 use super::*;
 use std::cell::Cell;
 use std::rc::Rc;
 
 const LIMIT: u64 = 4_000_000;
-const SIZES: [u64; 5] = [1024, 3000, 16_384, 100_000, 1_000_000];
+/// The classes, and blocks of pages that none of them holds.
+const SIZES: [u64; 7] = [1024, 3000, 16_384, 100_000, 400_000, 100 * 4096, 300 * 4096];
+const CLASSES: usize = 5;
 /// Binds while small blocks prevail.
 const ENTRIES: u32 = 700;
 /// Of the first two tags; the third may have all.
@@ -23,11 +26,51 @@ fn operations() -> u64 {
     given.unwrap_or(if cfg!(debug_assertions) { 200_000 } else { 1_000_000 })
 }
 
-/// One version of an allocation's content; in use while it is the current one, or has readers.
-struct Version {
+/// Memory of one segment; in use while a version has it.
+struct Piece {
     bytes: u64,
-    is_current: Cell<bool>,
-    readers: Cell<u32>,
+    in_use: Rc<Cell<u64>>,
+}
+
+impl Piece {
+    fn new(bytes: u64, in_use: &Rc<Cell<u64>>) -> Rc<Piece> {
+        in_use.set(in_use.get() + bytes);
+        Rc::new(Piece { bytes, in_use: Rc::clone(in_use) })
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.in_use.set(self.in_use.get() - self.bytes);
+    }
+}
+
+/// One version of an allocation's content, segment by segment. There while it is the current one, or has readers.
+struct Version {
+    pieces: Vec<Rc<Piece>>,
+}
+
+impl Version {
+    /// With segments of these lengths; those behind the first `replaced_bytes` are shared with the version before.
+    fn new(lengths: &[u64], before: Option<(&Version, u64)>, in_use: &Rc<Cell<u64>>) -> Rc<Version> {
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        for bytes in lengths {
+            let shared = before.filter(|(_, replaced_bytes)| start >= *replaced_bytes);
+            let shared = shared.map(|(before, _)| before.piece_at(start));
+            pieces.push(shared.unwrap_or_else(|| Piece::new(*bytes, in_use)));
+            start += bytes;
+        }
+        Rc::new(Version { pieces })
+    }
+
+    fn piece_at(&self, start: u64) -> Rc<Piece> {
+        let mut end = 0;
+        let begins = |piece: &&Rc<Piece>| {
+            end += piece.bytes;
+            end - piece.bytes == start
+        };
+        Rc::clone(self.pieces.iter().find(begins).expect("what is shared begins where it did"))
+    }
 }
 
 /// A live allocation.
@@ -36,6 +79,7 @@ struct Block {
     deadline: Option<Now>,
     tag: Option<usize>,
     is_written: bool,
+    bytes: u64,
     version: Rc<Version>,
 }
 
@@ -46,7 +90,7 @@ struct Walk {
     now: Now,
     live: Vec<Block>,
     readers: Vec<(Content, Rc<Version>)>,
-    in_use: u64,
+    in_use: Rc<Cell<u64>>,
     tagged: [u64; TAGS.len()],
     centre: usize,
     granted: u64,
@@ -66,12 +110,12 @@ impl Walk {
             ..Config::default()
         };
         Walk {
-            pool: pool(LIMIT, &SIZES, &config),
+            pool: pool(LIMIT, &SIZES[..CLASSES], &config),
             random: fastrand::Rng::with_seed(4),
             now: Now(12_345_678),
             live: Vec::new(),
             readers: Vec::new(),
-            in_use: 0,
+            in_use: Rc::default(),
             tagged: [0; TAGS.len()],
             centre: 0,
             granted: 0,
@@ -112,7 +156,7 @@ impl Walk {
         });
         let in_budget = |tag: usize| of_tags[tag] == 0 || self.tagged[tag] + of_tags[tag] <= BUDGETS[tag];
         let fits = [
-            self.in_use + bytes <= LIMIT,
+            self.in_use.get() + bytes <= LIMIT,
             (0..TAGS.len()).all(in_budget),
             self.live.len() + blocks <= ENTRIES as usize,
         ];
@@ -131,9 +175,11 @@ impl Walk {
         let refused_by = match outcome {
             Ok(made) => {
                 assert_eq!(
-                    fits, [true; 3],
+                    fits,
+                    [true; 3],
                     "it was granted {bytes} bytes beside {} and {of_tags:?} beside {:?}",
-                    self.in_use, self.tagged
+                    self.in_use.get(),
+                    self.tagged
                 );
                 self.granted += 1;
                 for (made, (_, bytes, tag)) in made.into_iter().zip(wanted) {
@@ -147,7 +193,11 @@ impl Walk {
                 in_use_bytes,
                 ..
             })) => {
-                assert_eq!((requested_bytes, in_use_bytes), (bytes, self.in_use), "the refusal says why");
+                assert_eq!(
+                    (requested_bytes, in_use_bytes),
+                    (bytes, self.in_use.get()),
+                    "the refusal says why"
+                );
                 MEMORY
             }
             Err(AllocateError::TooLargeTogether { .. }) => {
@@ -158,34 +208,34 @@ impl Walk {
             Err(AllocateError::TableFull { .. }) => TABLE,
             Err(error) => panic!("nothing else can be wrong: {error}"),
         };
-        assert!(!fits[refused_by], "{refused_by} has room: {bytes} bytes beside {}", self.in_use);
+        assert!(!fits[refused_by], "{refused_by} has room: {bytes} bytes beside {}", self.in_use.get());
         self.refused_by[refused_by] += 1;
     }
 
     fn begin(&mut self, made: &Allocation, tag: Option<usize>, is_written: bool) {
         let bytes = made.actual_size_bytes;
-        let version = Version { bytes, is_current: Cell::new(true), readers: Cell::new(0) };
-        self.in_use += bytes;
+        let version = Version::new(&self.lengths(made.id), None, &self.in_use);
         if let Some(tag) = tag {
             self.tagged[tag] += bytes;
         }
-        let version = Rc::new(version);
-        self.live.push(Block { id: made.id, deadline: made.deadline, tag, is_written, version });
+        self.live.push(Block { id: made.id, deadline: made.deadline, tag, is_written, bytes, version });
+    }
+
+    /// Lengths of the segments of an allocation's content.
+    fn lengths(&self, id: AllocationId) -> Vec<u64> {
+        let Engine::Local(local) = &self.pool.engine;
+        let (_, _entry, record) = local.look_up(id, self.now).expect("it is live");
+        match record.place {
+            Place::Slab(location) => vec![local.heap().slab_bytes(location)],
+            Place::Object(number) => local.objects().segment_lengths(number),
+        }
     }
 
     /// An allocation has ended in whatever way.
     fn ended(&mut self, at: usize) {
         let block = self.live.swap_remove(at);
         if let Some(tag) = block.tag {
-            self.tagged[tag] -= block.version.bytes;
-        }
-        self.superseded(&block.version);
-    }
-
-    fn superseded(&mut self, version: &Version) {
-        version.is_current.set(false);
-        if version.readers.get() == 0 {
-            self.in_use -= version.bytes;
+            self.tagged[tag] -= block.bytes;
         }
     }
 
@@ -212,7 +262,6 @@ impl Walk {
         // What was never written holds nothing when it is read.
         if block.is_written && self.readers.len() < 60 {
             let content = at_once(self.pool.read(block.id, self.now)).expect("it is live");
-            block.version.readers.set(block.version.readers.get() + 1);
             self.readers.push((content, Rc::clone(&block.version)));
         }
     }
@@ -221,20 +270,17 @@ impl Walk {
         if self.readers.is_empty() {
             return;
         }
-        let (content, version) = self.readers.swap_remove(self.random.usize(..self.readers.len()));
-        drop(content);
-        version.readers.set(version.readers.get() - 1);
-        if version.readers.get() == 0 && !version.is_current.get() {
-            self.in_use -= version.bytes;
-        }
+        drop(self.readers.swap_remove(self.random.usize(..self.readers.len())));
     }
 
     /// Writes a few bytes: in place, or beside a reader as a new version, which takes room.
     fn write(&mut self) {
         let Some(at) = self.random_block() else { return };
         let block = &self.live[at];
-        let bytes = block.version.bytes;
-        let takes_room = block.version.readers.get() > 0;
+        let lengths = self.lengths(block.id);
+        let bytes = lengths[0];
+        let first = &block.version.pieces[0];
+        let takes_room = Rc::strong_count(&block.version) > 1 || Rc::strong_count(first) > 1;
         let body = [Bytes::from_static(b"drift")];
         let (placement, always) = (Placement::Patch { offset: 100 }, Precondition::default());
         // Below the door, which would wait for room by the real clock, and so come to a later time.
@@ -242,15 +288,14 @@ impl Walk {
         let outcome = at_once(local.write(block.id, placement, &body, &always, None, self.now));
         match outcome {
             Ok(_) if takes_room => {
-                assert!(self.in_use + bytes <= LIMIT);
-                let version = Version { bytes, is_current: Cell::new(true), readers: Cell::new(0) };
-                let replaced = std::mem::replace(&mut self.live[at].version, Rc::new(version));
-                self.in_use += bytes;
-                self.superseded(&replaced);
+                assert!(self.in_use.get() + bytes <= LIMIT);
+                let before = Some((&*block.version, bytes));
+                self.live[at].version = Version::new(&self.lengths(block.id), before, &self.in_use);
             }
             Ok(_) => self.live[at].is_written = true,
             Err(WriteError::NoRoom(_)) => {
-                assert!(takes_room && self.in_use + bytes > LIMIT, "there is room beside {}", self.in_use);
+                let in_use = self.in_use.get();
+                assert!(takes_room && in_use + bytes > LIMIT, "there is room beside {in_use}");
                 self.refused_by[MEMORY] += 1;
             }
             Err(error) => panic!("nothing else can be wrong: {error}"),
@@ -275,11 +320,11 @@ impl Walk {
         while local.reap_due(self.now) > 0 {}
         check_quiet(&self.pool);
         let stats = at_once(self.pool.stats());
-        let live_bytes: u64 = self.live.iter().map(|block| block.version.bytes).sum();
+        let live_bytes: u64 = self.live.iter().map(|block| block.bytes).sum();
         assert_eq!((stats.active_allocations, stats.allocated_bytes), (self.live.len() as u64, live_bytes));
         assert_eq!(
             (stats.heap.in_use_bytes, stats.heap.draining_bytes),
-            (self.in_use, self.in_use - live_bytes)
+            (self.in_use.get(), self.in_use.get() - live_bytes)
         );
         for (tag, bytes) in TAGS.iter().zip(self.tagged) {
             let seen = stats.tags.iter().find(|stats| stats.tag.as_str() == *tag);
@@ -323,6 +368,6 @@ fn mixes_that_drift_with_leases_tags_and_readers_are_refused_only_when_there_is_
     while !walk.readers.is_empty() {
         walk.end_read();
     }
-    assert_eq!((walk.in_use, walk.tagged), (0, [0; TAGS.len()]), "the twin itself");
+    assert_eq!((walk.in_use.get(), walk.tagged), (0, [0; TAGS.len()]), "the twin itself");
     walk.check();
 }

@@ -5,7 +5,9 @@ use super::*;
 use crate::memory::faults;
 
 const SIZES: [u64; 4] = [1024, 3000, 4096, 16 << 10];
-const LIMIT: u64 = 96 << 10;
+/// Those of the classes, and one that none of them holds.
+const WORK_SIZES: [u64; 5] = [1024, 3000, 4096, 16 << 10, 20 << 10];
+const LIMIT: u64 = 160 << 10;
 
 fn is_of_the_system(error: &AllocateError) -> bool {
     matches!(error, AllocateError::Memory(memory::AllocateError::System { .. }))
@@ -40,14 +42,14 @@ impl Refusals {
 fn work(pool: &Pool, now: Now) -> u64 {
     let mut refusals = Refusals::default();
     let lease = Some(Duration::from_nanos(100));
-    for size_bytes in SIZES {
+    for size_bytes in WORK_SIZES {
         let content = Bytes::from(vec![7; usize::try_from(size_bytes - 1).expect("small")]);
         let request = AllocateRequest { size_bytes: size_bytes - 1, lease: None, tag: None };
         let leased = AllocateRequest { lease, tag: Some("cache".parse().expect("a tag")), ..request.clone() };
         let single = refusals.take(at_once(pool.allocate(&request, Duration::ZERO, now)));
         refusals.take(at_once(pool.allocate(&leased, Duration::ZERO, now)));
         // About half of the pool, so that each size takes what the one before it gave back.
-        let blocks = usize::try_from(LIMIT / size_bytes / 2 - 2).expect("few");
+        let blocks = usize::try_from((LIMIT / size_bytes / 2).saturating_sub(2).max(1)).expect("few");
         let batch = vec![leased.clone(); blocks];
         let batch =
             refusals.take(at_once(pool.allocate_batch(&batch, Duration::ZERO, now))).unwrap_or_default();

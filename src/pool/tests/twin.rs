@@ -31,7 +31,8 @@ const TAGS: [&str; 3] = ["cache", "other", "b.u-f_9"];
 fn action() -> impl Strategy<Value = Action> {
     let lease = || proptest::option::of(prop_oneof![1..50 * MS, 1..5000 * MS]);
     let tag = || proptest::option::of(0..TAGS.len());
-    let block = (1_u64..9000, lease(), tag());
+    let size = prop_oneof![6 => 1_u64..9000, 1 => 1_u64..45_000];
+    let block = (size, lease(), tag());
     prop_oneof![
         6 => (prop::collection::vec(block, 1..6), any::<bool>()).prop_map(|(blocks, deposit)| Action::Allocate { blocks, deposit }),
         3 => any::<usize>().prop_map(Action::Free),
@@ -53,8 +54,11 @@ fn bytes<'a>(allocations: impl IntoIterator<Item = &'a Allocation>) -> u64 {
     allocations.into_iter().map(|allocation| allocation.actual_size_bytes).sum()
 }
 
+/// Bytes of a block: of its class, or of whole pages where none holds it. None where the pool never could.
 fn actual(size: u64) -> Option<u64> {
-    [1024, 8192].into_iter().find(|class| size <= *class)
+    let class = [1024, 8192].into_iter().find(|class| size <= *class);
+    let bytes = class.unwrap_or_else(|| size.next_multiple_of(memory::page_size()));
+    (bytes <= LIMIT).then_some(bytes)
 }
 
 proptest! {
