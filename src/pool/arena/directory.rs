@@ -115,6 +115,15 @@ impl Directory {
 }
 
 #[cfg(all(test, not(feature = "loom")))]
+impl Directory {
+    /// Asserts that nobody has a run.
+    pub(super) fn check_empty(&self) {
+        let fresh = self.free.lock().fresh;
+        assert!((0..fresh).all(|run| self.find(run).is_none()));
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 

@@ -172,6 +172,20 @@ impl Arenas {
     }
 }
 
+#[cfg(all(test, not(feature = "loom")))]
+impl Arenas {
+    /// Asserts that nothing is left of any arena but what is known of those that ended.
+    pub(in crate::pool) fn check_empty(&self) {
+        let index = self.index();
+        assert!(index.open.is_empty() && index.leases.is_empty() && index.kept.len() == 0);
+        assert_eq!(index.free.len(), index.fresh as usize, "a number is lost");
+        assert!((0..index.fresh).all(|number| self.family(number).is_none()));
+        assert_eq!(self.totals.record_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(self.totals.attached.load(Ordering::Relaxed), 0);
+        self.directory.check_empty();
+    }
+}
+
 impl Index {
     /// A number and a creation time for an arena made at `now`; none where as many are open as can be.
     pub(super) fn enter(&mut self, profile: Profile, deadline: Option<Now>, now: Now) -> Option<(u32, Now)> {
