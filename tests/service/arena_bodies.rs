@@ -101,6 +101,23 @@ fn an_estimate_above_the_pool_can_never_be_had_and_one_of_all_of_it_can() {
 }
 
 #[test]
+fn no_arena_makes_larger_allocations_than_the_service_does() {
+    let bounded = Server::with().set("memory.max_allocation_size", "4096").start();
+    let tiny = Server::with().environment("MAX_POOL_SIZE", "10240").environment("SLAB_SIZES", "1024").start();
+    for (server, most, too_large) in [(&bounded, 4096, [4097, 100_000]), (&tiny, 8192, [8193, 10_241])] {
+        let arena = server.arena(&json!({ "profile": "tiny" }));
+        server.untouched_by(|| {
+            for size in too_large {
+                server.post_member(&arena, size).is_problem(422, "size-too-large");
+            }
+        });
+        server.member(&arena, most);
+        server.tell_arena(&arena, "rollback");
+        server.is_empty_and_consistent();
+    }
+}
+
+#[test]
 fn what_is_wrong_about_a_member_is_said_and_nothing_is_allocated() {
     let server = Server::start();
     let arena = server.arena(&json!({ "profile": "tiny" }));

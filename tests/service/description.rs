@@ -139,7 +139,7 @@ fn provoke_arenas(server: &Server) {
         server.post_to(&format!("/arenas/{GONE}/{verb}"), body(verb)).is_problem(404, "not-found");
     }
     server.post_to("/arenas", "{\"estimated_size_bytes\":10241}").is_problem(422, "size-too-large");
-    server.post_member(&arena, 60_000).is_problem(422, "size-too-large");
+    server.post_member(&arena, 10_241).is_problem(422, "size-too-large");
     let tagged = server.post_to("/arenas", "{\"profile\":\"tiny\",\"limit_bytes\":1}").json();
     server.post_member(&tagged, 1).is_problem(507, "arena-exhausted");
     server.post_to("/arenas", "{\"profile\":\"tiny\"}").is_problem(507, "pool-exhausted");
