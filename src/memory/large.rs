@@ -321,15 +321,34 @@ impl Heap {
         let (slabs, index) = self.slabs(location);
         match slabs.record(index).release() {
             Some(access) if location.is_run() && access.dirty() != 0 && !access.is_damaged() => {
-                self.leave_use(index, &access);
-                access.stay_closed_written();
-                self.large.lock().unscrubbed.push_back(index);
-                self.scarce.wake();
-                self.tell_room_freed();
+                self.scrub_later(index, access);
             }
             Some(access) => self.free_past_magazine(location, access),
             None => self.tell_room_freed(),
         }
+    }
+
+    /// As [`Heap::free_owned`], of all of a slab or a segment, but a segment is zeroed later, as by
+    /// [`Heap::free_unscrubbed`].
+    pub(crate) fn free_owned_unscrubbed(&self, class: SizeClass, slab: OwnedSlab) {
+        let index = slab.index();
+        let is_later = self.zeroes_on_free
+            && SlabLocation::new(class, index).is_run()
+            && self.large.slabs.record(index).dirty() != 0;
+        if is_later {
+            self.scrub_later(index, self.large.slabs.disown(slab));
+        } else {
+            let bytes = self.owned_len(class, &slab);
+            self.free_owned(class, slab, bytes);
+        }
+    }
+
+    fn scrub_later(&self, index: u64, access: Exclusive<'_>) {
+        self.leave_use(index, &access);
+        access.stay_closed_written();
+        self.large.lock().unscrubbed.push_back(index);
+        self.scarce.wake();
+        self.tell_room_freed();
     }
 
     /// Nobody holds a segment any more: from here on its bytes are free memory.

@@ -47,14 +47,20 @@ enum Lent {
     Zeros,
     Slab(Arc<Pin>),
     Object(Arc<Reading>),
+    Copy(Bytes),
 }
 
 impl Content {
+    /// Content that was copied; none where it was never written.
+    pub(super) fn copied(size_bytes: u64, version: u64, bytes: Option<Bytes>) -> Content {
+        Content { size_bytes, version, lent: bytes.map_or(Lent::Zeros, Lent::Copy) }
+    }
+
     /// Sees whether anything of this read is left, and whether it has to end. None for content that was never
-    /// written: it holds nothing.
+    /// written, or is a copy: it holds no block.
     pub fn watch(&self) -> Option<ReaderWatch> {
         match &self.lent {
-            Lent::Zeros => None,
+            Lent::Zeros | Lent::Copy(_) => None,
             Lent::Slab(pin) => Some(ReaderWatch::of_slab(pin)),
             Lent::Object(reading) => Some(ReaderWatch::of_object(reading)),
         }
@@ -70,6 +76,10 @@ impl Content {
             Lent::Zeros => Box::new(zeros(range.end - range.start)),
             Lent::Slab(pin) => Box::new(pin.read(range)),
             Lent::Object(reading) => Box::new(reading.read(range)),
+            Lent::Copy(bytes) => {
+                let at = |place: u64| usize::try_from(place).expect("it lies in memory");
+                Box::new(std::iter::once(bytes.slice(at(range.start)..at(range.end))))
+            }
         }
     }
 }
@@ -194,7 +204,11 @@ pub enum WriteError {
 
 impl Local {
     pub(super) fn read(&self, id: AllocationId, now: Now) -> Result<Content, ReadError> {
-        let (_, _entry, record) = self.look_up(id, now)?;
+        let (_, _entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return Ok(self.read_member(id, now)?),
+            Err(error) => return Err(error.into()),
+        };
         // Before the first write the segments may be lent to an upload, whose bytes nobody sees before it commits.
         let (version, lent) = match record.place {
             Place::Slab(location) => match self.heap().writes(location) {
@@ -225,6 +239,9 @@ impl Local {
     ) -> Result<Written, WriteError> {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let slices: Vec<&[u8]> = pieces.iter().map(Bytes::as_ref).collect();
+        if id.is_member() {
+            return self.write_member(id, placement, &slices, precondition, now);
+        }
         {
             let (_, entry, record) = self.look_up(id, now)?;
             let end_bytes = check_end(placement, length, record.size_bytes)?;

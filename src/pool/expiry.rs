@@ -7,7 +7,7 @@ use super::entries::Slot;
 use super::id::{AllocationId, Key};
 use super::local::Local;
 use super::table::Record;
-use super::{Allocation, NotFound};
+use super::{Allocation, NotFound, RenewError};
 use crate::clock::Now;
 use parking_lot::Mutex;
 
@@ -31,15 +31,24 @@ pub struct Expired {
 
 impl Local {
     /// Lets an allocation live for `deadline`, whatever its lease was.
-    pub(super) fn renew(&self, id: AllocationId, deadline: Now, now: Now) -> Result<Allocation, NotFound> {
+    pub(super) fn renew(&self, id: AllocationId, deadline: Now, now: Now) -> Result<Allocation, RenewError> {
+        if id.is_member() {
+            return Err(self.renew_member(id, now));
+        }
         let (index, entry, record) = self.look_up(id, now)?;
+        if let Some(number) = record.arena {
+            drop(entry);
+            let attached = self.attached_to(number, index, record.key, now);
+            return Err(attached.map_or(NotFound(id).into(), |attached| RenewError::InArena(attached.arena)));
+        }
         entry.set_deadline(deadline);
         drop(entry);
         // A later one is found when the old one comes up.
         if record.deadline.is_none_or(|old| deadline < old) {
             self.hang_anew(index, record.key, now);
         }
-        self.describe_live(index, &Record { deadline: Some(deadline), ..record }).ok_or(NotFound(id))
+        let described = self.describe_live(index, &Record { deadline: Some(deadline), ..record });
+        Ok(described.ok_or(NotFound(id))?)
     }
 
     /// Hangs a live allocation up at the deadline that it has by now.
@@ -81,9 +90,12 @@ impl Local {
         outcome
     }
 
-    /// Ends some leases that are over, and says how many; none only if there is none.
+    /// Ends some leases that are over, of allocations or of an arena, and says how many; none only if there is none.
     #[cold]
     pub(super) fn reap_due(&self, now: Now) -> usize {
+        if self.end_one_due(now).is_some() {
+            return 1;
+        }
         for slot in self.slots().iter() {
             loop {
                 let slice = self.expire_slice(slot, now, true);
@@ -121,6 +133,10 @@ impl Local {
             expired.more |= slice.more;
             expired.leases |= slice.leases;
         }
+        let of_arenas = self.expire_arenas(now);
+        expired.ended += of_arenas.ended;
+        expired.more |= of_arenas.more;
+        expired.leases |= of_arenas.leases;
         expired
     }
 

@@ -1,12 +1,12 @@
-//! Allocation ids: UUIDs of version 8. The only file that knows what their bits mean.
+//! Ids of allocations and arenas: UUIDs of version 8. The only file that knows what their bits mean.
 //!
 //! ```text
-//!   48 bits: engine (4) | table index (24) | random (20)
+//!   48 bits: engine (4) | index (24) | random (20)
 //!    4 bits: version, 8        12 bits: random
 //!    2 bits: variant, 0b10     62 bits: random
 //! ```
 //!
-//! The index makes a look-up one array access; the 94 random bits make a guess hopeless and a freed id dead for ever.
+//! The index, of an entry of the table, a member or an arena, makes a look-up one array access; the 94 random bits make a guess hopeless and a freed id dead for ever.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +14,11 @@ use uuid::Uuid;
 
 /// Bits of the table index: the table holds at most 2^24 allocations.
 pub(super) const INDEX_BITS: u32 = 24;
-/// The engine that keeps its allocations in this process.
+/// What the engine that keeps its allocations in this process gives names to: entries of its table, members of
+/// arenas, and arenas.
 const ENGINE_LOCAL: u64 = 0;
+const ENGINE_MEMBER: u64 = 1;
+const ENGINE_ARENA: u64 = 2;
 /// The version of a UUID whose bits are its maker's own, and its variant (RFC 9562, sections 4.1 and 5.8).
 const VERSION: u64 = 8;
 const VARIANT: u64 = 0b10;
@@ -28,7 +31,14 @@ pub struct AllocationId {
     low: u64,
 }
 
-/// The text is no allocation id. Ids are hyphenated UUIDs, in upper or lower case.
+/// The name of one arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArenaId {
+    high: u64,
+    low: u64,
+}
+
+/// The text is no id. Ids are hyphenated UUIDs, in upper or lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id is a hyphenated UUID such as 0000002a-1c3d-8e5f-9a7b-0123456789ab")]
 pub struct ParseIdError;
@@ -56,34 +66,89 @@ impl Key {
     }
 }
 
+/// The words of an id.
+fn words(engine: u64, index: u32, key: Key) -> (u64, u64) {
+    debug_assert!(index >> INDEX_BITS == 0);
+    let key_high = u64::from(key.high);
+    let custom_a = engine << 44 | u64::from(index) << 20 | key_high >> 12;
+    let high = custom_a << 16 | VERSION << 12 | key_high & 0xfff;
+    (high, VARIANT << 62 | key.low & ((1 << 62) - 1))
+}
+
+/// Index and key, if the words can be an id of that engine at all.
+#[inline]
+fn decode(high: u64, low: u64, engine: u64) -> Option<(u32, Key)> {
+    let ours = high >> 12 & 0xf == VERSION && low >> 62 == VARIANT && high >> 60 == engine;
+    let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
+    let key_high = u32::try_from((high >> 16 & 0xf_ffff) << 12 | high & 0xfff).expect("20 and 12 bits");
+    ours.then_some((index, Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: key_high }))
+}
+
+/// The words of a hyphenated UUID.
+fn parse(text: &str) -> Result<(u64, u64), ParseIdError> {
+    // Uuid::parse_str takes braces, `urn:uuid:` and 32 bare digits too; only the hyphenated form has 36 bytes.
+    if text.len() != 36 {
+        return Err(ParseIdError);
+    }
+    Ok(Uuid::try_parse(text).map_err(|_| ParseIdError)?.as_u64_pair())
+}
+
 impl AllocationId {
     /// The id of the entry at `index` whose key is `key`.
+    #[inline]
     pub(super) fn new(index: u32, key: Key) -> AllocationId {
-        debug_assert!(index >> INDEX_BITS == 0);
-        let key_high = u64::from(key.high);
-        let custom_a = ENGINE_LOCAL << 44 | u64::from(index) << 20 | key_high >> 12;
-        AllocationId {
-            high: custom_a << 16 | VERSION << 12 | key_high & 0xfff,
-            low: VARIANT << 62 | key.low & ((1 << 62) - 1),
-        }
+        let (high, low) = words(ENGINE_LOCAL, index, key);
+        AllocationId { high, low }
+    }
+
+    /// The id of the member of that number, of an arena, whose key is `key`.
+    pub(super) fn of_member(number: u32, key: Key) -> AllocationId {
+        let (high, low) = words(ENGINE_MEMBER, number, key);
+        AllocationId { high, low }
     }
 
     fn uuid(self) -> Uuid {
         Uuid::from_u64_pair(self.high, self.low)
     }
 
-    /// Index and key, if the id can be one of ours at all.
+    /// Index and key, if the id can be an entry's at all.
+    #[inline]
     pub(super) fn decode(self) -> Option<(u32, Key)> {
-        let AllocationId { high, low } = self;
-        let ours = high >> 12 & 0xf == VERSION && low >> 62 == VARIANT && high >> 60 == ENGINE_LOCAL;
-        let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
-        let key_high = u32::try_from((high >> 16 & 0xf_ffff) << 12 | high & 0xfff).expect("20 and 12 bits");
-        ours.then_some((index, Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: key_high }))
+        decode(self.high, self.low, ENGINE_LOCAL)
+    }
+
+    /// Number and key, if the id can be a member's at all.
+    pub(super) fn decode_member(self) -> Option<(u32, Key)> {
+        decode(self.high, self.low, ENGINE_MEMBER)
+    }
+
+    /// Whether it can be a member's, of an arena.
+    #[inline]
+    pub(super) fn is_member(self) -> bool {
+        self.high >> 60 == ENGINE_MEMBER
     }
 
     /// The id as it is written on the wire, without allocating.
     pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
         self.uuid().hyphenated().encode_lower(buffer)
+    }
+}
+
+impl ArenaId {
+    /// The id of the arena of that number whose key is `key`.
+    pub(super) fn new(number: u32, key: Key) -> ArenaId {
+        let (high, low) = words(ENGINE_ARENA, number, key);
+        ArenaId { high, low }
+    }
+
+    /// Number and key, if the id can be an arena's at all.
+    pub(super) fn decode(self) -> Option<(u32, Key)> {
+        decode(self.high, self.low, ENGINE_ARENA)
+    }
+
+    /// The id as it is written on the wire, without allocating.
+    pub fn encode(self, buffer: &mut [u8; 36]) -> &str {
+        Uuid::from_u64_pair(self.high, self.low).hyphenated().encode_lower(buffer)
     }
 }
 
@@ -93,16 +158,25 @@ impl fmt::Display for AllocationId {
     }
 }
 
+impl fmt::Display for ArenaId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_u64_pair(self.high, self.low).hyphenated().fmt(out)
+    }
+}
+
 impl FromStr for AllocationId {
     type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<AllocationId, ParseIdError> {
-        // Uuid::parse_str takes braces, `urn:uuid:` and 32 bare digits too; only the hyphenated form has 36 bytes.
-        if text.len() != 36 {
-            return Err(ParseIdError);
-        }
-        let (high, low) = Uuid::try_parse(text).map_err(|_| ParseIdError)?.as_u64_pair();
-        Ok(AllocationId { high, low })
+        parse(text).map(|(high, low)| AllocationId { high, low })
+    }
+}
+
+impl FromStr for ArenaId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<ArenaId, ParseIdError> {
+        parse(text).map(|(high, low)| ArenaId { high, low })
     }
 }
 
@@ -121,6 +195,10 @@ mod tests {
             prop_assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
             prop_assert_eq!(&id.to_string()[14..15], "8");
             prop_assert!(matches!(&id.to_string()[19..20], "8" | "9" | "a" | "b"));
+            let member = AllocationId::of_member(index, key);
+            prop_assert_eq!((member.decode_member(), member.decode()), (Some((index, key)), None));
+            let arena = ArenaId::new(index, key);
+            prop_assert_eq!((arena.decode(), arena.to_string().parse()), (Some((index, key)), Ok(arena)));
         }
 
         #[test]

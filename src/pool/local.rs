@@ -1,23 +1,20 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
-use super::calls::Calls;
+use super::arena::Arenas;
 use super::drain::Drains;
 use super::entries::Slot;
 use super::handover::Handover;
 use super::id::{AllocationId, Key};
-use super::inflight::Inflight;
 use super::janitor::Janitor;
-use super::lag::LeaseLag;
 use super::object::Objects;
-use super::order::Order;
 use super::place::{ObjectNumber, Place};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
-use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
+use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, Unavailable};
 use crate::clock::Now;
-use crate::memory::{self, Budget, Heap, Seen, Shape, SizeClass, SizeCounts, SlabLocation};
+use crate::memory::{self, Budget, Heap, Shape, SizeClass, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -49,6 +46,7 @@ pub(super) struct Local {
     objects: Objects,
     drains: Drains,
     handover: Arc<Handover>,
+    arenas: Arenas,
     pub(super) janitor: Janitor,
     /// Set once, when the service stops.
     closed: AtomicBool,
@@ -79,6 +77,7 @@ impl Local {
             heap,
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             handover,
+            arenas: Arenas::default(),
             janitor: Janitor::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
@@ -109,6 +108,10 @@ impl Local {
 
     pub(super) fn drains(&self) -> &Drains {
         &self.drains
+    }
+
+    pub(super) fn arenas(&self) -> &Arenas {
+        &self.arenas
     }
 
     pub(super) fn objects(&self) -> &Objects {
@@ -145,7 +148,19 @@ impl Local {
 
     /// What a block of that size is made of, and its actual bytes.
     pub(super) fn shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
-        let fitting = self.heap.shape_for(size_bytes);
+        self.if_it_can_be_had(size_bytes, self.heap.shape_for(size_bytes))
+    }
+
+    /// As [`Local::shape_for`], of whole pages, whatever classes there are.
+    pub(super) fn page_shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
+        self.if_it_can_be_had(size_bytes, Heap::run_shape(size_bytes))
+    }
+
+    fn if_it_can_be_had(
+        &self,
+        size_bytes: u64,
+        fitting: Option<(Shape, u64)>,
+    ) -> Result<(Shape, u64), AllocateError> {
         let can_be_had = |(_, actual): &(Shape, u64)| {
             size_bytes <= self.allocation_size_max && *actual <= self.heap.limit_bytes()
         };
@@ -209,6 +224,7 @@ impl Local {
             created: now,
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
+            arena: None,
         };
         let entered = self.with_slot(|slot| {
             let index = self.take_entry(slot)?;
@@ -334,6 +350,10 @@ impl Local {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
+        if record.arena.is_some() {
+            drop(entry);
+            return self.look_up_attached(id, index, &record, now);
+        }
         if record.deadline.is_some_and(|deadline| deadline <= now) {
             drop(entry);
             self.end_due(index, key, now);
@@ -343,15 +363,26 @@ impl Local {
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
-        let (index, entry, record) = self.look_up(id, now)?;
+        let (index, entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return self.get_member(id, now),
+            Err(error) => return Err(error),
+        };
         drop(entry);
-        self.describe_live(index, &record).ok_or(NotFound(id))
+        self.describe_found(index, &record, now).ok_or(NotFound(id))
     }
 
     /// Ends an allocation, and says how many bytes its block had.
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
-        let (index, entry, record) = self.look_up(id, now)?;
+        let (index, entry, record) = match self.look_up(id, now) {
+            Ok(found) => found,
+            Err(_) if id.is_member() => return self.free_member(id, now),
+            Err(error) => return Err(error),
+        };
         self.end(index, entry, &record, now);
+        if let Some(number) = record.arena {
+            self.detach(number, index, record.key);
+        }
         Ok(self.actual_bytes(&record))
     }
 
@@ -423,66 +454,7 @@ impl Local {
             created: record.created,
             deadline: record.deadline,
             tag: record.tag.and_then(|tag| self.tags.name(tag)),
-        }
-    }
-
-    /// Bytes of the creation order.
-    pub(super) fn order_bytes(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.lock().order.metadata_bytes()).sum()
-    }
-
-    /// What clients asked for, and how much of it at once.
-    pub(super) fn seen(&self) -> Seen {
-        let mut sizes = SizeCounts::default();
-        self.slots.iter().for_each(|slot| sizes.add(&slot.lock().sizes));
-        Seen {
-            groups: sizes.groups(),
-            actual_bytes: sizes.actual_bytes(),
-            peak_in_use_bytes: self.heap.peak_in_use_bytes(),
-            slab_sizes: self.heap.class_sizes().to_vec(),
-            limit_bytes: self.heap.limit_bytes(),
-        }
-    }
-
-    pub(super) fn stats(&self, inflight: &Inflight, calls: &Calls) -> PoolStats {
-        let heap = self.heap.stats();
-        let (mut live, mut live_bytes, mut requested_bytes, mut made) = (0, 0, 0, 0);
-        let (mut lease_lag, mut sizes_bytes) = (LeaseLag::default(), 0);
-        for slot in self.slots.iter() {
-            let slot = slot.lock();
-            live += slot.live;
-            live_bytes += slot.live_bytes;
-            sizes_bytes += slot.sizes.metadata_bytes();
-            requested_bytes += slot.live_requested_bytes;
-            made += slot.sizes.samples() + slot.objects_made;
-            lease_lag.add(&slot.lease_lag);
-        }
-        PoolStats {
-            active_allocations: live,
-            allocated_bytes: live_bytes,
-            requested_bytes,
-            allocations_made: made,
-            allocations_max: u64::from(self.table.allocations_max()),
-            metadata_bytes: heap.metadata_bytes
-                + self.table.metadata_bytes()
-                + self.order_bytes()
-                + self.objects.metadata_bytes()
-                + sizes_bytes,
-            metadata_bytes_max: self.heap.metadata_bytes_max()
-                + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX)
-                + self.slots.iter().count() as u64
-                    * SizeCounts::metadata_bytes_max(self.heap.largest_class_bytes()),
-            inflight_bytes: inflight.bytes(),
-            inflight_bytes_max: inflight.bytes_max(),
-            waiting_requests: self.queue.bell.waiting(),
-            reserved_bytes: self.queue.reserved_bytes(),
-            tags: self.tags.stats(),
-            objects: self.objects.stats(),
-            leases_expired: lease_lag.total(),
-            lease_lag,
-            janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
-            calls: calls.stats(),
-            heap,
+            arena: None,
         }
     }
 }

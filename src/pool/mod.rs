@@ -25,6 +25,8 @@
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
 //!   listing.rs   allocations in the order in which they were made
+//!   arena/       groups of allocations that end together
+//!   stats.rs     all numbers of the pool
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
@@ -33,6 +35,7 @@
 //!   calls.rs     what is counted of the calls at the door, how long they take, and how the pool does by that
 //! ```
 
+mod arena;
 mod calls;
 pub mod config;
 mod content;
@@ -56,11 +59,16 @@ mod order;
 mod place;
 mod plan;
 mod queue;
+mod stats;
 mod table;
 mod tags;
 mod turns;
 mod upload;
 
+pub use arena::{
+    Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
+    ArenaStats, Keep, Profile, RenewError,
+};
 pub use calls::{ALLOCATION_BUCKETS, CallStats};
 pub use config::Config;
 pub use content::{Content, Placement, Precondition, ReadError, SMALL_WRITE_BYTES, Versions, WriteError};
@@ -69,7 +77,7 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ParseIdError};
+pub use id::{AllocationId, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
@@ -78,11 +86,12 @@ pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
+pub use stats::PoolStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
 
 use crate::clock::Now;
-use crate::memory::{self, Heap, HeapStats};
+use crate::memory::{self, Heap};
 use bytes::Bytes;
 use calls::Calls;
 use local::{Local, Started};
@@ -96,14 +105,16 @@ pub struct Allocation {
     pub id: AllocationId,
     /// Bytes asked for.
     pub size_bytes: u64,
-    /// Bytes of the slab it got.
+    /// Bytes of the slab it got; what it takes of its arena, where it has one.
     pub actual_size_bytes: u64,
     /// When it was made.
     pub created: Now,
-    /// When it ends by itself; none: it lives until freed.
+    /// When it ends by itself; none: it lives until freed. A member's is its arena's.
     pub deadline: Option<Now>,
     /// Whose it is.
     pub tag: Option<Tag>,
+    /// The arena that it ends with.
+    pub arena: Option<ArenaId>,
 }
 
 /// What a client asks for.
@@ -124,47 +135,6 @@ pub struct Written {
     pub version: u64,
     /// Whether the body was all of the content, so that nothing was added to it.
     pub whole: bool,
-}
-
-/// Numbers of the pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoolStats {
-    /// Numbers of the memory below.
-    pub heap: HeapStats,
-    /// Large objects among the live allocations.
-    pub objects: ObjectStats,
-    /// Live allocations.
-    pub active_allocations: u64,
-    /// Actual bytes of live allocations.
-    pub allocated_bytes: u64,
-    /// Bytes that were asked for of these.
-    pub requested_bytes: u64,
-    /// Allocations ever made.
-    pub allocations_made: u64,
-    /// Live allocations at most.
-    pub allocations_max: u64,
-    /// Bytes of records about allocations and slabs.
-    pub metadata_bytes: u64,
-    /// What those bytes can become at most.
-    pub metadata_bytes_max: u64,
-    /// Bytes of requests on their way.
-    pub inflight_bytes: u64,
-    /// The in-flight budget.
-    pub inflight_bytes_max: u64,
-    /// Requests that wait for room.
-    pub waiting_requests: u64,
-    /// Bytes set aside for one of them; part of what is in use.
-    pub reserved_bytes: u64,
-    /// What each tag holds, by name.
-    pub tags: Vec<TagStats>,
-    /// Allocations that their lease ended.
-    pub leases_expired: u64,
-    /// How late that was.
-    pub lease_lag: LeaseLag,
-    /// What the janitor did.
-    pub janitor: JanitorStats,
-    /// What was counted of the calls at the door.
-    pub calls: CallStats,
 }
 
 /// Who keeps the allocations.
@@ -289,8 +259,8 @@ impl Pool {
     /// Gives an allocation a lease of that length from now on, whatever lease it had.
     ///
     /// # Errors
-    /// [`NotFound`] where no live allocation has the id.
-    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, NotFound> {
+    /// [`RenewError`] where no live allocation has the id, or it ends with its arena.
+    pub async fn renew(&self, id: AllocationId, lease: Duration, now: Now) -> Result<Allocation, RenewError> {
         let Engine::Local(local) = &self.engine;
         local.renew(id, now.after(lease), now)
     }

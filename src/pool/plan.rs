@@ -97,6 +97,8 @@ pub(super) struct Plan<'a> {
     room: Option<Room<'a>>,
     /// See [`Plan::handed_over`].
     handed_over: Option<Stopwatch>,
+    /// The number of the arena that its allocations end with.
+    arena: Option<u32>,
 }
 
 /// Why a claim fails.
@@ -148,7 +150,7 @@ impl Local {
     }
 
     /// The error that a client gets.
-    fn refused(&self, error: ClaimError) -> AllocateError {
+    pub(super) fn refused(&self, error: ClaimError) -> AllocateError {
         match error {
             ClaimError::Memory(error) => error.into(),
             ClaimError::Table => AllocateError::TableFull { allocations_max: self.table().allocations_max() },
@@ -163,16 +165,37 @@ impl Local {
 impl<'a> Plan<'a> {
     /// What these requests take. All of them together could be had from an empty pool.
     pub(super) fn new(local: &'a Local, requests: &[AllocateRequest]) -> Result<Plan<'a>, AllocateError> {
+        Plan::with_shapes(local, requests, |size_bytes| local.shape_for(size_bytes))
+    }
+
+    /// As [`Plan::new`], of a block of whole pages that ends with the arena of that number.
+    pub(super) fn in_arena(
+        local: &'a Local,
+        request: &AllocateRequest,
+        number: u32,
+    ) -> Result<Plan<'a>, AllocateError> {
+        let shape_of = |size_bytes| local.page_shape_for(size_bytes);
+        let mut plan = Plan::with_shapes(local, std::slice::from_ref(request), shape_of)?;
+        plan.arena = Some(number);
+        Ok(plan)
+    }
+
+    fn with_shapes(
+        local: &'a Local,
+        requests: &[AllocateRequest],
+        shape_of: impl Fn(u64) -> Result<(Shape, u64), AllocateError>,
+    ) -> Result<Plan<'a>, AllocateError> {
         let mut plan = Plan {
             local,
             blocks: Vec::with_capacity(requests.len()),
             need: Need::default(),
             room: None,
             handed_over: None,
+            arena: None,
         };
         plan.need.entries = requests.len() as u64;
         for request in requests {
-            let (shape, actual_bytes) = local.shape_for(request.size_bytes)?;
+            let (shape, actual_bytes) = shape_of(request.size_bytes)?;
             plan.need.bytes = plan.need.bytes.saturating_add(actual_bytes);
             let limit_bytes = local.heap().limit_bytes();
             if plan.need.bytes > limit_bytes {
@@ -308,6 +331,7 @@ impl<'a> Plan<'a> {
                     created: now,
                     deadline: block.lease.map(|lease| now.after(lease)),
                     tag: block.tag,
+                    arena: self.arena,
                 };
                 let created = self.local.enter(slot, index, &record, now);
                 made.push((index, Record { created, ..record }));

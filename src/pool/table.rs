@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 const CHUNK_ENTRIES: u32 = 1024;
 /// In place of a deadline: the allocation lives until freed.
 const NO_DEADLINE: u64 = 0;
+/// In place of the number of an arena plus one.
+const NO_ARENA: u64 = 0;
 
 /// What an allocation is. One cache line, laid out so that it can later lie in a file.
 ///
@@ -37,8 +39,8 @@ struct DurableEntry {
     created: AtomicU64,
     /// When it ends by itself, or `NO_DEADLINE`.
     deadline: AtomicU64,
-    /// Room for the arena.
-    reserved: AtomicU64,
+    /// The number of the arena that it ends with, plus one, or zero.
+    arena: AtomicU64,
     /// Where the entry hangs in its slot's wheel of leases. Under that slot's lock. It means nothing outside of this
     /// process; it lies here because the line has room, and next to the deadline that goes with it.
     lease_links: AtomicU64,
@@ -66,6 +68,10 @@ fn deadline_word(deadline: Option<Now>) -> u64 {
     deadline.map_or(NO_DEADLINE, |deadline| deadline.0.max(1))
 }
 
+fn arena_number(word: u64) -> Option<u32> {
+    word.checked_sub(1).map(|number| u32::try_from(number).expect("a number plus one was stored"))
+}
+
 #[derive(Debug)]
 struct Chunk {
     durable: Box<[DurableEntry]>,
@@ -90,6 +96,8 @@ pub(super) struct Record {
     pub(super) created: Now,
     pub(super) deadline: Option<Now>,
     pub(super) tag: Option<TagNumber>,
+    /// The number of the arena that it ends with.
+    pub(super) arena: Option<u32>,
 }
 
 impl Table {
@@ -171,6 +179,7 @@ impl<'a> Entry<'a> {
         durable.place.store(record.place.word(), Ordering::Relaxed);
         durable.created.store(created.0, Ordering::Relaxed);
         durable.deadline.store(deadline_word(record.deadline), Ordering::Relaxed);
+        durable.arena.store(record.arena.map_or(NO_ARENA, |number| u64::from(number) + 1), Ordering::Relaxed);
         durable.key_low.store(record.key.low, Ordering::Release); // pairs with the Acquire in `read`
     }
 
@@ -256,12 +265,18 @@ impl LockedEntry<'_> {
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
             tag: TagNumber::from_word(durable.tag.load(Ordering::Relaxed)),
+            arena: arena_number(durable.arena.load(Ordering::Relaxed)),
         })
     }
 
     /// From now on the lease ends at `deadline`.
     pub(super) fn set_deadline(&self, deadline: Now) {
         self.entry.durable.deadline.store(deadline_word(Some(deadline)), Ordering::Relaxed);
+    }
+
+    /// It ends with its arena no more.
+    pub(super) fn leave_arena(&self) {
+        self.entry.durable.arena.store(NO_ARENA, Ordering::Relaxed);
     }
 
     /// Whether an upload writes into the allocation's own segments.
@@ -299,6 +314,7 @@ mod loom_tests {
             created: Now(number),
             deadline: Some(Now(number)),
             tag: None,
+            arena: None,
         }
     }
 

@@ -58,7 +58,7 @@ pub struct TagStats {
     pub tag: Tag,
     /// Live allocations.
     pub allocations: u64,
-    /// Their actual bytes.
+    /// Their actual bytes; in arenas those of the arenas' chunks.
     pub allocated_bytes: u64,
     /// What it may hold at most; none: as much as the pool has.
     pub budget_bytes: Option<u64>,
@@ -174,6 +174,11 @@ impl Tags {
         Some(number)
     }
 
+    /// As [`Tags::begin_block`], of a number that a block of the caller's keeps.
+    pub(super) fn begin_another_block(&self, number: TagNumber) {
+        self.registry.read().account(number).blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A block of the tag ends, whose bytes were given back or never taken.
     pub(super) fn end_block(&self, number: TagNumber) {
         self.registry.read().account(number).blocks.fetch_sub(1, Ordering::Relaxed);
@@ -248,6 +253,29 @@ impl Tags {
         account.blocks.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Bytes of the tag, which were taken before, are an arena's chunk.
+    pub(super) fn begin_chunk(&self, share: TagShare) {
+        self.registry.read().account(share.tag).live_bytes.fetch_add(share.bytes, Ordering::Relaxed);
+    }
+
+    /// An arena's chunks end, and with them their bytes.
+    pub(super) fn end_chunk(&self, share: TagShare) {
+        let registry = self.registry.read();
+        let account = registry.account(share.tag);
+        account.live_bytes.fetch_sub(share.bytes, Ordering::Relaxed);
+        account.bytes.fetch_sub(share.bytes, Ordering::Relaxed);
+    }
+
+    /// Allocations of the tag begin in chunks.
+    pub(super) fn begin_members(&self, number: TagNumber, count: u64) {
+        self.registry.read().account(number).live.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Allocations in chunks end.
+    pub(super) fn end_members(&self, number: TagNumber, count: u64) {
+        self.registry.read().account(number).live.fetch_sub(count, Ordering::Relaxed);
+    }
+
     /// The budget of a tag, if it has one.
     pub(super) fn budget_bytes(&self, number: TagNumber) -> Option<u64> {
         self.registry.read().account(number).budget_bytes
@@ -272,10 +300,12 @@ impl Tags {
             .filter_map(|(tag, account)| {
                 let tag = tag.clone()?;
                 let allocations = account.live.load(Ordering::Relaxed);
-                (allocations > 0 || account.budget_bytes.is_some()).then(|| TagStats {
+                let allocated_bytes = account.live_bytes.load(Ordering::Relaxed);
+                let is_used = allocations > 0 || allocated_bytes > 0;
+                (is_used || account.budget_bytes.is_some()).then(|| TagStats {
                     tag,
                     allocations,
-                    allocated_bytes: account.live_bytes.load(Ordering::Relaxed),
+                    allocated_bytes,
                     budget_bytes: account.budget_bytes,
                 })
             })

@@ -61,7 +61,7 @@ impl Local {
     }
 
     /// Waits until the plan of these requests is claimed. Also returns the time by then.
-    async fn in_turn(
+    pub(super) async fn in_turn(
         &self,
         requests: &[AllocateRequest],
         wait: Duration,
@@ -88,6 +88,32 @@ impl Local {
             }
         }
         Ok((plan, wait.now()))
+    }
+
+    /// Takes a need from the pool when it is there. Also returns the time by then.
+    pub(super) async fn claim_in_turn(
+        &self,
+        need: &Need,
+        wait: Duration,
+        now: Now,
+    ) -> Result<Now, AllocateError> {
+        let wait = Wait::begin(wait, now);
+        let mut place = Place::new(self, need.clone(), false);
+        let turn = timeout_at(wait.until, place.turn()).await;
+        match turn {
+            Ok(Turn::Granted) => {}
+            Ok(Turn::Closed) => return Err(Unavailable.into()),
+            // The last attempt is its own, and says what stands in the way now.
+            Ok(Turn::Look) | Err(_) => {
+                drop(place);
+                let claimed = self.unless_due(wait.now(), || self.claim(need));
+                claimed.map_err(|last| AllocateError::Waited {
+                    waited_ms: wait.waited_ms(),
+                    last: Box::new(self.refused(last)),
+                })?;
+            }
+        }
+        Ok(wait.now())
     }
 
     /// Whether so many bytes would be free without readers of what is gone, and without what is set aside.

@@ -1,6 +1,7 @@
 //! Uploads: bodies of any length on their way into an allocation, piece by piece. See `content.rs` for the three ways
 //! in which content is written.
 
+use super::arena::MemberUpload;
 use super::content::{Placement, Precondition, WriteError, check_end};
 use super::handover::Backing;
 use super::id::{AllocationId, Key};
@@ -28,6 +29,10 @@ impl Local {
         room: Option<Room<'_>>,
         now: Now,
     ) -> Result<Upload<'_>, WriteError> {
+        if id.is_member() {
+            let upload = self.upload_member(id, (placement, length), precondition, now)?;
+            return Ok(Upload(Kind::Member(upload)));
+        }
         {
             let (index, entry, record) = self.look_up(id, now)?;
             let Place::Slab(location) = record.place else {
@@ -122,6 +127,7 @@ pub struct Upload<'a>(Kind<'a>);
 enum Kind<'a> {
     Slab(SlabUpload<'a>),
     Object(ObjectUpload<'a>),
+    Member(MemberUpload<'a>),
 }
 
 impl Upload<'_> {
@@ -130,6 +136,7 @@ impl Upload<'_> {
         match &self.0 {
             Kind::Slab(upload) => upload.size_bytes,
             Kind::Object(upload) => upload.size_bytes(),
+            Kind::Member(upload) => upload.size_bytes(),
         }
     }
 
@@ -141,6 +148,7 @@ impl Upload<'_> {
         match &mut self.0 {
             Kind::Slab(upload) => upload.push(piece),
             Kind::Object(upload) => upload.push(piece),
+            Kind::Member(upload) => upload.push(piece),
         }
     }
 
@@ -153,6 +161,7 @@ impl Upload<'_> {
         match self.0 {
             Kind::Slab(upload) => upload.commit(precondition, now),
             Kind::Object(upload) => upload.commit(precondition, now),
+            Kind::Member(upload) => upload.commit(precondition, now),
         }
     }
 }

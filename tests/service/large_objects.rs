@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 /// The largest class. What is larger is a large object.
 const CLASS_BYTES: u64 = 500 << 10;
 /// A segment at most.
-const SEGMENT_BYTES: u64 = 4 << 20;
+const SEGMENT: usize = 4 << 20;
+const SEGMENT_BYTES: u64 = SEGMENT as u64;
 const POOL_BYTES: u64 = 64 << 20;
 const PAGE_BYTES: u64 = 4096;
 
@@ -23,7 +24,7 @@ fn id(made: &Value) -> &str {
 
 /// Bytes that tell their place.
 fn pattern(length: u64, seed: u8) -> Vec<u8> {
-    (0..length).map(|at| (at % 251) as u8 ^ (at >> 16) as u8 ^ seed).collect()
+    (0..length).map(|at| ((at % 251) ^ (at >> 16)).to_le_bytes()[0] ^ seed).collect()
 }
 
 /// Stores content in one go: its path.
@@ -72,7 +73,7 @@ fn what_no_class_holds_is_stored_read_in_ranges_patched_replaced_and_freed() {
     assert_eq!(["size_bytes", "actual_size_bytes", "size_mb"].map(|name| made[name].clone()), expected);
     assert!(read(&server, &path) == content);
     let data = format!("{path}/data");
-    let border = SEGMENT_BYTES as usize;
+    let border = SEGMENT;
     for range in [0..10, border - 3..border + 4, border - 1..2 * border + 1, content.len() - 5..content.len()]
     {
         let header = format!("bytes={}-{}", range.start, range.end - 1);
@@ -133,7 +134,7 @@ fn a_patch_beside_a_reader_that_stands_still_takes_two_segments_at_most_and_a_pu
     assert_eq!(in_use(&server), 2 * size + SEGMENT_BYTES, "what only the third version had is free");
     assert!(reader.bytes(content.len()) == content, "one instant's content, however long it takes");
     let mut newer = content;
-    newer[2 * SEGMENT_BYTES as usize + 5] = b'x';
+    newer[2 * SEGMENT + 5] = b'x';
     assert!(second.bytes(newer.len()) == newer);
     wait_until("nothing drains", || server.stat("/draining_bytes") == 0);
     assert_eq!(in_use(&server), size);

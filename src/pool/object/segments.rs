@@ -252,7 +252,7 @@ impl Drop for Segments {
 impl Upkeep {
     /// Zeroes a little of what was freed, which may be all of it, and tells the janitor of the rest. Without a janitor it is
     /// all done here.
-    fn scrub_some(&self) {
+    pub(in crate::pool) fn scrub_some(&self) {
         for _ in 0..SCRUBBED_AT_ONCE {
             if !self.heap.scrub_slice() {
                 return;
