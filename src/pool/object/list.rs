@@ -4,7 +4,7 @@
 //! none; so who looks up finds what the entry meant.
 
 use super::{Object, Reading, Segments, Upkeep};
-use crate::memory::{Backed, Heap};
+use crate::memory::{Backed, Heap, page_size};
 use crate::pool::content::Placement;
 use crate::pool::handover::Handover;
 use crate::pool::place::{ObjectNumber, Place};
@@ -185,6 +185,16 @@ impl Objects {
             bytes: self.bytes.load(Ordering::Relaxed),
             segments: self.segments.load(Ordering::Relaxed),
         }
+    }
+
+    /// What those bytes can become at most while nothing is replaced: as many objects as there is room for, each larger than
+    /// the largest class, and each page a segment of its own.
+    pub(in crate::pool) fn metadata_bytes_max(&self) -> u64 {
+        let heap = &self.upkeep.heap;
+        let objects = heap.limit_bytes() / heap.largest_class_bytes();
+        let object = (size_of::<Object>() + 2 * size_of::<usize>() + size_of::<Mutex<Slot>>()) as u64;
+        let segments = heap.limit_bytes() / page_size();
+        objects * object + segments * Segments::RECORD_BYTES
     }
 
     /// Bytes of the list, and of the records about all versions.

@@ -54,6 +54,9 @@ pub(in crate::pool) struct Segments {
 }
 
 impl Segments {
+    /// Bytes of the record of one.
+    pub(super) const RECORD_BYTES: u64 = size_of::<Segment>() as u64;
+
     /// None, at `start` of a content of so many bytes.
     pub(super) fn none(upkeep: &Arc<Upkeep>, start: u64, size_bytes: u64) -> Segments {
         Segments { upkeep: Arc::clone(upkeep), list: Vec::new(), range: start..start, size_bytes }
@@ -280,6 +283,6 @@ impl Upkeep {
         // An `Arc` counts its holders beside what it holds.
         let version = (size_of::<super::Object>() + 2 * size_of::<usize>()) as u64;
         self.versions.load(Ordering::Relaxed) * version
-            + self.segments.load(Ordering::Relaxed) * size_of::<Segment>() as u64
+            + self.segments.load(Ordering::Relaxed) * Segments::RECORD_BYTES
     }
 }

@@ -1,6 +1,9 @@
 //! Large objects beside slabs: what is copied, what is shared, what is in use, and the content under a naive twin.
 
-use super::broken::is_clean;
+mod hunt;
+mod twin;
+mod uploads;
+
 use super::segments::Segments;
 use super::*;
 use crate::clock::Now;
@@ -10,7 +13,6 @@ use crate::pool::{
     WriteError, Written,
 };
 use bytes::Bytes;
-use proptest::prelude::*;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -212,164 +214,6 @@ fn allocate_in_full(pool: &Pool) -> Option<AllocationId> {
 }
 
 #[test]
-fn an_upload_takes_room_for_the_segments_that_it_touches_and_one_that_breaks_off_leaves_nothing() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    let size = 20 * MEBIBYTE;
-    let id = allocate(&pool, size);
-    let mut content = pattern(size, 9);
-    upload(&pool, id, Placement::Replace, &content, true).expect("it is lent");
-    let body = pattern(3 * MEBIBYTE, 77);
-    let offset = 5 * MEBIBYTE + 100;
-    {
-        let mut broken = begin(&pool, id, patch(offset), Some(body.len() as u64)).expect("there is room");
-        broken.push(&body[..1000]).expect("it fits");
-        assert_eq!(in_use(&pool), size + 8 * MEBIBYTE, "the second segment, and the third");
-    }
-    assert_eq!((in_use(&pool), read(&pool, id).1), (size, 1));
-    for (version, is_told) in [(2, true), (3, false)] {
-        let written = upload(&pool, id, patch(offset), &body, is_told);
-        assert_eq!(written, Ok(Written { version, whole: false }));
-        assert_eq!(in_use(&pool), size, "the old ones are free");
-    }
-    content[at(offset)..at(offset) + body.len()].copy_from_slice(&body);
-    assert!(read(&pool, id) == (content, 3));
-    // Nothing to write: nothing changes.
-    assert_eq!(upload(&pool, id, patch(size), &[], true), Ok(Written { version: 3, whole: false }));
-    assert_eq!(upload(&pool, id, patch(7), &[], false), Ok(Written { version: 3, whole: false }));
-    // A short replacement leaves zeros behind it.
-    assert_eq!(upload(&pool, id, Placement::Replace, &body, false), Ok(Written { version: 4, whole: false }));
-    let (replaced, _) = read(&pool, id);
-    assert!(replaced[..body.len()] == body && replaced[body.len()..].iter().all(|byte| *byte == 0));
-    at_once(pool.free(id, NOW)).expect("live");
-    assert_empty(&pool);
-}
-
-#[test]
-fn a_body_longer_than_was_announced_is_refused_and_one_that_ends_behind_the_content_too() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    let id = allocate(&pool, 12 * MEBIBYTE);
-    upload(&pool, id, Placement::Replace, &[1], true).expect("there is room");
-    assert!(matches!(begin(&pool, id, patch(12 * MEBIBYTE - 10), Some(11)), Err(WriteError::PastEnd { .. })));
-    let mut longer = begin(&pool, id, patch(0), Some(100)).expect("there is room");
-    longer.push(&vec![0; 4 << 20]).expect("as far as its segment goes");
-    assert!(matches!(longer.push(&[0]), Err(WriteError::PastEnd { .. })));
-}
-
-#[test]
-fn while_the_first_upload_is_under_way_others_read_zeros_and_write_beside_it() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    let size = 9 * MEBIBYTE;
-    let id = allocate(&pool, size);
-    let mut first = begin(&pool, id, patch(MEBIBYTE), None).expect("lent");
-    first.push(&[7; 2000]).expect("it fits");
-    assert!(read(&pool, id) == (vec![0; at(size)], 0));
-    // What the first writes must not be seen, so another one shares nothing with it.
-    assert_eq!(write(&pool, id, patch(10), b"second").map(|written| written.version), Ok(1));
-    assert_eq!(in_use(&pool), 2 * size, "the first upload has its segments still");
-    first.push(&[8; 1]).expect("it fits");
-    assert_eq!(first.commit(&Precondition::default(), NOW).map(|written| written.version), Ok(2));
-    assert_eq!(in_use(&pool), size);
-    let mut expected = vec![0; at(size)];
-    expected[10..16].copy_from_slice(b"second");
-    expected[1 << 20..(1 << 20) + 2000].fill(7);
-    expected[(1 << 20) + 2000] = 8;
-    assert!(read(&pool, id) == (expected, 2));
-    at_once(pool.free(id, NOW)).expect("live");
-    assert_empty(&pool);
-}
-
-#[test]
-fn a_first_upload_that_breaks_off_leaves_zeros_where_it_ends_or_when_the_janitor_has_been_there() {
-    for has_janitor in [false, true] {
-        let pool = pool(40 * MEBIBYTE, &[1024]);
-        if has_janitor {
-            pool.begin_janitor();
-        }
-        let size = 40 * MEBIBYTE;
-        let id = allocate(&pool, size);
-        let mut broken = begin(&pool, id, Placement::Replace, None).expect("lent");
-        for piece in pattern(36 * MEBIBYTE, 5).chunks(1 << 20) {
-            broken.push(piece).expect("it fits");
-        }
-        drop(broken);
-        assert_eq!(read(&pool, id).1, 0);
-        if has_janitor {
-            assert!(matches!(begin(&pool, id, patch(0), Some(1)), Err(WriteError::NoRoom(_))), "still lent");
-            for _ in 0..3 {
-                assert_eq!(pool.await_chore(Duration::ZERO), Chore::Scrub);
-                pool.scrub_slice();
-            }
-            assert_eq!(pool.await_chore(Duration::ZERO), Chore::Nothing);
-        }
-        let Engine::Local(local) = &pool.engine;
-        let number = local.look_up(id, NOW).expect("live").2.place.object().expect("an object");
-        assert!(local.objects().look(number, |object| is_clean(local.heap(), object)));
-        assert_eq!(write(&pool, id, patch(1), b"x").map(|written| written.version), Ok(1));
-        at_once(pool.free(id, NOW)).expect("live");
-        pool.end_janitor();
-        pool.abandon_chores();
-        assert_empty(&pool);
-    }
-}
-
-#[test]
-fn an_upload_into_a_block_that_was_freed_ends_there_and_frees_what_it_has() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    for is_first in [true, false] {
-        let id = allocate(&pool, 5 * MEBIBYTE);
-        if !is_first {
-            write(&pool, id, patch(0), b"x").expect("in place");
-        }
-        let mut upload = begin(&pool, id, Placement::Replace, None).expect("there is room");
-        upload.push(&[1; 100]).expect("it fits");
-        at_once(pool.free(id, NOW)).expect("live");
-        assert!(matches!(upload.push(&[1]), Err(WriteError::NotFound(_))));
-        assert!(matches!(upload.commit(&Precondition::default(), NOW), Err(WriteError::NotFound(_))));
-        assert_empty(&pool);
-    }
-}
-
-#[test]
-fn of_two_writers_with_one_etag_one_is_refused() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    let id = allocate(&pool, 8 * MEBIBYTE);
-    write(&pool, id, patch(0), b"x").expect("in place");
-    let first = Precondition { if_match: Some(Versions::OneOf(vec![1])), ..Precondition::default() };
-    let begin = || at_once(pool.upload_exactly(id, patch(3), 2, &first, NOW)).expect("it matches");
-    let (mut one, mut other) = (begin(), begin());
-    one.push(b"ab").expect("it fits");
-    other.push(b"cd").expect("it fits");
-    assert_eq!(other.commit(&first, NOW).map(|written| written.version), Ok(2));
-    assert_eq!(one.commit(&first, NOW), Err(WriteError::PreconditionFailed { version: 2 }));
-    assert_eq!(&read(&pool, id).0[..6], b"x\0\0cd\0");
-    assert!(at_once(pool.upload(id, patch(3), &first, NOW)).is_err(), "it can never match again");
-}
-
-#[test]
-fn an_upload_whose_neighbours_were_replaced_meanwhile_keeps_them() {
-    let pool = pool(64 * MEBIBYTE, &[1024]);
-    let id = allocate(&pool, 12 * MEBIBYTE);
-    let mut content = pattern(12 * MEBIBYTE, 2);
-    upload(&pool, id, Placement::Replace, &content, true).expect("lent");
-    let body = pattern(5 * MEBIBYTE, 40);
-    for is_told in [true, false] {
-        let mut slow =
-            begin(&pool, id, patch(3 * MEBIBYTE), is_told.then_some(body.len() as u64)).expect("room");
-        slow.push(&body).expect("it fits");
-        let other = pattern(12 * MEBIBYTE, 90);
-        upload(&pool, id, Placement::Replace, &other, true).expect("there is room");
-        write(&pool, id, patch(11 * MEBIBYTE), b"and this").expect("in place");
-        slow.commit(&Precondition::default(), NOW).expect("the newer version is filled in");
-        content = other;
-        content[11 << 20..(11 << 20) + 8].copy_from_slice(b"and this");
-        content[3 << 20..(3 << 20) + body.len()].copy_from_slice(&body);
-        assert!(read(&pool, id).0 == content);
-    }
-    at_once(pool.free(id, NOW)).expect("live");
-    assert_empty(&pool);
-}
-
-#[test]
 fn readers_of_a_freed_object_are_marked_when_their_time_is_over_and_of_a_live_one_never() {
     let pool = pool(64 * MEBIBYTE, &[1024]);
     let seconds = |seconds| NOW.after(Duration::from_secs(seconds));
@@ -411,25 +255,6 @@ fn a_reader_of_an_old_version_has_a_second_when_its_memory_is_needed() {
     assert!(watch.is_overdue());
     drop(content);
     assert!(allocate_in_full(&pool).is_some());
-}
-
-#[test]
-fn what_is_deposited_is_there_whole_and_what_breaks_off_leaves_nothing() {
-    let pool = pool(16 * MEBIBYTE, &[1024]);
-    let size = 6 * MEBIBYTE + 1;
-    let content = pattern(size, 8);
-    let begin = || at_once(pool.deposit(&request(size), Duration::ZERO, NOW)).expect("there is room");
-    let mut broken = begin();
-    broken.push(&content[..5 << 20]).expect("it fits");
-    drop(broken);
-    assert_empty(&pool);
-    let mut deposit = begin();
-    content.chunks(70_000).for_each(|piece| deposit.push(piece).expect("it fits"));
-    assert!(matches!(deposit.push(&[0]), Err(WriteError::PastEnd { .. })));
-    let made = deposit.commit(NOW).expect("open");
-    assert!(read(&pool, made.id) == (content, 1));
-    at_once(pool.free(made.id, NOW)).expect("live");
-    assert_empty(&pool);
 }
 
 #[test]
@@ -527,19 +352,6 @@ async fn an_object_that_waits_for_room_is_served_when_slabs_and_objects_are_free
     assert_eq!((made.actual_size_bytes, in_use(&pool)), (16 * MEBIBYTE, 16 * MEBIBYTE));
 }
 
-/// Leaves memory in pieces: blocks of two pages, of which the first of each `of` stay.
-fn scatter(pool: &Pool, of: usize) {
-    let blocks: Vec<_> = std::iter::from_fn(|| {
-        at_once(pool.allocate(&request(page_size() + 1), Duration::ZERO, NOW)).ok().map(|made| made.id)
-    })
-    .collect();
-    for (at, id) in blocks.iter().enumerate() {
-        if at % of != 0 {
-            at_once(pool.free(*id, NOW)).expect("live");
-        }
-    }
-}
-
 #[test]
 fn borders_of_segments_are_found_where_they_are() {
     let pool = pool(MEBIBYTE, &[1024]);
@@ -563,167 +375,4 @@ fn borders_of_segments_are_found_where_they_are() {
     assert_eq!(local.heap().in_use_bytes(), page);
     drop(segments);
     assert_empty(&pool);
-}
-
-/// What a client does with its one object.
-#[derive(Clone, Debug)]
-enum Step {
-    Write {
-        offset: u64,
-        length: u64,
-    },
-    Replace {
-        length: u64,
-    },
-    Upload {
-        offset: u64,
-        length: u64,
-        is_told: bool,
-    },
-    ReplaceAll {
-        length: u64,
-    },
-    BreakOff {
-        offset: u64,
-        length: u64,
-        is_told: bool,
-    },
-    /// Begins to read, and keeps the pieces.
-    Hold,
-    /// Begins an upload that commits when another begins, or at the end.
-    Linger {
-        offset: u64,
-        length: u64,
-        is_told: bool,
-    },
-    Commit,
-    LetGo,
-    FreeAndAllocate,
-}
-
-const TWIN_SIZE: u64 = (160 << 10) + 123;
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let place = || (0..TWIN_SIZE, 0..TWIN_SIZE).prop_map(|(a, b)| (a.min(b), a.max(b) - a.min(b)));
-    let short = || (0..TWIN_SIZE, 0_u64..30_000).prop_map(|(at, length)| (at, length.min(TWIN_SIZE - at)));
-    let step = prop_oneof![
-        4 => short().prop_map(|(offset, length)| Step::Write { offset, length }),
-        1 => (0_u64..30_000).prop_map(|length| Step::Replace { length }),
-        3 => (place(), any::<bool>())
-            .prop_map(|((offset, length), is_told)| Step::Upload { offset, length, is_told }),
-        1 => (0..=TWIN_SIZE).prop_map(|length| Step::ReplaceAll { length }),
-        1 => (place(), any::<bool>())
-            .prop_map(|((offset, length), is_told)| Step::BreakOff { offset, length, is_told }),
-        3 => Just(Step::Hold),
-        3 => (place(), any::<bool>())
-            .prop_map(|((offset, length), is_told)| Step::Linger { offset, length, is_told }),
-        2 => Just(Step::Commit),
-        2 => Just(Step::LetGo),
-        1 => Just(Step::FreeAndAllocate),
-    ];
-    proptest::collection::vec(step, 1..25)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
-    /// Whatever is written however, in memory that is in one piece or scattered, each reader sees the bytes of its
-    /// instant, each write all or nothing, and in the end nothing is left.
-    #[test]
-    fn an_objects_content_is_that_of_a_plain_vector(steps in steps(), pieces in 1_usize..5) {
-        let pool = pool(4 * MEBIBYTE, &[1024, 4096]);
-        if pieces > 1 {
-            scatter(&pool, pieces);
-        }
-        let before = in_use(&pool);
-        let mut id = allocate(&pool, TWIN_SIZE);
-        let (mut twin, mut version, mut seed) = (vec![0_u8; at(TWIN_SIZE)], 0, 0_u8);
-        let mut held = Vec::new();
-        let mut lingering: Option<(Upload<'_>, u64, Vec<u8>)> = None;
-        let put = |twin: &mut Vec<u8>, offset: u64, bytes: &[u8]| {
-            let offset = at(offset);
-            twin[offset..offset + bytes.len()].copy_from_slice(bytes);
-        };
-        for step in steps {
-            seed = seed.wrapping_add(1);
-            match step {
-                Step::Write { offset, length } => {
-                    let body = pattern(length, seed);
-                    let written = write(&pool, id, patch(offset), &body).expect("there is room");
-                    version += u64::from(length > 0);
-                    prop_assert_eq!(written.version, version);
-                    put(&mut twin, offset, &body);
-                }
-                Step::Replace { length } => {
-                    let body = pattern(length, seed);
-                    write(&pool, id, Placement::Replace, &body).expect("there is room");
-                    version += 1;
-                    twin.fill(0);
-                    put(&mut twin, 0, &body);
-                }
-                Step::Upload { offset, length, is_told } => {
-                    let body = pattern(length, seed);
-                    upload(&pool, id, patch(offset), &body, is_told).expect("there is room");
-                    version += u64::from(length > 0);
-                    put(&mut twin, offset, &body);
-                }
-                Step::ReplaceAll { length } => {
-                    let body = pattern(length, seed);
-                    upload(&pool, id, Placement::Replace, &body, seed % 2 == 0).expect("there is room");
-                    version += 1;
-                    twin.fill(0);
-                    put(&mut twin, 0, &body);
-                }
-                Step::BreakOff { offset, length, is_told } => {
-                    let mut broken = begin(&pool, id, patch(offset), is_told.then_some(length)).expect("room");
-                    broken.push(&pattern(length, seed)).expect("it fits");
-                }
-                Step::Hold => {
-                    let content = at_once(pool.read(id, NOW)).expect("live");
-                    prop_assert_eq!(content.version, version);
-                    held.push((content.read(0..TWIN_SIZE), twin.clone()));
-                }
-                Step::Linger { offset, length, is_told } => {
-                    let body = pattern(length, seed);
-                    let mut upload = begin(&pool, id, patch(offset), is_told.then_some(length)).expect("room");
-                    upload.push(&body).expect("it fits");
-                    lingering = Some((upload, offset, body));
-                }
-                Step::Commit => {
-                    if let Some((upload, offset, body)) = lingering.take() {
-                        upload.commit(&Precondition::default(), NOW).expect("there is room");
-                        version += u64::from(!body.is_empty());
-                        put(&mut twin, offset, &body);
-                    }
-                }
-                Step::LetGo => {
-                    if let Some((pieces, expected)) = held.pop() {
-                        prop_assert!(joined(pieces) == expected, "a reader sees another instant");
-                    }
-                }
-                Step::FreeAndAllocate => {
-                    at_once(pool.free(id, NOW)).expect("live");
-                    if let Some((upload, _, body)) = lingering.take() {
-                        let ended = upload.commit(&Precondition::default(), NOW);
-                        prop_assert!(ended.is_err(), "{} bytes", body.len());
-                    }
-                    id = allocate(&pool, TWIN_SIZE);
-                    version = 0;
-                    twin.fill(0);
-                }
-            }
-            prop_assert!(read(&pool, id) == (twin.clone(), version), "after a step");
-            if held.len() > 3 {
-                let (pieces, expected) = held.remove(0);
-                prop_assert!(joined(pieces) == expected, "a reader sees another instant");
-            }
-        }
-        for (pieces, expected) in held {
-            prop_assert!(joined(pieces) == expected, "a reader sees another instant");
-        }
-        drop(lingering);
-        at_once(pool.free(id, NOW)).expect("live");
-        prop_assert_eq!((in_use(&pool), heap(&pool).draining_bytes()), (before, 0));
-        heap(&pool).check();
-    }
 }
