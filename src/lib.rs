@@ -40,6 +40,7 @@
 //! |---|---|
 //! | many buffers of one size | [`slab::SlabAllocator`] |
 //! | buffers of many sizes under one limit | [`memory::Heap::block`] |
+//! | many small things that end together: a transaction, a request | [`memory::Heap::arena`] |
 //! | bytes that outlive the scope, in tasks or as [`bytes::Bytes`] | [`slab::SlabAllocator::allocate_shared`], [`memory::Heap::shared_block`] |
 //! | all or none of many | [`slab::SlabAllocator::allocate_batch`] |
 //! | objects that are costly to make, used again | [`slab::ObjectPool`] |
@@ -49,8 +50,8 @@
 //! | to find what was never given back | [`slab::Builder::debug`], [`slab::SlabAllocator::leaks`] |
 //! | one figure for how well it does | [`slab::SlabAllocator::health_check`], [`health`] |
 //!
-//! `examples/` has programs that run as they are: `quick_start`, `database_pages`, `network_buffers`, `secure_memory`,
-//! `leak_hunt`, and `proxy`, a TCP proxy on pooled buffers. [`slab`] and [`memory`] say what each call costs.
+//! `examples/` has programs that run as they are: `quick_start`, `database_pages`, `transaction`, `network_buffers`,
+//! `large_objects`, `secure_memory`, `leak_hunt`, and `proxy`, a TCP proxy on pooled buffers. [`slab`] and [`memory`] say what each call costs.
 //!
 //! # What an allocation never does
 //!

@@ -49,10 +49,33 @@ fn database_pages_are_found_in_the_cache_and_frames_used_again() {
 fn network_messages_arrive_and_leave_nothing_behind() {
     let expected = [
         "20000 messages, ",
-        "3221225472 bytes requested, the largest class has 65536\n",
+        "3221225472 bytes requested, the limit leaves room for 4194304 at most\n",
         " 0 are now; the limit is 4194304\n",
     ];
     says("network_buffers", &expected);
+}
+
+#[test]
+fn a_transaction_keeps_its_changes_in_an_arena_and_a_savepoint_in_one_inside_it() {
+    let expected = [
+        "a savepoint: 50 pieces, 1600 bytes in chunks of 4096\n",
+        "two accounts with one name: 50 pieces rolled back\n",
+        "committed: 1002 changes; 2005 pieces, 80160 bytes freed\n",
+        "an endless one: 32 bytes requested of an arena, 1048560 of 1048576 are used\n",
+        "left in the heap: 0 bytes\n",
+    ];
+    says("transaction", &expected);
+}
+
+#[test]
+fn large_objects_share_the_memory_of_small_ones() {
+    let expected = [
+        "an image of 33177600 bytes takes 33177600\n",
+        "four threads added up 76032000\n",
+        "25600 small blocks fill the heap\n3 images fit where they were\n",
+        "1073741824 bytes requested, the limit leaves room for 104857600 at most\n",
+    ];
+    says("large_objects", &expected);
 }
 
 #[test]

@@ -20,8 +20,8 @@ const LEVELS: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// The two files that touch raw memory.
-const UNSAFE_FILES: [&str; 2] = ["memory/os.rs", "memory/bytes.rs"];
+/// The files that touch raw memory: the two, and what one of them keeps in a file of its own.
+const UNSAFE_FILES: [&str; 3] = ["memory/os.rs", "memory/bytes.rs", "memory/bytes/bump.rs"];
 
 /// A longer file has a second noun in it.
 const LINES_MAX: usize = 500;
@@ -285,14 +285,14 @@ fn a_room_uses_only_itself_and_the_rooms_below() {
 }
 
 #[test]
-fn raw_memory_is_touched_in_two_files() {
+fn raw_memory_is_touched_in_three_files_at_most() {
     let mut offenders = Vec::new();
     for source in sources().iter().filter(|source| !UNSAFE_FILES.contains(&source.path.as_str())) {
         let found = words(&source.product).filter(|(_, word)| *word == "unsafe");
         offenders
             .extend(found.map(|(at, _)| format!("src/{}:{}", source.path, line_of(&source.product, at))));
     }
-    none(offenders, "unsafe stands only in memory/os.rs and memory/bytes.rs");
+    none(offenders, "unsafe stands only in memory/os.rs, memory/bytes.rs and memory/bytes/bump.rs");
 }
 
 #[test]

@@ -185,6 +185,18 @@ impl<A: GlobalAlloc + Sync> Blocks for Peer<A> {
     }
 }
 
+impl<A> Peer<A> {
+    /// Writes one byte in each page of a block.
+    pub fn touch_pages(&self, block: &mut RawBlock, page_bytes: usize) {
+        for at in (0..block.layout.size()).step_by(page_bytes) {
+            // SAFETY: the offset is below the block's size, and the block is ours alone.
+            let place = unsafe { block.address.add(at) };
+            // SAFETY: as above.
+            unsafe { place.write(1) };
+        }
+    }
+}
+
 /// mimalloc, of the generation that was built in.
 pub const MIMALLOC: Peer<mimalloc::MiMalloc> = Peer {
     name: if cfg!(feature = "mimalloc-v2") { "mimalloc v2" } else { "mimalloc" },

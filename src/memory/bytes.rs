@@ -1,13 +1,17 @@
-//! The bytes of one class's slabs: copied in, lent out, zeroed, given back. One of the two files with unsafe code.
+//! The bytes of one class's slabs: copied in, lent out, zeroed, given back. Beside `os.rs` the file with
+//! unsafe code; what arenas need of it has a file of its own, `bytes/bump.rs`.
 //!
 //! Every method is safe to call at any time from any thread: the slab's record ([`super::segment`]) is entered first,
 //! and it alone decides. Bytes are lent as shared slices only to holders and change only under exclusive access.
 #![allow(unsafe_code)] // raw memory is touched here and in os.rs, nowhere else
 
+mod bump;
 mod ownership;
 mod spans;
 mod usable;
 
+pub(super) use bump::{Bump, PIECE_ALIGN_BYTES};
+pub(crate) use ownership::OwnedSlab;
 pub(super) use usable::Protection;
 
 use super::dirty;
@@ -316,23 +320,6 @@ fn is_zero(bytes: &[u8]) -> bool {
         return *few == [0; 64]; // without a call: what every allocation does
     }
     bytes.chunks(STEP).all(|part| *part == ZEROS[..part.len()])
-}
-
-/// A slab that is owned: whoever has this reads and writes it as plain memory. There is one of each, made by `own` and
-/// ended by `disown`; one that is lost takes its slab along.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) struct OwnedSlab {
-    /// Not zero, so that an option of it is two words, which calls pass in registers.
-    serial: NonZeroU64,
-    index: u64,
-}
-
-impl OwnedSlab {
-    /// Its index in its class.
-    pub(crate) fn index(&self) -> u64 {
-        self.index
-    }
 }
 
 /// Exclusive access to the bytes of one slab, for a change that nobody sees half done. Ends with [`Change::end`].

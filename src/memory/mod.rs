@@ -6,8 +6,9 @@
 //! # For a program that embeds it
 //!
 //! [`Heap::block`] and [`Heap::shared_block`] give out [`Block`]s: plain bytes of the size that was asked for, freed when
-//! they are dropped. [`Config`] says which sizes there are and how much they may take together. Free memory of one size
-//! serves every other, so a block is refused only if it and the bytes in use really exceed the limit.
+//! they are dropped. [`Heap::arena`] gives out [`Arena`]s, whose many small pieces end together. [`Config`] says which sizes
+//! there are and how much they may take together. Free memory of one size serves every other, so a block is refused only if
+//! it and the bytes in use really exceed the limit.
 //!
 //! ```
 //! use maas::memory::{BlockError, ClassConfig, Config, Heap};
@@ -28,7 +29,8 @@
 //! assert_eq!((block.len(), block.slab_bytes(), heap.in_use_bytes()), (3000, 4096, 4096));
 //! block.free()?; // as dropping it, but says whether anything wrote beyond its end
 //!
-//! assert!(matches!(heap.block(65_537), Err(BlockError::TooLarge { size_bytes_max: 65_536, .. })));
+//! assert_eq!(heap.block(500_000)?.slab_bytes(), 503_808); // larger than all sizes: whole pages, in one piece
+//! assert!(matches!(heap.block(2 << 20), Err(BlockError::TooLarge { size_bytes_max: 0x10_0000, .. })));
 //! let all: Vec<_> = (0..16).map(|_| heap.block(65_536)).collect::<Result<_, _>>()?;
 //! assert!(matches!(heap.block(1), Err(BlockError::Memory(_))), "not a byte is left, whatever the size");
 //! # drop(all);
@@ -41,7 +43,10 @@
 //! | [`Heap::block`], dropping a [`Block`] | O(1), from the thread's magazine: no system call, no clock, no log, no lock that threads share, no allocation of Rust's own allocator |
 //! | the same past the magazine | O(1); the class's lock, once for some tens of blocks; fresh pages the first time |
 //! | the same where only free slabs of other classes are left | takes their memory: milliseconds at worst, and it is not refused |
-//! | [`Heap::shared_block`] | as [`Heap::block`], and a count that all threads share |
+//! | [`Heap::block`] above the largest class | O(log n) in free runs of pages, under one lock; fresh pages the first time |
+//! | [`Heap::arena`], and its end | a block for each of its chunks |
+//! | [`Arena::allocate`] | moves an address; now and then takes a chunk |
+//! | [`Heap::shared_block`], [`Heap::shared_arena`] | as [`Heap::block`], and a count that all threads share |
 //! | zeroing when it is freed | what was written, by 32nds of the slab; more than 8 KiB past the magazine, outside of any lock |
 //! | [`Block::into_bytes`] | one allocation of Rust's own allocator; each clone of the bytes a count |
 //! | [`Heap::in_use_bytes`], [`Heap::free_bytes`] | a load for each CPU |
@@ -69,6 +74,7 @@
 //!   idle.rs    what nobody needed for a while is given back
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
+//!   arena.rs   pieces that end together
 //!   buffer.rs  blocks that are filled and read, for `bytes` and tokio
 //!   reads.rs   what the holder of a slab reads
 //!   large.rs   blocks larger than the largest class: segments of runs of pages
@@ -93,6 +99,7 @@
 
 mod adaptation;
 mod allocate;
+mod arena;
 mod budget;
 mod buffer;
 mod bytes;
@@ -126,6 +133,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
+pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
 pub use compact::CompactionStats;
@@ -159,6 +167,7 @@ use grant::{Gate, RoomFreed};
 use hardening::Hardening;
 use large::Large;
 use magazine::Rack;
+use owned::HeapRef;
 use reclaim::Reclaimed;
 use scarce::Scarce;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The OS floor: address space reserved, made writable, given back and zeroed. One of the two files with unsafe code.
+//! The OS floor: address space reserved, made writable, given back and zeroed. One of the files with unsafe code: see `bytes.rs`.
 //!
 //! A [`Reservation`] is address space without memory. [`Reservation::commit`] makes a run of it usable;
 //! [`Reservation::decommit`] lets the system have the run's pages back while the run stays usable. Nobody may rely on

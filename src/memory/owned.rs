@@ -5,14 +5,15 @@
 //! may be given to foreign code as long as the block lives.
 
 use super::bytes::OwnedSlab;
-use super::{AllocateError, Heap, SizeClass, SlabLocation, Violation};
+use super::{AllocateError, Heap, SizeClass, SlabLocation, Violation, page_size};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
 impl Heap {
-    /// A block of `size_bytes`, for as long as the heap is borrowed.
+    /// A block of `size_bytes`, for as long as the heap is borrowed: a slab of the smallest class that holds it, or above
+    /// the largest class whole pages, in one piece.
     ///
     /// ```
     /// use maas::memory::{Config, Heap};
@@ -26,7 +27,7 @@ impl Heap {
     /// ```
     ///
     /// # Errors
-    /// [`BlockError`] above the largest class, and where [`Heap::allocate`] refuses.
+    /// [`BlockError`] where the limit is smaller than the block, and where [`Heap::allocate`] refuses.
     #[inline(always)] // see `Block::new`
     pub fn block(&self, size_bytes: u64) -> Result<Block<'_>, BlockError> {
         Block::new(HeapRef::Borrowed(self), size_bytes)
@@ -78,6 +79,18 @@ impl Heap {
     #[inline(never)]
     fn free_block(&self, class: SizeClass, slab: OwnedSlab, len: u64) -> bool {
         self.free_owned(class, slab, len)
+    }
+
+    /// Whole pages for a block that no class holds.
+    #[cold]
+    fn large_block(&self, size_bytes: u64) -> Result<OwnedSlab, BlockError> {
+        let size_bytes_max = self.limit_bytes() - self.limit_bytes() % page_size();
+        if size_bytes > size_bytes_max {
+            let size_bytes_max =
+                size_bytes_max.max(self.largest_class_within(self.limit_bytes()).unwrap_or(0));
+            return Err(BlockError::TooLarge { size_bytes, size_bytes_max });
+        }
+        Ok(self.take_owned_run(size_bytes)?)
     }
 
     /// As [`Heap::take_owned`], of bytes that were granted before; they are still granted where this fails.
@@ -142,12 +155,12 @@ impl Heap {
 /// Why a block cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
-    /// No class holds that much, however empty the heap is.
-    #[error("{size_bytes} bytes requested, the largest class has {size_bytes_max}")]
+    /// It can never be had, however empty the heap is.
+    #[error("{size_bytes} bytes requested, the limit leaves room for {size_bytes_max} at most")]
     TooLarge {
         /// What was asked for.
         size_bytes: u64,
-        /// Size of the largest class.
+        /// Size of the largest block that there may be.
         size_bytes_max: u64,
     },
     /// There is no room now, or the system grants no memory.
@@ -157,7 +170,7 @@ pub enum BlockError {
 
 /// Who keeps the heap alive.
 #[derive(Clone)]
-enum HeapRef<'h> {
+pub(super) enum HeapRef<'h> {
     Borrowed(&'h Heap),
     Shared(Arc<Heap>),
 }
@@ -174,13 +187,15 @@ impl Deref for HeapRef<'_> {
     }
 }
 
-/// Bytes of one slab, owned: `&[u8]` and `&mut [u8]` of the size that was asked for. Dropping it frees the slab.
+/// Bytes of one slab, or of a run of pages, owned: `&[u8]` and `&mut [u8]` of the size that was asked for. Dropping it frees
+/// them.
 ///
 /// A block made by [`Heap::shared_block`] is `Block<'static>`: it can be sent to other threads and tasks, and made into
 /// [`Bytes`] without a copy.
 ///
 /// What is written costs zeroing when the block is freed. `&mut block[..]` counts as writing all of it, however little is;
-/// [`Block::part_mut`] and [`Block::write`] count what they say.
+/// [`Block::part_mut`] and [`Block::write`] count what they say, in 32nds of the slab. A large block is zeroed where it is
+/// dropped, before that returns: 500 MiB that were written take some tens of milliseconds.
 ///
 /// A block cannot outlive the heap that it borrows:
 ///
@@ -224,8 +239,8 @@ impl<'h> Block<'h> {
     #[inline(always)]
     fn new(heap: HeapRef<'h>, size_bytes: u64) -> Result<Block<'h>, BlockError> {
         let Some((class, _)) = heap.class_for(size_bytes) else {
-            let size_bytes_max = heap.largest_class_bytes();
-            return Err(BlockError::TooLarge { size_bytes, size_bytes_max });
+            let slab = Some(heap.large_block(size_bytes)?);
+            return Ok(Block { heap, class: SizeClass::RUNS, slab, len: size_bytes });
         };
         let slab = match heap.ready_block(class) {
             Some(slab) => slab,
@@ -234,9 +249,9 @@ impl<'h> Block<'h> {
         Ok(Block { heap, class, slab: Some(slab), len: size_bytes })
     }
 
-    /// Bytes of the slab that it has: what it takes of the limit, at least as many as were asked for.
+    /// Bytes of the slab that it has, or of its pages: what it takes of the limit, at least as many as were asked for.
     pub fn slab_bytes(&self) -> u64 {
-        self.heap.class_bytes(self.class)
+        self.heap.owned_len(self.class, self.slab.as_ref().expect("it lives"))
     }
 
     /// A part of the bytes, to be written; the rest does not count as written.

@@ -5,6 +5,9 @@
 //! nothing of this machine's configuration, and ends it.
 
 mod allocations;
+mod arena_bodies;
+mod arena_races;
+mod arenas;
 mod bad_bodies;
 mod bad_requests;
 mod batch;

@@ -1,8 +1,26 @@
 //! How a slab gets an owner, and loses it: the rules that make [`super::Slabs::owned`] sound. There is one [`OwnedSlab`] of a
 //! slab, from here to here.
 
-use super::{OwnedSlab, Slabs};
+use super::Slabs;
 use crate::memory::segment::Exclusive;
+use std::num::NonZeroU64;
+
+/// A slab that is owned: whoever has this reads and writes it as plain memory. There is one of each, made by `own` and
+/// ended by `disown`; one that is lost takes its slab along.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct OwnedSlab {
+    /// Not zero, so that an option of it is two words, which calls pass in registers.
+    serial: NonZeroU64,
+    index: u64,
+}
+
+impl OwnedSlab {
+    /// Its index in its class.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+}
 
 impl Slabs {
     /// Makes the only holder the owner; none, and nothing changed, where there are others.

@@ -36,13 +36,66 @@ fn a_block_is_bytes_of_the_size_asked_for_and_free_and_zero_after() {
 #[test]
 fn what_does_not_fit_is_an_error_that_says_why() {
     let heap = heap(|_| ());
-    let refused = heap.block(65_537).map(|_| ()).expect_err("no class is that large");
-    assert_eq!(refused, BlockError::TooLarge { size_bytes: 65_537, size_bytes_max: 65_536 });
+    let refused = heap.block((1 << 20) + 1).map(|_| ()).expect_err("the limit is smaller");
+    assert_eq!(refused, BlockError::TooLarge { size_bytes: (1 << 20) + 1, size_bytes_max: 1 << 20 });
     let all: Vec<_> = (0..16).map(|_| heap.block(65_536).expect("there is room")).collect();
     let refused = heap.block(1).map(|_| ()).expect_err("it is full");
     assert!(matches!(refused, BlockError::Memory(AllocateError::Exhausted { in_use_bytes: 0x10_0000, .. })));
     drop(all);
     heap.block(1).expect("there is room again").free().expect("undamaged");
+}
+
+#[test]
+fn above_the_largest_class_a_block_is_whole_pages_in_one_piece() {
+    let heap = heap(|_| ());
+    for (size, taken) in [(65_537, 69_632), (500_000, 503_808), (1 << 20, 1 << 20)] {
+        let mut block = heap.block(size).expect("there is room");
+        assert_eq!((block.len() as u64, block.slab_bytes(), heap.in_use_bytes()), (size, taken, taken));
+        assert!(block.iter().all(|byte| *byte == 0), "{size}");
+        block.fill(0xAB);
+        assert!(block.iter().all(|byte| *byte == 0xAB));
+        block.free().expect("undamaged");
+        assert_eq!(heap.in_use_bytes(), 0);
+    }
+    heap.check();
+}
+
+#[test]
+fn a_large_block_is_had_wherever_the_memory_lies_free() {
+    let heap = heap(|_| ());
+    let mut small: Vec<_> = (0..1000).map(|_| heap.block(1000).expect("there is room")).collect();
+    small.iter_mut().for_each(|block| block.fill(7));
+    small.truncate(10);
+    small.extend((0..5).map(|_| heap.block(4096).expect("there is room")));
+    let held = heap.in_use_bytes();
+    let large = heap.block((1 << 20) - held.next_multiple_of(page_size())).expect("all that is left");
+    assert!(large.iter().all(|byte| *byte == 0));
+    let refused = heap.block(70_000).map(|_| ());
+    assert!(matches!(refused, Err(BlockError::Memory(AllocateError::Exhausted { .. }))), "{refused:?}");
+    drop(large);
+    let two = [heap.block(400_000).expect("there is room"), heap.block(400_000).expect("there is room")];
+    drop((two, small));
+    assert_eq!(heap.in_use_bytes(), 0);
+    heap.check();
+}
+
+#[test]
+fn a_large_block_is_zeroed_by_parts_and_watched_behind_its_end() {
+    let heap = heap(|_| ());
+    let mut block = heap.shared_block(900_001).expect("there is room");
+    block.write(400_000, b"middle");
+    let (slabs, index) = heap.slabs(location(&block));
+    assert_eq!(slabs.record(index).dirty().count_ones(), 1, "one 32nd was written");
+    let bytes = block.into_bytes();
+    assert_eq!((&bytes[400_000..400_006], bytes.len()), (&b"middle"[..], 900_001));
+    drop(bytes);
+    let mut block = heap.block(900_001).expect("there is room");
+    assert!(block.iter().all(|byte| *byte == 0));
+    block[900_000] = 1;
+    heap.poke(location(&block), 900_010);
+    assert_eq!(block.free(), Err(Damaged { size_bytes: 900_001 }));
+    assert_eq!(heap.stats().retired_bytes, 901_120);
+    heap.check();
 }
 
 #[test]
