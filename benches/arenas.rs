@@ -331,7 +331,7 @@ fn overheads(run: &Run) {
     let heap = Heap::new(&Config::default()).expect("there is address space");
     // Locks, headers, versions and rows, as in the bench of the library.
     let objects =
-        |rng: &mut fastrand::Rng| *rng.choice([64, 128, 192, 256, 512, 1024]).iter().next().expect("one");
+        |rng: &mut fastrand::Rng| rng.choice([64, 128, 192, 256, 512, 1024]).expect("there are some");
     println!(
         "\n| case | transaction | its claim | pieces | with an estimate | an estimate of half | begun with a page |"
     );

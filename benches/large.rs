@@ -90,12 +90,12 @@ fn large(run: &Run) {
             let is_long = is_touched && size > LARGE[0].1;
             let outcome =
                 Outcome::of(&mut contenders, if is_long { run.rounds.div_ceil(3) } else { run.rounds });
-            for at in 1..contenders.len() {
-                let us = |contender| digits(outcome.ns(contender).median / 1000.0);
+            for (at, contender) in contenders.iter().enumerate().skip(1) {
+                let us = |at| digits(outcome.ns(at).median / 1000.0);
                 println!(
                     "| `{case}` | {} | {} | {} | {} | {} |",
                     us(0),
-                    contenders[at].name,
+                    contender.name,
                     us(at),
                     outcome.ratio(0, at),
                     outcome.against_itself(),
@@ -128,6 +128,26 @@ fn size(rng: &mut Rng, part: f64) -> u64 {
     size.clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
 }
 
+/// What a heap says of its free runs of pages: how far they are from being one, how many large blocks found all of their
+/// memory there, and how many that came back were joined with a free neighbour.
+#[derive(Clone, Copy, Default)]
+struct Runs {
+    fragmentation: f64,
+    hits: f64,
+    coalesced: f64,
+}
+
+impl Runs {
+    fn of(heap: &Heap) -> Runs {
+        let large = heap.stats().large;
+        Runs {
+            fragmentation: large.fragmentation_ratio(),
+            hits: large.free_list_hits as f64 / large.allocations.max(1) as f64,
+            coalesced: large.coalesced_frees as f64 / large.frees.max(1) as f64,
+        }
+    }
+}
+
 /// What a run came to.
 struct Drift {
     /// Resident over live bytes: at the end, in the mean of all looks, and at most, once the live set was full.
@@ -135,17 +155,19 @@ struct Drift {
     mean: f64,
     most: f64,
     ns: f64,
+    /// Of our own heap: the fragmentation in the mean of all looks, the rest at the end.
+    runs: Option<Runs>,
 }
 
 /// Allocates while too little lives, frees random blocks while too much does. All are written whole.
-fn drift<B: Blocks>(blocks: &B, operations: u64, now_and_then: impl Fn()) -> Drift {
+fn drift<B: Blocks>(blocks: &B, operations: u64, look: impl Fn() -> Option<Runs>) -> Drift {
     let mut rng = Rng::with_seed(SEED);
     // Our own list is in memory from the start, so that it is no part of what grows.
     let mut live: Vec<(Option<B::Block>, u32)> = Vec::with_capacity(BLOCKS_MAX);
     live.resize_with(BLOCKS_MAX, || (None, 1));
     live.clear();
     let before = resident_bytes();
-    let (mut live_bytes, mut ratios) = (0, Vec::new());
+    let (mut live_bytes, mut ratios, mut fragmentation, mut runs) = (0, Vec::new(), 0.0, None);
     let began = Instant::now();
     for operation in 0..operations {
         if live_bytes < LIVE_BYTES {
@@ -160,8 +182,10 @@ fn drift<B: Blocks>(blocks: &B, operations: u64, now_and_then: impl Fn()) -> Dri
             live_bytes -= u64::from(bytes);
         }
         if operation % (operations / LOOKS) == operations / LOOKS - 1 {
-            now_and_then();
+            let looked = look();
             if live_bytes > LIVE_BYTES * 9 / 10 {
+                runs = looked;
+                fragmentation += looked.unwrap_or_default().fragmentation;
                 ratios.push((resident_bytes() - before) / live_bytes as f64);
             }
         }
@@ -172,7 +196,8 @@ fn drift<B: Blocks>(blocks: &B, operations: u64, now_and_then: impl Fn()) -> Dri
     }
     let end = *ratios.last().expect("the live set fills up");
     let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-    Drift { end, mean, most: ratios.into_iter().fold(0.0, f64::max), ns }
+    let runs = runs.map(|runs| Runs { fragmentation: fragmentation / ratios.len() as f64, ..runs });
+    Drift { end, mean, most: ratios.into_iter().fold(0.0, f64::max), ns, runs }
 }
 
 /// Blocks of a heap as a program has them that embeds it.
@@ -214,9 +239,10 @@ fn fine_classes() -> Vec<u64> {
 }
 
 /// What lay free in between goes back to the system, as a program does it every ten seconds or so.
-fn trim(heap: &Heap) {
+fn trim(heap: &Heap) -> Option<Runs> {
     heap.end_idle_interval();
     while heap.reclaim_idle_slice() {}
+    Some(Runs::of(heap))
 }
 
 type Resident = (&'static str, fn(u64) -> Drift);
@@ -226,7 +252,10 @@ const WHO: [Resident; 7] = [
         let blocks = mixed_heap(fine_classes());
         drift(&blocks, operations, || trim(blocks.0))
     }),
-    ("maas, nothing given back", |operations| drift(&mixed_heap(fine_classes()), operations, || ())),
+    ("maas, nothing given back", |operations| {
+        let blocks = mixed_heap(fine_classes());
+        drift(&blocks, operations, || Some(Runs::of(blocks.0)))
+    }),
     ("maas, classes that double", |operations| {
         let blocks = mixed_heap((5..=14).map(|power| 1 << power).collect());
         drift(&blocks, operations, || trim(blocks.0))
@@ -237,9 +266,9 @@ const WHO: [Resident; 7] = [
         let blocks = mixed_heap(sizes);
         drift(&blocks, operations, || trim(blocks.0))
     }),
-    ("mimalloc", |operations| drift(&MIMALLOC, operations, || ())),
-    ("jemalloc", |operations| drift(&JEMALLOC, operations, || ())),
-    ("system", |operations| drift(&SYSTEM, operations, || ())),
+    ("mimalloc", |operations| drift(&MIMALLOC, operations, || None)),
+    ("jemalloc", |operations| drift(&JEMALLOC, operations, || None)),
+    ("system", |operations| drift(&SYSTEM, operations, || None)),
 ];
 
 fn residents(run: &Run) {
@@ -249,7 +278,7 @@ fn residents(run: &Run) {
     }
     let this = std::env::current_exe().expect("Linux knows");
     println!(
-        "\n| case | operations | who | resident / live, mean | at the end | at most | ns an operation |\n|---|---|---|---|---|---|---|"
+        "\n| case | operations | who | resident / live, mean | at the end | at most | ns an operation | free runs: fragmentation | found their memory there | joined when freed |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for (name, _) in WHO {
         let operations = run.operations.to_string();
@@ -277,8 +306,12 @@ fn main() {
                 let operations = arguments.next().and_then(|operations| operations.parse().ok());
                 let (_, measure) =
                     WHO.iter().find(|(name, _)| *name == wanted).expect("one of our own names");
-                let Drift { end, mean, most, ns } = measure(operations.expect("a number follows"));
-                return println!("{mean:.3} | {end:.3} | {most:.3} | {}", digits(ns));
+                let Drift { end, mean, most, ns, runs } = measure(operations.expect("a number follows"));
+                let percent = |part: f64| format!("{:.0} %", part * 100.0);
+                let runs = runs.map_or(["", "", ""].map(str::to_owned), |runs| {
+                    [format!("{:.2}", runs.fragmentation), percent(runs.hits), percent(runs.coalesced)]
+                });
+                return println!("{mean:.3} | {end:.3} | {most:.3} | {} | {}", digits(ns), runs.join(" | "));
             }
             _ => run.filter = argument,
         }

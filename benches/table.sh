@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything again and writes the figures into docs/benchmarks.md, below its marker; what stands above stays.
 #
-#   benches/table.sh                  about three minutes after the build; nothing else should run meanwhile
+#   benches/table.sh                  about six minutes after the build; nothing else should run meanwhile
 #   benches/table.sh --rounds 31      more rounds, and less spread
 
 set -euo pipefail
@@ -34,14 +34,20 @@ load=$(cut -d ' ' -f 1 /proc/loadavg)
     printf -- '- Processor: %s, %s CPUs; load of the last minute before: %s, our build included.\n' \
         "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" "$load"
     printf -- '- Linux %s, %s, %s.\n' "$(uname -r | cut -d - -f 1)" "$(rustc -V)" "$(getconf GNU_LIBC_VERSION)"
-    printf -- '- mimalloc crate %s (its third generation), tikv-jemallocator %s, criterion %s.\n' \
-        "$(version mimalloc)" "$(version tikv-jemallocator)" "$(version criterion)"
+    printf -- '- mimalloc crate %s (its third generation), tikv-jemallocator %s, bumpalo %s, criterion %s.\n' \
+        "$(version mimalloc)" "$(version tikv-jemallocator)" "$(version bumpalo)" "$(version criterion)"
     # shellcheck disable=SC2016 # the backquotes are Markdown's
     printf '\n## Ratios\n\n`cargo bench --manifest-path benches/Cargo.toml --bench ratios -- CASE` makes the rows of a case.\n'
     cargo bench "${manifest[@]}" --bench ratios -- "$@"
     # shellcheck disable=SC2016 # the backquotes are Markdown's
     printf '\n## The library\n\n`cargo bench --manifest-path benches/Cargo.toml --bench library -- CASE` makes the rows of a case.\n'
     cargo bench "${manifest[@]}" --bench library -- "$@"
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
+    printf '\n## Arenas\n\n`cargo bench --manifest-path benches/Cargo.toml --bench arenas -- CASE` makes the rows of a case.\n'
+    cargo bench "${manifest[@]}" --bench arenas -- "$@"
+    # shellcheck disable=SC2016 # the backquotes are Markdown's
+    printf '\n## Large blocks, and a long run\n\n`cargo bench --manifest-path benches/Cargo.toml --bench large -- CASE` makes the rows of a case.\n'
+    cargo bench "${manifest[@]}" --bench large -- "$@"
     # shellcheck disable=SC2016 # the backquotes are Markdown's
     printf '\n## Memory and start\n\n`cargo bench --manifest-path benches/Cargo.toml --bench footprint -- CASE` makes the rows of a case.\n\n'
     cargo bench "${manifest[@]}" --bench footprint

@@ -6,7 +6,8 @@
 //!   rounds.rs      alternating rounds, their medians and their spread
 //! ```
 //!
-//! `ratios.rs` prints ratios of one run, `library.rs` those of the library, `curves.rs` hands single ones to criterion, `footprint.rs` looks at memory and
+//! `ratios.rs` prints ratios of one run, `library.rs` those of the library, `arenas.rs` and
+//! `large.rs` those of arenas and large blocks, `curves.rs` hands single ones to criterion, `footprint.rs` looks at memory and
 //! start, `src/instructions/` counts instructions and compares them with committed numbers.
 
 #[cfg(feature = "peers")]
