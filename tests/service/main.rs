@@ -22,6 +22,7 @@ mod health;
 mod hunts;
 mod idempotency;
 mod inflight;
+mod large_objects;
 mod leases;
 mod logs;
 mod metrics;
