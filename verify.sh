@@ -219,8 +219,8 @@ check_hunts() {
         env MAAS_HUNT_ROUNDS="$1" cargo test --locked --lib -- --nocapture pool::
     count_tests "pool::"
     cargo_step "hunts over connections: $1 rounds" "MAAS_HUNT_SEED, as printed, repeats the choices of one that failed" \
-        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel::
-    count_tests "twin:: hunts:: cancel::"
+        env MAAS_HUNT_ROUNDS="$1" cargo test --locked --test service -- --nocapture twin:: hunts:: cancel:: arena_races::
+    count_tests "twin:: hunts:: cancel:: arena_races::"
     figures 'twin|tearing|lost updates|stale bytes|cancel|leaving'
 }
 
@@ -506,12 +506,17 @@ refused() {
 readonly json='Content-Type: application/json'
 readonly uuid='[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}'
 
+# Takes the first id of the body: $id
+take_id() {
+    id=${body#*\"id\":\"}
+    id=${id%%\"*}
+}
+
 # Allocates; the id is $id: allocate SIZE ACTUAL_SIZE SIZE_MB
 allocate() {
     call 201 POST /allocate -H "$json" -d "{\"size_bytes\":$1}"
     body_is "\{\"id\":\"$uuid\",\"size_bytes\":$1,\"actual_size_bytes\":$2,\"size_mb\":$3,\"age_seconds\":0\}"
-    id=${body#*\"id\":\"}
-    id=${id%%\"*}
+    take_id
     header_is "location: /allocate/$id"
     header_is 'content-type: application/json'
 }
@@ -560,8 +565,10 @@ check_allocations() {
     call 204 DELETE "/allocate/$second"
     call 200 GET /allocate
     body_is '\{"allocations":\[\],"next_cursor":null\}'
-    for size in 1024 1025 4194304; do
-        allocate $size $((size == 1025 ? 2048 : size)) '[0-9.]+'
+    # The last one is larger than the largest class, and made of pages.
+    local -A actual=([1024]=1024 [1025]=2048 [4194304]=4194304 [4194305]=4198400)
+    for size in 1024 1025 4194304 4194305; do
+        allocate $size "${actual[$size]}" '[0-9.]+'
         call 204 DELETE "/allocate/$id"
     done
     # The first user of a slab made ready at start reuses nobody's; the second, who gets the slab again, does.
@@ -592,7 +599,7 @@ check_bad_input() {
     refused 400 invalid-query POST '/allocate?size_bytes=1' -H "$json" -d '{"size_bytes":1}'
     refused 400 invalid-query GET '/allocate?limit=0'
     refused 400 invalid-query GET '/allocate?cursor=nonsense'
-    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":4194305}'
+    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":1073741825}'
     refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":18446744073709551615}'
     for bad in x 00000000000040008000000000000000 '%7B00000000-0000-4000-8000-000000000000%7D'; do
         refused 400 invalid-id GET "/allocate/$bad"
@@ -639,7 +646,7 @@ check_service_routes() {
     call 200 GET /openapi.json
     header_is 'content-type: application/json'
     body_has '"openapi": "3.1.0"'
-    for template in /allocate '/allocate/{id}' '/allocate/{id}/data' /health /livez /readyz /stats /metrics /openapi.json /; do
+    for template in /allocate '/allocate/{id}' '/allocate/{id}/data' /arenas '/arenas/{id}/commit' /health /livez /readyz /stats /metrics /openapi.json /; do
         body_has "\"$template\": {"
     done
     call 200 GET /
@@ -666,7 +673,7 @@ check_small_pool() {
     done
     refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":1000}'
     body_has '"requested_bytes":1000,"in_use_bytes":10240,"free_bytes":0,"limit_bytes":10240,"largest_available_bytes":0,"refused_by":"pool","retry_after_seconds":null}'
-    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":2049}'
+    refused 422 size-too-large POST /allocate -H "$json" -d '{"size_bytes":10241}'
     metric_is maas_utilization_percent 100
     metric_is maas_pool_size_bytes 10240
     metric_is 'maas_refused_total{reason="pool-exhausted"}' 1
@@ -776,6 +783,131 @@ check_content() {
     metric_is maas_in_use_bytes 0 10
     metric_is maas_draining_bytes 0
     metric_is maas_inflight_bytes 0
+    stop "$server" "$log"
+    passed
+}
+
+# Makes an arena; the id is $id: arena BODY PROFILE LIMIT
+arena() {
+    call 201 POST /arenas -H "$json" -d "$1"
+    body_is "\{\"id\":\"$uuid\",\"profile\":\"$2\",\"limit_bytes\":$3,\"used_bytes\":0,\"allocations\":0,\"parent\":.+,\"state\":\"open\",\"age_seconds\":0.*\}"
+    take_id
+    header_is "location: /arenas/$id"
+}
+
+# Allocates in an arena; the id is $id: member ARENA SIZE ACTUAL_SIZE
+member() {
+    call 201 POST "/arenas/$1/allocate" -H "$json" -d "{\"size_bytes\":$2}"
+    body_is "\{\"id\":\"$uuid\",\"size_bytes\":$2,\"actual_size_bytes\":$3,.*\"arena\":\"$1\"\}"
+    take_id
+    header_is "location: /allocate/$id"
+}
+
+check_arenas() {
+    local outer inner kept lost number
+    step "arenas: fill, nest, commit, roll back"
+    serve arenas -- --set memory.max_pool_size=64MiB --set budgets.bounded=2KiB
+    # Everything that can be said of one, and nothing at all.
+    arena '{"estimated_size_bytes":100000,"lease_seconds":600,"tag":"txn","wait_ms":0,"priority":"low"}' small 524288
+    outer=$id
+    body_has '"parent":null'
+    body_has '"expires_in_seconds":600,"tag":"txn"'
+    metric_is maas_in_use_bytes 32768
+    call 201 POST /arenas
+    body_has '"profile":"'
+    take_id
+    call 200 POST "/arenas/$id/rollback"
+    body_is '\{"freed_bytes":0,"freed_allocations":0,"state":"rolled_back"\}'
+    # Small ones and one of its own pages: written, read, patched, listed, freed.
+    member "$outer" 100 112
+    kept=$id
+    call 204 PUT "/allocate/$kept/data" -d 'one row'
+    call 200 HEAD "/allocate/$kept/data"
+    header_is 'etag: "1"'
+    call 204 PATCH "/allocate/$kept/data?offset=4" -H 'Content-Type: application/octet-stream' -d 'two'
+    call 206 GET "/allocate/$kept/data" -r 0-6
+    body_is 'one two'
+    refused 412 precondition-failed PUT "/allocate/$kept/data" -H 'If-Match: "1"' -d late
+    for number in 1 2 3 4 5 6 7 8 9 10; do member "$outer" $((number * 16)) $((number * 16)); done
+    call 204 DELETE "/allocate/$id"
+    refused 404 not-found GET "/allocate/$id"
+    member "$outer" 100000 102400
+    lost=$id
+    head -c 100000 /dev/urandom >"$work/random"
+    call 204 PUT "/allocate/$lost/data" -T "$work/random"
+    data=/allocate/$lost/data content_is "$work/random"
+    call 200 GET '/allocate?tag=txn&limit=1'
+    body_has "\"id\":\"$kept\""
+    call 200 GET "/arenas/$outer"
+    body_has '"used_bytes":103392,"allocations":11,'
+    # One within it: its use counts in both, its commit frees it from both.
+    arena "{\"parent\":\"$outer\",\"profile\":\"tiny\"}" tiny 65536
+    inner=$id
+    body_has "\"parent\":\"$outer\""
+    member "$inner" 16384 16384
+    call 200 GET "/arenas/$outer"
+    body_has '"used_bytes":119776,"allocations":11,'
+    refused 507 arena-exhausted POST "/arenas/$inner/allocate" -H "$json" -d '{"size_bytes":65536}'
+    body_has '"in_use_bytes":16384,"free_bytes":49152,"limit_bytes":65536,"largest_available_bytes":49152,"refused_by":"arena"'
+    metric_is 'maas_refused_total{reason="arena-exhausted"}' 1
+    call 200 GET /arenas
+    body_is "\{\"arenas\":\[\{\"id\":\"$outer\",.*\},\{\"id\":\"$inner\",.*\}\],\"next_cursor\":null\}"
+    refused 400 invalid-field POST "/arenas/$inner/commit" -H "$json" -d '{"keep":true}'
+    call 200 POST "/arenas/$inner/commit"
+    body_is '\{"freed_bytes":16384,"freed_allocations":1,"state":"committed"\}'
+    refused 409 arena-ended POST "/arenas/$inner/allocate" -H "$json" -d '{"size_bytes":1}'
+    refused 409 arena-ended POST /arenas -H "$json" -d "{\"parent\":\"$inner\"}"
+    # A lease is the arena's.
+    refused 400 invalid-field POST "/allocate/$kept/renew" -H "$json" -d '{"lease_seconds":1}'
+    call 200 POST "/arenas/$outer/renew" -H "$json" -d '{"lease_seconds":3600}'
+    body_has '"expires_in_seconds":3600'
+    # What is kept outlives the commit; nothing else does.
+    refused 400 invalid-id POST "/arenas/$outer/commit" -H "$json" -d '{"keep":["7"]}'
+    refused 400 invalid-field POST "/arenas/$outer/commit" -H "$json" -d '{"keep":["00000000-0000-8000-8000-000000000000"]}'
+    call 200 POST "/arenas/$outer/commit" -H "$json" -d "{\"keep\":[\"$kept\"]}"
+    body_is '\{"freed_bytes":103280,"freed_allocations":10,"state":"committed"\}'
+    for number in commit rollback reset; do refused 409 arena-ended POST "/arenas/$outer/$number"; done
+    call 200 GET "/arenas/$outer"
+    body_has '"state":"committed"'
+    refused 404 not-found GET "/allocate/$lost/data"
+    call 206 GET "/allocate/$kept/data" -r 0-6
+    body_is 'one two'
+    metric_is maas_in_use_bytes 32768
+    metric_is maas_active_allocations 1
+    call 204 DELETE "/allocate/$kept"
+    # A reset leaves it open, and a lease ends it if nobody does.
+    arena '{"profile":"tiny","limit_bytes":4096,"lease_seconds":1}' tiny 4096
+    outer=$id
+    member "$outer" 4000 4000
+    refused 507 arena-exhausted POST "/arenas/$outer/allocate" -H "$json" -d '{"size_bytes":100}'
+    call 200 POST "/arenas/$outer/reset"
+    body_is '\{"freed_bytes":4000,"freed_allocations":1,"state":"open"\}'
+    member "$outer" 4096 4096
+    metric_is 'maas_arenas_ended_total{state="expired"}' 1 10
+    refused 404 not-found GET "/allocate/$id"
+    refused 409 arena-ended POST "/arenas/$outer/commit"
+    # What is wrong, each with its own code.
+    refused 404 not-found POST /arenas/20000000-0000-8000-8000-000000000000/commit
+    refused 404 not-found GET /arenas/20000000-0000-8000-8000-000000000000
+    refused 400 invalid-id GET /arenas/7
+    refused 400 invalid-field POST /arenas -H "$json" -d '{"limit_bytes":0}'
+    refused 400 invalid-size POST /arenas -H "$json" -d '{"estimated_size_bytes":0}'
+    refused 400 invalid-field POST /arenas -H "$json" -d '{"profile":"grand"}'
+    refused 400 invalid-field POST /arenas -H "$json" -d '{"profile":"tiny","estimated_size_bytes":1}'
+    refused 400 unknown-field POST /arenas -H "$json" -d '{"size_bytes":1}'
+    refused 422 size-too-large POST /arenas -H "$json" -d '{"estimated_size_bytes":67108865}'
+    refused 415 unsupported-media-type POST /arenas -d '{}'
+    refused 507 budget-exhausted POST /arenas -H "$json" -d '{"profile":"small","tag":"bounded"}'
+    # Nothing is left, and the numbers say what was.
+    metric_is maas_in_use_bytes 0 10
+    metric_is maas_active_allocations 0
+    metric_is maas_arenas 0
+    metric_is maas_arena_chunk_bytes 0
+    metric_is 'maas_arenas_created_total{profile="tiny"}' 2
+    metric_is 'maas_arenas_ended_total{state="committed"}' 2
+    metric_is 'maas_arenas_ended_total{state="rolled_back"}' 1
+    call 200 GET /stats
+    body_has '"arenas":{"active":0,"created":4,"commits":2,"rollbacks":1,"expirations":1,"resets":1,"allocations":0,"used_bytes":0,"chunk_bytes":0,"profiles":[{"profile":"tiny","created":2},'
     stop "$server" "$log"
     passed
 }
@@ -939,7 +1071,7 @@ readme_command() {
     local -r curl_here='curl() { command curl -q -sS --noproxy "*" --max-time 20 "$@"; }'
     output=$(cd "$work/session" && bare bash -c "$curl_here; $(as_here "$typed")" 2>&1 </dev/null | tr -d '\r' | timeless) || true
     # Of what is allocated, the ids are new: each of the README's is the one at the same place here.
-    if [[ $typed == *size_bytes* || $typed == *octet-stream* ]]; then
+    if [[ $typed == *size_bytes* || $typed == *octet-stream* || $typed == */arenas ]]; then
         mapfile -t theirs < <(grep -Eo "$uuid" <<<"$expected" || true)
         mapfile -t ours < <(grep -Eo "$uuid" <<<"$output" || true)
         for ((i = 0; i < ${#theirs[@]} && i < ${#ours[@]}; i++)); do
@@ -1223,6 +1355,7 @@ main() {
     check_service_routes
     check_small_pool
     check_content
+    check_arenas
     if have_python; then
         check_early_refusal
     else

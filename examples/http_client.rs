@@ -1,4 +1,4 @@
-//! A client of the service: allocates under a lease, writes and reads, is refused once, and frees.
+//! A client of the service: allocates under a lease, writes and reads, is refused once, rolls a transaction back, and frees.
 //!
 //! ```text
 //! cargo run                                                            starts the service; in another terminal:
@@ -37,6 +37,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok(block) => println!("this was not to be expected: {block}"),
     }
 
+    // Many small blocks that end together, whatever becomes of this program.
+    let arena = maas.post("/arenas", &json!({"estimated_size_bytes": 10_000, "lease_seconds": 60})).await?;
+    let arena = format!("/arenas/{}", arena["id"].as_str().ok_or("an arena has an id")?);
+    for _ in 0..3 {
+        maas.post(&format!("{arena}/allocate"), &json!({"size_bytes": 100})).await?;
+    }
+    let freed = maas.post(&format!("{arena}/rollback"), &json!({})).await?;
+    println!("rolled back: {} blocks, {} bytes", freed["freed_allocations"], freed["freed_bytes"]);
+
     let path = format!("/allocate/{id}");
     let first = send(maas.call(Method::DELETE, &path)).await?.status();
     let second = send(maas.call(Method::DELETE, &path)).await?.status();
@@ -54,6 +63,12 @@ struct Maas {
 impl Maas {
     fn call(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<Value, Box<dyn Error>> {
+        let request = self.call(Method::POST, path).header("content-type", "application/json");
+        let answer = good(send(request.body(body.to_string())).await?).await?;
+        Ok(serde_json::from_slice(&answer.bytes().await?)?)
     }
 
     async fn allocate(&self, options: &Value) -> Result<Value, Box<dyn Error>> {

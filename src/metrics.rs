@@ -86,6 +86,21 @@ pub struct HttpSnapshot {
     pub readers_cut: u64,
 }
 
+/// What the pool counted of arenas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArenasSnapshot {
+    /// Open arenas.
+    pub open: u64,
+    /// Arenas ever made, by profile.
+    pub created: Vec<(&'static str, u64)>,
+    /// Arenas that have ended, by state.
+    pub ended: Vec<(&'static str, u64)>,
+    /// Bytes of memory that arenas hold in chunks.
+    pub chunk_bytes: u64,
+    /// Bytes that allocations took in open arenas.
+    pub used_bytes: u64,
+}
+
 /// What is known of one peer that metrics are pushed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkSnapshot {
@@ -134,6 +149,8 @@ pub struct Snapshot {
     pub health_score: f64,
     /// The memory below.
     pub heap: HeapStats,
+    /// Groups of allocations.
+    pub arenas: ArenasSnapshot,
     /// The HTTP server.
     pub http: HttpSnapshot,
     /// The backend.
@@ -252,6 +269,11 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::WAITING, float(snapshot.waiting_requests)),
         single(&rows::RESERVED, float(snapshot.reserved_bytes)),
         family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
+        single(&rows::ARENAS, float(snapshot.arenas.open)),
+        by(&rows::ARENAS_CREATED, "profile", &snapshot.arenas.created),
+        by(&rows::ARENAS_ENDED, "state", &snapshot.arenas.ended),
+        single(&rows::ARENA_CHUNK_BYTES, float(snapshot.arenas.chunk_bytes)),
+        single(&rows::ARENA_USED_BYTES, float(snapshot.arenas.used_bytes)),
         single(&rows::LEASE_EXPIRED, float(snapshot.leases_expired)),
         distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
         distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),

@@ -147,6 +147,7 @@ fn the_example_client_is_served() {
         ", 131072 bytes for 100000\n",
         "read back 14 bytes, version \"1\"\n",
         "refused: 422 size-too-large: 1099511627776 bytes were asked for",
+        "rolled back: 3 blocks, 336 bytes\n",
         "freed, and freed again: 204, then 404\n",
     ] {
         assert!(said.contains(expected), "{expected:?} is not in {said}");

@@ -204,7 +204,7 @@ fn told(recommended: &Recommended) -> String {
             if let Some(largest) = slab_sizes.last() {
                 let _ = writeln!(
                     text,
-                    "# Requests above {} would be refused: add a larger class if there will be any.",
+                    "# Requests above {} take whole pages: add a larger class if there will be many.",
                     ByteCount(*largest)
                 );
             }

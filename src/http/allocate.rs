@@ -2,12 +2,12 @@
 
 use super::allocation::{AllocationBody, created, json};
 use super::api::{Api, has_media_type};
-use super::error::{Asked, Code, Problem, ProblemBody};
+use super::error::{Asked, Problem, ProblemBody};
 use super::fields::Fields;
 use super::idempotent::Attempt;
 use super::one_shot;
 use super::options::{self, Options};
-use super::query::{self, Query, shown};
+use super::query::{self, Page, Query};
 use crate::clock::Now;
 use crate::pool::{AllocateRequest, AllocationId, Cursor};
 use axum::body::Body;
@@ -18,12 +18,6 @@ use axum::response::Response;
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
-
-/// Allocations on a page of a listing, unless `limit` says otherwise.
-const LIST_LIMIT: usize = 100;
-/// `limit` at most.
-const LIST_LIMIT_MAX: u64 = 1000;
-const LIST_LIMIT_RULE: &str = "it is a whole number from 1 to 1000";
 
 /// What to allocate.
 #[derive(ToSchema)]
@@ -127,8 +121,7 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     // Read here, not at arrival: the body may have taken its time, and so may the wait.
     let asked = Now::read();
     let made = api.pool.allocate(&request, options.wait, asked).await;
-    let made =
-        made.map_err(|error| api.refused(&error, Asked { bytes: request.size_bytes, blocks: None }))?;
+    let made = made.map_err(|error| api.refused(&error, Asked::Block { bytes: request.size_bytes }))?;
     let now = if options.wait.is_zero() { asked } else { Now::read() };
     attempt.finish(&[made.id], now);
     Ok(created(&made, now))
@@ -224,16 +217,10 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
 )]
 pub(super) async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let query = Query::parse(&uri, &["tag", "limit", "cursor"])?;
-    let limit = query
-        .whole("limit", 1..=LIST_LIMIT_MAX, LIST_LIMIT_RULE)?
-        .map_or(LIST_LIMIT, |limit| usize::try_from(limit).expect("at most a thousand"));
-    let cursor = query.get("cursor").map(|text| {
-        let detail = || format!("cursor is {:?}, which is no next_cursor of a page", shown(text));
-        Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
-    });
+    let Page { limit, cursor } = query.page()?;
     let tag = options::tag_of(&query)?;
     let now = Now::read();
-    let page = api.pool.list(cursor.transpose()?, limit, tag.as_ref(), now).await;
+    let page = api.pool.list(cursor, limit, tag.as_ref(), now).await;
     let body = AllocationList {
         allocations: page.allocations.iter().map(|found| AllocationBody::new(found, now)).collect(),
         next_cursor: page.next.map(Cursor::encode),

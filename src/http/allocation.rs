@@ -1,9 +1,10 @@
 //! An allocation as clients see it, alone, in a page, in a batch; and the answers that have one.
 
 use super::api::Api;
+use super::arena_body::serialize_arena_id;
 use super::error::Problem;
 use crate::clock::Now;
-use crate::pool::{Allocation, AllocationId, InflightCharge};
+use crate::pool::{Allocation, AllocationId, ArenaId, InflightCharge};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
@@ -36,6 +37,10 @@ pub(super) struct AllocationBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     tag: Option<&'a str>,
+    /// The arena it ends with. Only where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_arena")]
+    #[schema(value_type = String, format = "uuid", required = false)]
+    arena: Option<ArenaId>,
 }
 
 /// What was allocated together.
@@ -51,21 +56,31 @@ pub(super) fn serialize_id<S: Serializer>(id: &AllocationId, serializer: S) -> R
     serializer.serialize_str(id.encode(&mut [0; 36]))
 }
 
+fn serialize_arena<S: Serializer>(arena: &Option<ArenaId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match arena {
+        Some(arena) => serialize_arena_id(arena, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Whole seconds until a lease ends, rounded up.
+pub(super) fn seconds_left(deadline: Now, now: Now) -> u64 {
+    u64::try_from(deadline.since(now).as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
+}
+
 impl AllocationBody<'_> {
     pub(super) fn new(allocation: &Allocation, now: Now) -> AllocationBody<'_> {
         #[expect(clippy::cast_precision_loss, reason = "the member is a float by contract")]
         let size_mb = allocation.actual_size_bytes as f64 / 1_048_576.0;
-        let left = |deadline: Now| deadline.since(now).as_nanos().div_ceil(1_000_000_000);
         AllocationBody {
             id: allocation.id,
             size_bytes: allocation.size_bytes,
             actual_size_bytes: allocation.actual_size_bytes,
             size_mb,
             age_seconds: now.since(allocation.created).as_secs(),
-            expires_in_seconds: allocation
-                .deadline
-                .map(|deadline| u64::try_from(left(deadline)).unwrap_or(u64::MAX)),
+            expires_in_seconds: allocation.deadline.map(|deadline| seconds_left(deadline, now)),
             tag: allocation.tag.as_ref().map(|tag| tag.as_str()),
+            arena: allocation.arena,
         }
     }
 }

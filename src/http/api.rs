@@ -3,14 +3,15 @@
 use super::body::Collector;
 use super::counters::Counters;
 use super::description::Description;
-use super::error::{Asked, Code, Problem, Refusal, refused};
+use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
 use super::traffic::{TimeOut, Traffic};
 use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
-use crate::metrics::{Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
+use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::{
-    ALLOCATION_BUCKETS, AllocateError, InflightCharge, LEASE_LAG_BUCKETS, Pool, SMALL_WRITE_BYTES,
+    ALLOCATION_BUCKETS, AllocateError, ArenaAllocateError, ArenaState, InflightCharge, LEASE_LAG_BUCKETS,
+    Pool, Profile, SMALL_WRITE_BYTES,
 };
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -81,7 +82,7 @@ impl Received<'_> {
 
 /// What becomes of a body that does not fit into the in-flight budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BeyondBudget {
+pub(super) enum BeyondBudget {
     /// It is refused.
     Refused,
     /// It is read all the same, in one of a few lanes.
@@ -153,6 +154,24 @@ impl Api {
         self.receive(head, body, self.body_limit_bytes, BeyondBudget::Laned).await
     }
 
+    /// Reads a JSON body that may be left out. No body, whatever media type it is said to have, is an empty object.
+    pub(super) async fn read_json_if_any(
+        &self,
+        head: &Parts,
+        body: Body,
+        beyond: BeyondBudget,
+    ) -> Result<Received<'_>, Problem> {
+        let mut received = Received { bytes: Bytes::new(), _charge: None, _lane: None };
+        if body.size_hint().exact() != Some(0) {
+            require_json(&head.headers, ", or no body")?;
+            received = self.receive(head, body, self.body_limit_bytes, beyond).await?;
+        }
+        if received.bytes.is_empty() {
+            received.bytes = Bytes::from_static(b"{}");
+        }
+        Ok(received)
+    }
+
     /// Reads a whole body. What it holds is charged as it comes, by the memory it takes: a client pays with bytes for
     /// the room it takes from others, not with a promise.
     async fn receive(
@@ -198,7 +217,13 @@ impl Api {
     /// A refusal to allocate, as the client is told.
     #[cold]
     pub(super) fn refused(&self, error: &AllocateError, asked: Asked) -> Problem {
-        refused(error, asked, &|numbers, by| self.refusal(Some(asked.bytes), numbers, by))
+        refused(error, asked, &|numbers, by| self.refusal(asked.bytes(), numbers, by))
+    }
+
+    /// A refusal to make an arena or to allocate in one, as the client is told.
+    #[cold]
+    pub(super) fn arena_refused(&self, error: &ArenaAllocateError, asked: Asked) -> Problem {
+        arena_refused(error, asked, &|numbers, by| self.refusal(asked.bytes(), numbers, by))
     }
 
     #[cold]
@@ -240,14 +265,17 @@ impl Api {
         by: &'static str,
     ) -> Refusal {
         let now = || self.pool.in_use_and_limit_bytes();
-        // What a budget leaves free must have room in the pool as well.
-        let room = if by == "budget" {
+        // What a budget or an arena leaves free must have room in the pool as well.
+        let room = if matches!(by, "budget" | "arena") {
             let (in_use, limit) = now();
             limit.saturating_sub(in_use)
         } else {
             u64::MAX
         };
-        let largest = |free: u64| self.pool.largest_block_within(free.min(room));
+        let largest = |free: u64| match by {
+            "arena" => self.pool.largest_member_within(free.min(room)),
+            _ => self.pool.largest_block_within(free.min(room)),
+        };
         Refusal::new(requested_bytes, numbers.unwrap_or_else(now), largest, by)
     }
 
@@ -288,6 +316,17 @@ impl Api {
             },
             health_score: self.pool.health(&pool, now).health_score,
             heap: pool.heap,
+            arenas: ArenasSnapshot {
+                open: pool.arenas.active,
+                created: Profile::ALL.iter().map(|p| p.name()).zip(pool.arenas.per_profile).collect(),
+                ended: vec![
+                    (ArenaState::Committed.name(), pool.arenas.commits),
+                    (ArenaState::RolledBack.name(), pool.arenas.rollbacks),
+                    (ArenaState::Expired.name(), pool.arenas.expirations),
+                ],
+                chunk_bytes: pool.arenas.chunk_bytes,
+                used_bytes: pool.arenas.used_bytes,
+            },
             http: HttpSnapshot {
                 requests: self.counters.requests(),
                 durations: self.counters.durations(),

@@ -130,14 +130,14 @@ fn judge(api: &Api, batch: &Batch) -> Result<Asked, Problem> {
             continue;
         }
         api.pool.actual_size(size_bytes).map_err(|error| {
-            let mut problem = api.refused(&error, Asked { bytes: size_bytes, blocks: None });
+            let mut problem = api.refused(&error, Asked::Block { bytes: size_bytes });
             if batch.is_list {
                 problem.detail = format!("allocations[{at}]: {}", problem.detail);
             }
             problem
         })?;
     }
-    Ok(Asked { bytes, blocks: Some(batch.requests.len()) })
+    Ok(Asked::Blocks { bytes, count: batch.requests.len() })
 }
 
 /// What to free.

@@ -133,18 +133,36 @@ impl Nested for Entry {
 
 /// Parses the body of a batch that frees: `{"ids":[…]}`.
 pub(super) fn parse_ids(body: &[u8]) -> Result<Vec<AllocationId>, Problem> {
-    let mut ids = Ids::default();
+    let mut ids = Ids::of_list("ids");
     let fields = Fields::parse_with(body, &["ids"], "ids", &mut ids)?;
     if fields.value("ids") != Some(&Value::Array) {
         return Err(fields.refuse(Code::InvalidField, "ids", "it is a list of ids"));
     }
-    ids.problem.map_or(Ok(ids.ids), Err)
+    ids.finish()
 }
 
-#[derive(Default)]
-struct Ids {
+/// A list of ids on its way.
+pub(super) struct Ids {
+    /// The field that it is, for errors.
+    list: &'static str,
     ids: Vec<AllocationId>,
     problem: Option<Problem>,
+}
+
+impl Ids {
+    /// None yet, of the field `list`.
+    pub(super) fn of_list(list: &'static str) -> Ids {
+        Ids { list, ids: Vec::new(), problem: None }
+    }
+
+    /// All of them, or the problem of the first that is none.
+    pub(super) fn finish(self) -> Result<Vec<AllocationId>, Problem> {
+        self.problem.map_or(Ok(self.ids), Err)
+    }
+
+    fn no_id(&self, at: usize, what: &str) -> Problem {
+        Problem::new(Code::InvalidId, format!("{}[{at}] {what}; {ParseIdError}", self.list))
+    }
 }
 
 impl Nested for Ids {
@@ -158,15 +176,11 @@ impl Nested for Ids {
             let at = self.ids.len();
             match id.0 {
                 Some(Ok(id)) => self.ids.push(id),
-                Some(Err(shown)) => self.problem = Some(no_id(at, &format!("is {shown:?}"))),
-                None => self.problem = Some(no_id(at, &value.what())),
+                Some(Err(shown)) => self.problem = Some(self.no_id(at, &format!("is {shown:?}"))),
+                None => self.problem = Some(self.no_id(at, &value.what())),
             }
         }
     }
-}
-
-fn no_id(at: usize, what: &str) -> Problem {
-    Problem::new(Code::InvalidId, format!("ids[{at}] {what}; {ParseIdError}"))
 }
 
 /// An id, or as much of the text as an error needs.

@@ -3,7 +3,7 @@
 use super::VERSION;
 use bytes::Bytes;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{OpenApi, RefOr, Response};
+use utoipa::openapi::{Content, OpenApi, RefOr, Response, Schema};
 
 /// What is known of the routes once, at start.
 #[derive(Debug)]
@@ -34,6 +34,9 @@ impl Description {
                 // Whatever runs can meet a defect of ours.
                 let internal = Response::new("An error inside the service");
                 operation.responses.responses.entry("500".to_owned()).or_insert(RefOr::T(internal));
+                if let Some(RefOr::T(body)) = &mut operation.request_body {
+                    body.content.values_mut().for_each(never_null);
+                }
             });
         }
         let templates: Vec<String> = document.paths.paths.keys().cloned().collect();
@@ -80,6 +83,16 @@ impl Description {
         let row =
             |described: &Described| (described.method.clone(), described.template.clone(), described.success);
         self.operations.iter().map(row).collect()
+    }
+}
+
+/// A body that may be left out is not null where it is there.
+fn never_null(content: &mut RefOr<Content>) {
+    if let RefOr::T(Content { schema: Some(schema), .. }) = content
+        && let RefOr::T(Schema::OneOf(or_null)) = schema
+        && let Some(body) = or_null.items.first().cloned()
+    {
+        *schema = body;
     }
 }
 

@@ -3,14 +3,19 @@
 //! Handlers return a [`Problem`]; the service renders it (RFC 9457) when it knows the request's id. What a client
 //! reads names the numbers and the way out; what an operator needs beyond that is logged where it happened.
 
+mod arena;
+mod refusal;
+
+pub(crate) use arena::arena_refused;
+pub(crate) use refusal::{Asked, Refusal, refused};
+
 use super::body::BodyError;
 use crate::memory;
-use crate::pool::{AllocateError, NotFound, ParseIdError, Placement, RenewError, WriteError};
+use crate::pool::{NotFound, ParseIdError, Placement, RenewError, WriteError};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use std::fmt;
 use utoipa::{ToResponse, ToSchema};
 
 /// Every code a client can meet, with its status and title. The contract fixes their spelling.
@@ -47,11 +52,12 @@ codes! {
     InvalidSize "invalid-size" BAD_REQUEST "The size is not valid";
     InvalidId "invalid-id" BAD_REQUEST "The id is not well-formed";
     InvalidQuery "invalid-query" BAD_REQUEST "A query parameter is not valid";
-    NotFound "not-found" NOT_FOUND "There is no such allocation";
+    NotFound "not-found" NOT_FOUND "Nothing has this id";
     ReplayedAndGone "replayed-and-gone" NOT_FOUND "The request was served before, and what it made has ended";
     NoSuchRoute "no-such-route" NOT_FOUND "There is no such route";
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED "The route does not take this method";
     KeyInUse "key-in-use" CONFLICT "A request with this key is running";
+    ArenaEnded "arena-ended" CONFLICT "The arena has ended";
     LengthRequired "length-required" LENGTH_REQUIRED "The length of the body must be announced";
     PreconditionFailed "precondition-failed" PRECONDITION_FAILED "The content is not the version that was named";
     BodyTimeout "body-timeout" REQUEST_TIMEOUT "The body came too slowly";
@@ -71,6 +77,7 @@ codes! {
     NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
     TableFull "table-full" INSUFFICIENT_STORAGE "A table is full";
     BudgetExhausted "budget-exhausted" INSUFFICIENT_STORAGE "The tag's budget is used up";
+    ArenaExhausted "arena-exhausted" INSUFFICIENT_STORAGE "The arena's limit is used up";
 }
 
 impl Code {
@@ -82,46 +89,6 @@ impl Code {
 
 /// Seconds after which a client may try again where nothing better is known.
 const RETRY_AFTER_SECONDS: u64 = 1;
-
-/// The numbers behind a refusal to allocate. A member that is not known is null.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Refusal {
-    /// Bytes asked for.
-    requested_bytes: Option<u64>,
-    /// Bytes in use at the instant of the refusal.
-    in_use_bytes: Option<u64>,
-    /// Bytes of the pool not in use at that instant.
-    free_bytes: Option<u64>,
-    /// The limit that was met.
-    limit_bytes: Option<u64>,
-    /// The largest block that would have been granted at that instant.
-    largest_available_bytes: Option<u64>,
-    /// Whose limit it was.
-    refused_by: Option<&'static str>,
-    /// When room is expected.
-    retry_after_seconds: Option<u64>,
-}
-
-impl Refusal {
-    /// The numbers of a pool with `in_use_bytes` of `limit_bytes` in use, which `by` refused.
-    pub(crate) fn new(
-        requested_bytes: Option<u64>,
-        (in_use_bytes, limit_bytes): (u64, u64),
-        largest_for: impl Fn(u64) -> Option<u64>,
-        by: &'static str,
-    ) -> Refusal {
-        let free_bytes = limit_bytes.saturating_sub(in_use_bytes);
-        Refusal {
-            requested_bytes,
-            in_use_bytes: Some(in_use_bytes),
-            free_bytes: Some(free_bytes),
-            limit_bytes: Some(limit_bytes),
-            largest_available_bytes: Some(largest_for(free_bytes).unwrap_or(0)),
-            refused_by: Some(by),
-            retry_after_seconds: None,
-        }
-    }
-}
 
 /// An error that a client can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,99 +260,6 @@ impl From<BodyError> for Problem {
     }
 }
 
-/// What a request that allocates asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    /// Bytes, of all blocks together.
-    pub(crate) bytes: u64,
-    /// None where the request is not a batch.
-    pub(crate) blocks: Option<usize>,
-}
-
-impl fmt::Display for Asked {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.blocks {
-            None => write!(out, "{} bytes were asked for", self.bytes),
-            Some(blocks) => write!(out, "{} bytes in {blocks} blocks were asked for", self.bytes),
-        }
-    }
-}
-
-/// A refusal to allocate, as the client that asked is told. `refusal` makes the numbers, from what was in use and the
-/// limit where the refusal knows them, and from who refused.
-pub(crate) fn refused(
-    error: &AllocateError,
-    asked: Asked,
-    refusal: &dyn Fn(Option<(u64, u64)>, &'static str) -> Refusal,
-) -> Problem {
-    match error {
-        AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max } => {
-            let rounded = match actual_size_bytes {
-                Some(actual) if actual != size_bytes => format!(", which takes a block of {actual},"),
-                _ => String::new(),
-            };
-            let detail = format!(
-                "{size_bytes} bytes were asked for{rounded} and {size_bytes_max} is the most that can be had here"
-            );
-            Problem::new(Code::SizeTooLarge, detail)
-        }
-        AllocateError::TooMany { .. } => Problem::new(Code::SizeTooLarge, error.to_string()),
-        AllocateError::TooLargeTogether { limit_bytes, .. } => {
-            let detail = format!("{asked}, which take more than the {limit_bytes} that the pool has in all");
-            Problem::new(Code::SizeTooLarge, detail)
-        }
-        AllocateError::Memory(memory::AllocateError::Exhausted {
-            requested_bytes: actual,
-            in_use_bytes,
-            limit_bytes,
-        }) => {
-            let free = limit_bytes.saturating_sub(*in_use_bytes);
-            let take = if asked.blocks.is_some() { "take" } else { "take a block of" };
-            let detail = format!(
-                "{asked}, which {take} {actual}, but {in_use_bytes} of {limit_bytes} are in use and {free} are free"
-            );
-            Problem::new(Code::PoolExhausted, detail)
-                .with_refusal(refusal(Some((*in_use_bytes, *limit_bytes)), "pool"))
-        }
-        AllocateError::Memory(memory::AllocateError::System { error, .. }) => {
-            let detail = format!(
-                "the pool has room for {} bytes, but the system grants no memory ({error})",
-                asked.bytes
-            );
-            Problem::new(Code::SystemMemory, detail).with_refusal(refusal(None, "system"))
-        }
-        AllocateError::TableFull { allocations_max } => {
-            let detail = format!(
-                "{asked}, but memory.max_allocations lets no more than {allocations_max} allocations live"
-            );
-            Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "table"))
-        }
-        AllocateError::TagsFull { tags_max } => {
-            let detail =
-                format!("{tags_max} tags are in use, as many as can be; free all of one, or use one");
-            Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "tags"))
-        }
-        AllocateError::Budget { tag, requested_bytes: actual, in_use_bytes, budget_bytes } => {
-            let free = budget_bytes.saturating_sub(*in_use_bytes);
-            let detail = format!(
-                "{asked}, of which the tag {tag} would take {actual}, but {in_use_bytes} of its budget of {budget_bytes} are in use and {free} are free"
-            );
-            Problem::new(Code::BudgetExhausted, detail)
-                .with_refusal(refusal(Some((*in_use_bytes, *budget_bytes)), "budget"))
-        }
-        AllocateError::Waited { waited_ms, last } => {
-            let last = refused(last, asked, refusal);
-            let detail = format!("no room came in {waited_ms} ms: {}", last.detail);
-            let problem = Problem::new(Code::WaitTimeout, detail);
-            match last.refusal {
-                Some(refusal) => problem.with_refusal(*refusal),
-                None => problem,
-            }
-        }
-        AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
-    }
-}
-
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
@@ -400,7 +274,7 @@ mod tests {
         let refusal = |pool: Option<(u64, u64)>, by| {
             Refusal::new(Some(100), pool.expect("the pool knows"), |free| (free >= 240).then_some(128), by)
         };
-        let problem = refused(&error.into(), Asked { bytes: 100, blocks: None }, &refusal);
+        let problem = refused(&error.into(), Asked::Block { bytes: 100 }, &refusal);
         let response = problem.render("abc");
         assert_eq!(response.status(), 507);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");

@@ -33,7 +33,7 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
     let query = Query::parse(&head.uri, options::NAMES)?;
     let options = Options::of_query(&query)?;
     let size_bytes = length_of(head, &body)?;
-    let asked = Asked { bytes: size_bytes, blocks: None };
+    let asked = Asked::Block { bytes: size_bytes };
     api.pool.actual_size(size_bytes).map_err(|error| api.refused(&error, asked))?;
     let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag };
     let mut attempt = Attempt::begin(api, head, "application/octet-stream")?;

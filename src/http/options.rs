@@ -34,8 +34,7 @@ pub(super) struct Options {
 impl Options {
     /// From the fields of a body, all of which must be known to it.
     pub(super) fn of_fields(fields: &Fields) -> Result<Options, Problem> {
-        let wait_ms = fields.whole("wait_ms", 0..=WAIT_MS_MAX, WAIT_RULE)?;
-        Ok(Options { wait: Duration::from_millis(wait_ms.unwrap_or(0)), ..Options::of_entry(fields)? })
+        Ok(Options { wait: wait_ms_of(fields)?, ..Options::of_entry(fields)? })
     }
 
     /// From the fields of an entry of a batch, which waits as one unit: an entry has no `wait_ms`.
@@ -45,11 +44,7 @@ impl Options {
             Some(text) => Some(text.parse().map_err(|_| refuse(fields, "tag", text, TAG_RULE))?),
             None => None,
         };
-        if let Some(text) = fields.text("priority", PRIORITY_RULE)?
-            && !PRIORITIES.contains(&text)
-        {
-            return Err(refuse(fields, "priority", text, PRIORITY_RULE));
-        }
+        check_priority(fields)?;
         Ok(Options { lease, tag, wait: Duration::ZERO })
     }
 
@@ -61,6 +56,24 @@ impl Options {
             return Err(query::refuse("priority", text, PRIORITY_RULE));
         }
         Ok(Options { lease, tag: tag_of(query)?, wait: Duration::from_millis(wait_ms) })
+    }
+}
+
+/// How long a request waits that can say nothing but that, and its priority.
+pub(super) fn wait_of(fields: &Fields) -> Result<Duration, Problem> {
+    check_priority(fields)?;
+    wait_ms_of(fields)
+}
+
+fn wait_ms_of(fields: &Fields) -> Result<Duration, Problem> {
+    let wait_ms = fields.whole("wait_ms", 0..=WAIT_MS_MAX, WAIT_RULE)?;
+    Ok(Duration::from_millis(wait_ms.unwrap_or(0)))
+}
+
+fn check_priority(fields: &Fields) -> Result<(), Problem> {
+    match fields.text("priority", PRIORITY_RULE)? {
+        Some(text) if !PRIORITIES.contains(&text) => Err(refuse(fields, "priority", text, PRIORITY_RULE)),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Query strings: parameters known by name, each at most once.
 
 use super::error::{Code, Problem};
+use crate::pool::Cursor;
 use axum::http::Uri;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -10,6 +11,21 @@ use std::ops::RangeInclusive;
 pub(super) struct Query<'a> {
     known: &'static [&'static str],
     values: Vec<Option<Cow<'a, str>>>,
+}
+
+/// Entries on a page of a listing, unless `limit` says otherwise.
+const PAGE_LIMIT: usize = 100;
+/// `limit` at most.
+const PAGE_LIMIT_MAX: u64 = 1000;
+const PAGE_LIMIT_RULE: &str = "it is a whole number from 1 to 1000";
+
+/// Which page of a listing is asked for.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// Entries on it at most.
+    pub(super) limit: usize,
+    /// After which entry it begins; none: at the first.
+    pub(super) cursor: Option<Cursor>,
 }
 
 /// Refuses a request that has any query parameter.
@@ -45,6 +61,18 @@ impl<'a> Query<'a> {
         let at =
             self.known.iter().position(|known| *known == name).expect("only known parameters are asked for");
         self.values[at].as_deref()
+    }
+
+    /// The parameters `limit` and `cursor` of a listing.
+    pub(super) fn page(&self) -> Result<Page, Problem> {
+        let limit = self
+            .whole("limit", 1..=PAGE_LIMIT_MAX, PAGE_LIMIT_RULE)?
+            .map_or(PAGE_LIMIT, |limit| usize::try_from(limit).expect("at most a thousand"));
+        let cursor = self.get("cursor").map(|text| {
+            let detail = || format!("cursor is {:?}, which is no next_cursor of a page", shown(text));
+            Cursor::decode(text).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
+        });
+        Ok(Page { limit, cursor: cursor.transpose()? })
     }
 
     /// A whole number within `range`, where the parameter is there. `rule` says what it is, for the error.

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Recommendations {
     /// The size classes that would have wasted least, ready to be `memory.slab_sizes`. Their largest holds the largest
-    /// request so far; a larger one would be refused. Where there was none yet, those that there are.
+    /// request so far that a class held; a larger one takes whole pages. Where there was none yet, those that there are.
     slab_sizes: Vec<u64>,
     /// With them, the part of the bytes given out that nobody would have asked for; null before the first request.
     #[schema(required)]

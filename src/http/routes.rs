@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, batch, content, recommendations, service};
+use super::{allocate, arenas, batch, content, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use utoipa_axum::routes;
     tags(
         (name = "allocations", description = "Blocks of memory, one or many: make, look at, renew, list, free."),
         (name = "content", description = "The bytes of a block: read, replace, patch."),
+        (name = "arenas", description = "Groups of allocations that end together: make one, allocate in it, commit it or roll it back."),
         (name = "service", description = "The service itself: health, statistics, metrics, description."),
     )
 )]
@@ -36,6 +37,13 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(allocate::renew))
         .routes(routes!(batch::deallocate))
         .routes(routes!(content::read, content::replace, content::patch))
+        .routes(routes!(arenas::create, arenas::list))
+        .routes(routes!(arenas::get))
+        .routes(routes!(arenas::renew))
+        .routes(routes!(arenas::allocate))
+        .routes(routes!(arenas::reset))
+        .routes(routes!(arenas::commit))
+        .routes(routes!(arenas::rollback))
         .routes(routes!(service::health))
         .routes(routes!(service::livez))
         .routes(routes!(service::readyz))

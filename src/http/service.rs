@@ -3,6 +3,7 @@
 use super::VERSION;
 use super::allocation::json;
 use super::api::Api;
+use super::arena_stats::ArenasBlock;
 use super::error::{Problem, ProblemBody};
 use super::health::HealthBlock;
 use super::large_objects::LargeObjectsBlock;
@@ -93,9 +94,7 @@ pub(super) struct Stats {
     slab_sizes: Vec<SlabStats>,
     /// Each tag that has a budget or an allocation, by name.
     tags: Vec<TagBlock>,
-    /// Null until arenas exist.
-    #[schema(value_type = Option<Object>, required)]
-    arenas: Option<()>,
+    arenas: ArenasBlock,
     large_objects: LargeObjectsBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
@@ -287,7 +286,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         metadata_bytes: stats.metadata_bytes,
         slab_sizes: stats.heap.classes.iter().map(SlabStats::new).collect(),
         tags: stats.tags.iter().map(TagBlock::new).collect(),
-        arenas: None,
+        arenas: ArenasBlock::new(&stats.arenas),
         large_objects: LargeObjectsBlock::new(&stats),
         reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),

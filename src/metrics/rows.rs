@@ -98,6 +98,16 @@ pub(super) const TAG_BYTES: Row = gauge(
     "maas_tag_bytes",
     "Actual bytes of live allocations by tag: the 64 tags with most, and all others as other.",
 );
+pub(super) const ARENAS: Row = gauge("maas_arenas", "Open arenas.");
+pub(super) const ARENAS_CREATED: Row = counter("maas_arenas_created_total", "Arenas made, by profile.");
+pub(super) const ARENAS_ENDED: Row =
+    counter("maas_arenas_ended_total", "Arenas that have ended, by state: committed, rolled_back, expired.");
+pub(super) const ARENA_CHUNK_BYTES: Row = gauge(
+    "maas_arena_chunk_bytes",
+    "Bytes of memory that arenas hold in chunks, for kept allocations too; part of what is in use.",
+);
+pub(super) const ARENA_USED_BYTES: Row =
+    gauge("maas_arena_used_bytes", "Bytes that allocations took in open arenas.");
 pub(super) const LEASE_EXPIRED: Row =
     counter("maas_lease_expired_total", "Allocations that ended with their lease.");
 pub(super) const LEASE_EXPIRY_LAG: Row = Row {
@@ -167,7 +177,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 57] = [
+pub(super) const ALL: [&Row; 62] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -198,6 +208,11 @@ pub(super) const ALL: [&Row; 57] = [
     &WAITING,
     &RESERVED,
     &TAG_BYTES,
+    &ARENAS,
+    &ARENAS_CREATED,
+    &ARENAS_ENDED,
+    &ARENA_CHUNK_BYTES,
+    &ARENA_USED_BYTES,
     &LEASE_EXPIRED,
     &LEASE_EXPIRY_LAG,
     &SLABS,

@@ -66,6 +66,13 @@ fn snapshot() -> Snapshot {
             },
             ..HeapStats::default()
         },
+        arenas: ArenasSnapshot {
+            open: 2,
+            created: vec![("tiny", 4)],
+            ended: vec![("committed", 1), ("rolled_back", 0)],
+            chunk_bytes: 8192,
+            used_bytes: 400,
+        },
         http: HttpSnapshot {
             requests: vec![RequestCount {
                 method: "POST",
@@ -135,6 +142,11 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_tag_bytes{tag="cache"} 5"#,
         r#"maas_tag_bytes{tag="other"} 0"#,
         "maas_lease_expired_total 3",
+        "maas_arenas 2",
+        r#"maas_arenas_created_total{profile="tiny"} 4"#,
+        r#"maas_arenas_ended_total{state="rolled_back"} 0"#,
+        "maas_arena_chunk_bytes 8192",
+        "maas_arena_used_bytes 400",
         "maas_compaction_moves_total 6",
         "maas_compaction_bytes_total 6144",
         r#"maas_reclaim_total{action="surplus"} 2"#,

@@ -1,24 +1,20 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
 use super::arena::Arenas;
-use super::calls::Calls;
 use super::drain::Drains;
 use super::entries::Slot;
 use super::handover::Handover;
 use super::id::{AllocationId, Key};
-use super::inflight::Inflight;
 use super::janitor::Janitor;
-use super::lag::LeaseLag;
 use super::object::Objects;
-use super::order::Order;
 use super::place::{ObjectNumber, Place};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
-use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, PoolStats, Unavailable};
+use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, Unavailable};
 use crate::clock::Now;
-use crate::memory::{self, Budget, Heap, Seen, Shape, SizeClass, SizeCounts, SlabLocation};
+use crate::memory::{self, Budget, Heap, Shape, SizeClass, SlabLocation};
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -459,72 +455,6 @@ impl Local {
             deadline: record.deadline,
             tag: record.tag.and_then(|tag| self.tags.name(tag)),
             arena: None,
-        }
-    }
-
-    /// Bytes of the creation order.
-    pub(super) fn order_bytes(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.lock().order.metadata_bytes()).sum()
-    }
-
-    /// What clients asked for, and how much of it at once.
-    pub(super) fn seen(&self) -> Seen {
-        let mut sizes = SizeCounts::default();
-        self.slots.iter().for_each(|slot| sizes.add(&slot.lock().sizes));
-        Seen {
-            groups: sizes.groups(),
-            actual_bytes: sizes.actual_bytes(),
-            peak_in_use_bytes: self.heap.peak_in_use_bytes(),
-            slab_sizes: self.heap.class_sizes().to_vec(),
-            limit_bytes: self.heap.limit_bytes(),
-        }
-    }
-
-    pub(super) fn stats(&self, inflight: &Inflight, calls: &Calls) -> PoolStats {
-        let heap = self.heap.stats();
-        let (mut live, mut live_bytes, mut requested_bytes, mut made) = (0, 0, 0, 0);
-        let (mut lease_lag, mut sizes_bytes) = (LeaseLag::default(), 0);
-        for slot in self.slots.iter() {
-            let slot = slot.lock();
-            live += slot.live;
-            live_bytes += slot.live_bytes;
-            sizes_bytes += slot.sizes.metadata_bytes();
-            requested_bytes += slot.live_requested_bytes;
-            made += slot.sizes.samples() + slot.objects_made;
-            lease_lag.add(&slot.lease_lag);
-        }
-        let members = self.arenas.live();
-        (live, live_bytes, requested_bytes) =
-            (live + members.0, live_bytes + members.1, requested_bytes + members.2);
-        PoolStats {
-            active_allocations: live,
-            allocated_bytes: live_bytes,
-            requested_bytes,
-            allocations_made: made,
-            allocations_max: u64::from(self.table.allocations_max()),
-            metadata_bytes: heap.metadata_bytes
-                + self.table.metadata_bytes()
-                + self.order_bytes()
-                + self.objects.metadata_bytes()
-                + sizes_bytes
-                + self.arenas.metadata_bytes(),
-            metadata_bytes_max: self.heap.metadata_bytes_max()
-                + u64::from(self.table.allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX)
-                + self.slots.iter().count() as u64
-                    * SizeCounts::metadata_bytes_max(self.heap.largest_class_bytes())
-                + Arenas::METADATA_BYTES_MAX,
-            inflight_bytes: inflight.bytes(),
-            inflight_bytes_max: inflight.bytes_max(),
-            waiting_requests: self.queue.bell.waiting(),
-            reserved_bytes: self.queue.reserved_bytes(),
-            tags: self.tags.stats(),
-            objects: self.objects.stats(),
-            leases_expired: lease_lag.total(),
-            lease_lag,
-            janitor: self.janitor.stats(self.handover.waiting(), heap.reclaim.slices.iter().sum()),
-            arenas: self.arenas.stats(),
-            calls: calls.stats(),
-            heap,
         }
     }
 }

@@ -26,6 +26,7 @@
 //!   lag.rs       how late leases are ended
 //!   listing.rs   allocations in the order in which they were made
 //!   arena/       groups of allocations that end together
+//!   stats.rs     all numbers of the pool
 //!   tags.rs      whose it is, and what budget that has
 //!   id.rs        what the bits of an id mean
 //!   order.rs     creation order, for listing
@@ -58,6 +59,7 @@ mod order;
 mod place;
 mod plan;
 mod queue;
+mod stats;
 mod table;
 mod tags;
 mod turns;
@@ -84,11 +86,12 @@ pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
+pub use stats::PoolStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
 
 use crate::clock::Now;
-use crate::memory::{self, Heap, HeapStats};
+use crate::memory::{self, Heap};
 use bytes::Bytes;
 use calls::Calls;
 use local::{Local, Started};
@@ -132,49 +135,6 @@ pub struct Written {
     pub version: u64,
     /// Whether the body was all of the content, so that nothing was added to it.
     pub whole: bool,
-}
-
-/// Numbers of the pool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoolStats {
-    /// Numbers of the memory below.
-    pub heap: HeapStats,
-    /// Large objects among the live allocations.
-    pub objects: ObjectStats,
-    /// Live allocations.
-    pub active_allocations: u64,
-    /// Actual bytes of live allocations.
-    pub allocated_bytes: u64,
-    /// Bytes that were asked for of these.
-    pub requested_bytes: u64,
-    /// Allocations ever made.
-    pub allocations_made: u64,
-    /// Live allocations at most.
-    pub allocations_max: u64,
-    /// Bytes of records about allocations and slabs.
-    pub metadata_bytes: u64,
-    /// What those bytes can become at most.
-    pub metadata_bytes_max: u64,
-    /// Bytes of requests on their way.
-    pub inflight_bytes: u64,
-    /// The in-flight budget.
-    pub inflight_bytes_max: u64,
-    /// Requests that wait for room.
-    pub waiting_requests: u64,
-    /// Bytes set aside for one of them; part of what is in use.
-    pub reserved_bytes: u64,
-    /// What each tag holds, by name.
-    pub tags: Vec<TagStats>,
-    /// Allocations that their lease ended.
-    pub leases_expired: u64,
-    /// How late that was.
-    pub lease_lag: LeaseLag,
-    /// What the janitor did.
-    pub janitor: JanitorStats,
-    /// Numbers of the arenas.
-    pub arenas: ArenaStats,
-    /// What was counted of the calls at the door.
-    pub calls: CallStats,
 }
 
 /// Who keeps the allocations.

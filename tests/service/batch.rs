@@ -109,11 +109,11 @@ fn all_are_made_or_none() {
 fn what_can_never_be_made_is_422_and_names_the_entry() {
     let server = Server::of_ten_slabs();
     server.untouched_by(|| {
-        let body = r#"{"allocations":[{"size_bytes":1},{"size_bytes":1},{"size_bytes":1025}]}"#;
+        let body = r#"{"allocations":[{"size_bytes":1},{"size_bytes":1},{"size_bytes":10241}]}"#;
         let detail = server.post_to(BATCH, body).is_problem(422, "size-too-large");
-        assert!(detail.contains("allocations[2]") && detail.contains("1025"), "{detail}");
+        assert!(detail.contains("allocations[2]") && detail.contains("10241"), "{detail}");
         let detail =
-            server.post_to(BATCH, r#"{"size_bytes":1025,"count":2}"#).is_problem(422, "size-too-large");
+            server.post_to(BATCH, r#"{"size_bytes":10241,"count":2}"#).is_problem(422, "size-too-large");
         assert!(!detail.contains('['), "{detail}");
         let detail =
             server.post_to(BATCH, r#"{"size_bytes":1,"count":11}"#).is_problem(422, "size-too-large");

@@ -1,6 +1,8 @@
 //! `/openapi.json` against the service: every answer it promises is one that can be met.
 
-use crate::support::{Client, JSON, OCTETS, Server, description, padded, path_of, request, wait_until};
+use crate::support::{
+    Client, JSON, OCTETS, Server, arena_path, description, padded, path_of, request, wait_until,
+};
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -117,6 +119,55 @@ fn provoke_allocating(server: &Server) {
     assert_eq!((freed.status, &freed.json()["freed"]), (200, &json!(10)));
 }
 
+/// Provokes what the routes of arenas can answer, on a server of 10240 bytes that is empty.
+fn provoke_arenas(server: &Server) {
+    const GONE: &str = "20000000-0000-8000-8000-000000000000";
+    let arena = server.arena(&json!({ "profile": "tiny" }));
+    let path = arena_path(&arena);
+    let verbs = ["allocate", "renew", "reset", "commit", "rollback"];
+    let body = |verb: &str| match verb {
+        "allocate" => "{\"size_bytes\":1}",
+        "renew" => "{\"lease_seconds\":60}",
+        _ => "{}",
+    };
+    for target in ["/arenas", &path] {
+        assert_eq!(server.get(target).status, 200);
+    }
+    server.get(&format!("/arenas/{GONE}")).is_problem(404, "not-found");
+    server.post_to("/arenas", &json!({ "parent": GONE }).to_string()).is_problem(404, "not-found");
+    for verb in verbs {
+        server.post_to(&format!("/arenas/{GONE}/{verb}"), body(verb)).is_problem(404, "not-found");
+    }
+    server.post_to("/arenas", "{\"estimated_size_bytes\":10241}").is_problem(422, "size-too-large");
+    server.post_member(&arena, 10_241).is_problem(422, "size-too-large");
+    let tagged = server.post_to("/arenas", "{\"profile\":\"tiny\",\"limit_bytes\":1}").json();
+    server.post_member(&tagged, 1).is_problem(507, "arena-exhausted");
+    server.post_to("/arenas", "{\"profile\":\"tiny\"}").is_problem(507, "pool-exhausted");
+    server.post_to("/arenas", "{\"profile\":\"tiny\",\"wait_ms\":1}").is_problem(503, "wait-timeout");
+    let full = json!({ "size_bytes": 8000, "wait_ms": 1 }).to_string();
+    server.post_to(&format!("{path}/allocate"), &full).is_problem(503, "wait-timeout");
+    let targets = verbs.map(|verb| format!("{path}/{verb}"));
+    for target in targets.iter().map(String::as_str).chain(["/arenas"]) {
+        server.call("POST", target, &[], "{}").is_problem(415, "unsupported-media-type");
+        server.post_to(target, &padded(2000)).is_problem(413, "body-too-large");
+        let mut half = server.connect();
+        half.send(format!(
+            "POST {target} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{{"
+        ));
+        half.answer("POST", target).is_problem(408, "body-timeout");
+    }
+    for verb in ["allocate", "renew", "reset", "commit"] {
+        let expected = if verb == "allocate" { 201 } else { 200 };
+        assert_eq!(server.post_to(&format!("{path}/{verb}"), body(verb)).status, expected, "{verb}");
+    }
+    assert_eq!(server.tell_arena(&tagged, "rollback").status, 200);
+    for target in targets {
+        let verb = target.rsplit('/').next().unwrap_or_default();
+        server.post_to(&target, body(verb)).is_problem(409, "arena-ended");
+    }
+    server.post_to("/arenas", &json!({ "parent": arena["id"] }).to_string()).is_problem(409, "arena-ended");
+}
+
 fn provoke_everything(server: &mut Server) {
     const ID: &str = "5a8c1b2e-0000-8000-8000-0123456789ab";
     // 200, 201, 204
@@ -138,6 +189,7 @@ fn provoke_everything(server: &mut Server) {
     }
     assert_eq!(server.delete(&path).status, 204);
     provoke_allocating(server);
+    provoke_arenas(server);
     // 404, 400
     for method in ["GET", "DELETE"] {
         server.call(method, &path, &[], "").is_problem(404, "not-found");
@@ -151,7 +203,7 @@ fn provoke_everything(server: &mut Server) {
     // What only an allocation can get.
     server.call("POST", "/allocate", &[], "{}").is_problem(415, "unsupported-media-type");
     server.post(&padded(2000)).is_problem(413, "body-too-large");
-    server.post("{\"size_bytes\":1025}").is_problem(422, "size-too-large");
+    server.post("{\"size_bytes\":10241}").is_problem(422, "size-too-large");
     for _ in 0..10 {
         server.allocate(1);
     }
@@ -223,6 +275,8 @@ fn the_routes_are_those_of_the_contract() {
         "GET /allocate",
         "GET /allocate/{id}",
         "GET /allocate/{id}/data",
+        "GET /arenas",
+        "GET /arenas/{id}",
         "GET /health",
         "GET /livez",
         "GET /metrics",
@@ -234,6 +288,12 @@ fn the_routes_are_those_of_the_contract() {
         "POST /allocate",
         "POST /allocate/batch",
         "POST /allocate/{id}/renew",
+        "POST /arenas",
+        "POST /arenas/{id}/allocate",
+        "POST /arenas/{id}/commit",
+        "POST /arenas/{id}/renew",
+        "POST /arenas/{id}/reset",
+        "POST /arenas/{id}/rollback",
         "POST /deallocate/batch",
         "PUT /allocate/{id}/data",
     ];

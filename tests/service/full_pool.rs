@@ -142,7 +142,7 @@ fn health_stats_and_metrics_say_what_happened() {
     let server = Server::of_ten_slabs();
     let paths = fill(&server);
     server.post("{\"size_bytes\":1}").is_problem(507, "pool-exhausted");
-    server.post("{\"size_bytes\":1025}").is_problem(422, "size-too-large");
+    server.post("{\"size_bytes\":10241}").is_problem(422, "size-too-large");
     server.delete(&paths[0]);
     server.delete(&paths[1]);
     server.allocate(1); // reuses one of the two

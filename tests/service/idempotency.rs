@@ -170,7 +170,7 @@ fn a_request_that_failed_leaves_no_key_behind() {
     let paths: Vec<String> = (0..10).map(|_| path_of(&server.allocate(1))).collect();
     let body = "{\"size_bytes\":1}";
     keyed(&server, "a", "/allocate", "{\"size_bytes\":").is_problem(400, "invalid-json");
-    keyed(&server, "a", "/allocate", "{\"size_bytes\":1025}").is_problem(422, "size-too-large");
+    keyed(&server, "a", "/allocate", "{\"size_bytes\":10241}").is_problem(422, "size-too-large");
     keyed(&server, "b", BATCH, "{\"size_bytes\":1,\"count\":11}").is_problem(422, "size-too-large");
     for key in ["a", "b", "c"] {
         keyed(&server, key, "/allocate", body).is_problem(507, "pool-exhausted");

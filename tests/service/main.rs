@@ -5,6 +5,9 @@
 //! nothing of this machine's configuration, and ends it.
 
 mod allocations;
+mod arena_bodies;
+mod arena_races;
+mod arenas;
 mod bad_bodies;
 mod bad_requests;
 mod batch;
@@ -19,6 +22,7 @@ mod health;
 mod hunts;
 mod idempotency;
 mod inflight;
+mod large_objects;
 mod leases;
 mod logs;
 mod metrics;

@@ -8,12 +8,14 @@ const GAUGES: &str = "maas_active_allocations maas_allocation_size_bytes maas_po
     maas_utilization_percent maas_http_connections maas_pool_utilization_ratio maas_pool_limit_bytes \
     maas_peak_in_use_bytes maas_draining_bytes maas_retired_bytes maas_committed_bytes maas_metadata_bytes maas_inflight_bytes \
     maas_waiting_requests maas_slabs maas_slab_reuse_ratio maas_backend_up maas_connection_state maas_build_info maas_seconds_since_last_reclaim maas_health_score \
+    maas_arenas maas_arena_chunk_bytes maas_arena_used_bytes \
     process_resident_memory_bytes process_virtual_memory_bytes process_open_fds process_max_fds \
     process_start_time_seconds process_threads";
 const COUNTERS: &str = "maas_request_count maas_slab_reuse_total maas_http_requests_total \
     maas_http_received_bytes_total maas_http_sent_bytes_total maas_slab_created_total maas_refused_total \
     maas_push_attempts_total maas_readers_cut_total maas_allocation_path_total maas_guard_violations_total maas_compaction_moves_total \
-    maas_compaction_bytes_total maas_reclaim_total maas_reclaimed_bytes_total process_cpu_seconds_total";
+    maas_compaction_bytes_total maas_reclaim_total maas_reclaimed_bytes_total maas_arenas_created_total \
+    maas_arenas_ended_total process_cpu_seconds_total";
 
 #[test]
 fn the_content_type_is_that_of_the_text_format() {
@@ -78,7 +80,12 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
     }
     for (label, values) in [
         ("maas_connection_state{state=", "off disconnected connected reconnecting native_metrics"),
-        ("maas_refused_total{reason=", "pool-exhausted system-memory table-full inflight-exhausted stopping"),
+        (
+            "maas_refused_total{reason=",
+            "pool-exhausted system-memory table-full inflight-exhausted stopping arena-exhausted",
+        ),
+        ("maas_arenas_ended_total{state=", "committed rolled_back expired"),
+        ("maas_arenas_created_total{profile=", "tiny small medium large huge"),
         ("maas_http_timed_out_total{kind=", "silent head idle body reader"),
         ("maas_reclaim_total{action=", "backing surplus idle"),
         ("maas_push_attempts_total{target=\"backend\",result=", "ok error"),

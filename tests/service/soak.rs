@@ -7,7 +7,8 @@
 //! [`GROWTH_BYTES`] at most, descriptors and threads by [`GROWTH_COUNT`].
 
 use crate::support::{
-    Client, JSON, OCTETS, Samples, Server, chunked, is_uniform, path_of, request, seed, wait_until,
+    Client, JSON, OCTETS, Samples, Server, arena_path, chunked, is_uniform, path_of, request, seed,
+    wait_until,
 };
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,6 +38,8 @@ struct Load<'a> {
     random: fastrand::Rng,
     /// Paths, and sizes.
     mine: Vec<(String, usize)>,
+    /// The arena that it fills.
+    arena: Option<String>,
     calls: &'a AtomicU64,
     refused: &'a AtomicU64,
 }
@@ -163,9 +166,45 @@ impl Load<'_> {
         }
     }
 
+    /// Any call about an arena. Some are ended, the others end with their lease.
+    fn use_arena(&mut self) {
+        let Some(arena) = self.arena.clone() else {
+            let (estimate, lease) = (self.random.u64(1..300_000), self.random.u64(1..4));
+            let body = json!({ "estimated_size_bytes": estimate, "lease_seconds": lease, "tag": "arena" });
+            let made = self.call("POST", "/arenas", &[JSON], body.to_string().as_bytes());
+            self.arena = made.map(|body| arena_path(&serde_json::from_slice(&body).expect("JSON")));
+            return;
+        };
+        let verb = match self.random.u8(0..40) {
+            0 => "rollback",
+            1 | 2 => "commit",
+            3 => "reset",
+            4 => {
+                let id = arena.trim_start_matches("/arenas/");
+                let body = json!({ "parent": id, "profile": "tiny" }).to_string();
+                self.call("POST", "/arenas", &[JSON], body.as_bytes());
+                return;
+            }
+            5 => return drop(self.call("GET", "/arenas?limit=10", &[], b"")),
+            _ => {
+                let largest = [200, 200, 200, 16_384, 50_000][self.random.usize(0..5)];
+                let size = self.random.usize(1..=largest);
+                let body = json!({ "size_bytes": size, "wait_ms": self.random.u64(0..20) }).to_string();
+                let made = self.call("POST", &format!("{arena}/allocate"), &[JSON], body.as_bytes());
+                if made.is_none() {
+                    self.arena = None; // it is full, or has ended, or the pool has no room
+                }
+                return self.made(made, size);
+            }
+        };
+        let body: &[u8] = if verb == "commit" && self.random.bool() { b"{\"keep\":true}" } else { b"{}" };
+        self.call("POST", &format!("{arena}/{verb}"), &[JSON], body);
+        self.arena = self.arena.take().filter(|_| verb == "reset");
+    }
+
     fn run(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            match self.random.u8(0..20) {
+            match self.random.u8(0..26) {
                 0..=5 => self.allocate(),
                 6..=12 if !self.mine.is_empty() => self.use_block(),
                 13 => drop(self.call("GET", "/allocate?limit=50", &[], b"")),
@@ -176,6 +215,7 @@ impl Load<'_> {
                     self.call("GET", "/nowhere", &[], b"");
                     self.call("PUT", "/allocate/7/data", &[], &[1; 100_000]);
                 }
+                17..=22 => self.use_arena(),
                 _ => self.free(),
             }
             while self.mine.len() > 40 {
@@ -280,7 +320,16 @@ fn a_mixed_load_leaves_nothing_behind() {
             scope.spawn(move || {
                 let _ended = Ended(stop);
                 let random = fastrand::Rng::with_seed(seed ^ number);
-                Load { server, client: server.connect(), random, mine: Vec::new(), calls, refused }.run(stop);
+                Load {
+                    server,
+                    client: server.connect(),
+                    random,
+                    mine: Vec::new(),
+                    arena: None,
+                    calls,
+                    refused,
+                }
+                .run(stop);
             });
         }
         for number in 0..2 {
@@ -328,7 +377,9 @@ fn a_mixed_load_leaves_nothing_behind() {
     }
     // A lease that ended this instant is listed no more, and counted until its sweep comes.
     let begun = Instant::now();
-    wait_until("leases that are over are swept", || server.stat("/memory/active_allocations") == 0);
+    wait_until("leases that are over are swept", || {
+        server.stat("/memory/active_allocations") == 0 && server.stat("/arenas/active") == 0
+    });
     println!("soak: all was swept after {:?}", begun.elapsed());
     server.is_empty_and_consistent();
     let samples = server.samples();
@@ -340,6 +391,10 @@ fn a_mixed_load_leaves_nothing_behind() {
         before.descriptors,
         after.descriptors
     );
+    let ended = |state| samples.get(&format!("maas_arenas_ended_total{{state=\"{state}\"}}"));
+    let ended = ["committed", "rolled_back", "expired"].map(ended);
+    println!("soak: arenas that were committed, rolled back, or ended with their lease: {ended:?}");
+    assert!(ended.iter().all(|count| *count > 0.0));
     assert!(after.descriptors <= before.descriptors + 1.0, "descriptors are left open");
     assert!(samples.get("maas_lease_expired_total") > 0.0 && samples.get("maas_readers_cut_total") > 0.0);
     assert!(!server.log().contains("panicked"), "{}", server.log());

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 const CLASSES: [u64; 4] = [1024, 4096, 65_536, 262_144];
 const LIMIT_BYTES: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4096;
 const ALLOCATIONS_MAX: usize = 60;
 const BUDGET: (&str, u64) = ("cache", 400 << 10);
 const TAGS: [Option<&str>; 4] = [None, None, Some(BUDGET.0), Some("queue")];
@@ -50,9 +51,11 @@ impl Block {
     }
 }
 
-/// Bytes of the class that holds so many.
+/// Bytes of the class that holds so many, or of pages where none does. None where the pool has not as many.
 fn actual(size: usize) -> Option<u64> {
-    CLASSES.into_iter().find(|class| *class >= size as u64)
+    let class = CLASSES.into_iter().find(|class| *class >= size as u64);
+    let bytes = class.unwrap_or_else(|| (size as u64).next_multiple_of(PAGE_BYTES));
+    (bytes <= LIMIT_BYTES).then_some(bytes)
 }
 
 /// What a request is expected to be refused with.
@@ -173,12 +176,13 @@ impl Hunt {
     }
 
     fn size(&mut self) -> usize {
+        let is_huge = self.random.u8(0..8) == 0;
         match self.random.u8(0..20) {
             0..=7 => self.random.usize(1..=1024),
             8..=11 => self.random.usize(1025..=4096),
             12..=15 => self.random.usize(4097..=65_536),
             16..=18 => self.random.usize(65_537..262_144),
-            _ => self.random.usize(262_145..400_000),
+            _ => self.random.usize(262_145..=if is_huge { 1_100_000 } else { 400_000 }),
         }
     }
 
@@ -193,7 +197,9 @@ impl Hunt {
         if matches!(code, "pool-exhausted" | "wait-timeout") {
             let body = answer.json();
             let free = LIMIT_BYTES - self.in_use();
-            let largest = CLASSES.into_iter().rfind(|class| *class <= free).unwrap_or(0);
+            let (class, run) =
+                (CLASSES.into_iter().rfind(|class| *class <= free).unwrap_or(0), free - free % PAGE_BYTES);
+            let largest = if run > CLASSES[CLASSES.len() - 1] { run } else { class };
             let numbers = [self.in_use(), free, LIMIT_BYTES, largest, sizes.iter().sum::<usize>() as u64];
             let names =
                 ["in_use_bytes", "free_bytes", "limit_bytes", "largest_available_bytes", "requested_bytes"];
@@ -372,13 +378,17 @@ impl Hunt {
         let mut headers = vec![OCTETS];
         headers.extend(condition);
         let is_streamed = is_chunked || length > SMALL_WRITE_BYTES;
-        let needs_room = is_streamed && version > 0;
+        let (needs_room, actual) = (is_streamed && version > 0, self.blocks[at].actual());
+        // Of a large object a write takes room for whole segments, which nobody outside knows: so it may be refused where
+        // there is none for all of it. A short replacement takes some only where there is much to zero.
+        let is_object = actual > CLASSES[CLASSES.len() - 1];
+        let may_need_room = is_object && version > 0 && (replaces || is_streamed);
+        let may_be_refused = may_need_room && self.in_use() + actual > LIMIT_BYTES;
+        let least_room = if replaces || !is_object { actual } else { length as u64 };
         let expected = match () {
             () if offset + length > size => Err((413, if replaces { "body-too-large" } else { "past-end" })),
             () if is_streamed && is_stale => Err((412, "precondition-failed")),
-            () if needs_room && self.in_use() + self.blocks[at].actual() > LIMIT_BYTES => {
-                Err((507, "no-room-to-replace"))
-            }
+            () if needs_room && self.in_use() + least_room > LIMIT_BYTES => Err((507, "no-room-to-replace")),
             () if !applies => Err((412, "precondition-failed")),
             () => Ok(()),
         };
@@ -396,6 +406,10 @@ impl Hunt {
         } else {
             self.ask(method, &target, &headers, &body)
         };
+        if may_be_refused && answer.status == 507 {
+            answer.is_problem(507, "no-room-to-replace");
+            return;
+        }
         if let Err((status, code)) = expected {
             answer.is_problem(status, code);
             return;

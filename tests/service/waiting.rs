@@ -69,7 +69,7 @@ fn waiting_in_vain_is_503_with_the_numbers_and_not_before_its_time() {
         server.store("?wait_ms=0", "x").is_problem(507, "pool-exhausted");
         server.post("{\"size_bytes\":1,\"wait_ms\":0}").is_problem(507, "pool-exhausted");
         // What can never fit is not waited for.
-        server.post("{\"size_bytes\":1025,\"wait_ms\":30000}").is_problem(422, "size-too-large");
+        server.post("{\"size_bytes\":10241,\"wait_ms\":30000}").is_problem(422, "size-too-large");
     });
     assert_eq!(server.samples().get("maas_refused_total{reason=\"wait-timeout\"}"), 3.0);
 }

@@ -29,6 +29,7 @@ use super::id::{AllocationId, ArenaId};
 use super::tags::Tag;
 use super::{Allocation, Cursor, Engine, Pool};
 use crate::clock::Now;
+use crate::memory;
 use std::time::Duration;
 
 /// What became of an arena.
@@ -239,7 +240,7 @@ impl Pool {
     /// [`ArenaError`] where it is not open.
     pub async fn reset_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.reset_arena(id, now)
+        local.reset_arena(id, now).await
     }
 
     /// Ends an arena with all its members, except for those that are kept, and all arenas in it.
@@ -248,7 +249,7 @@ impl Pool {
     /// [`ArenaError`]; nothing was changed then.
     pub async fn commit_arena(&self, id: ArenaId, keep: &Keep, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.commit_arena(id, keep, now)
+        local.commit_arena(id, keep, now).await
     }
 
     /// Ends an arena with all its members, and all arenas in it.
@@ -257,6 +258,14 @@ impl Pool {
     /// [`ArenaError`] where it is not open.
     pub async fn rollback_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.rollback_arena(id, now)
+        local.rollback_arena(id, now).await
+    }
+
+    /// The largest member that so many bytes leave room for, of an arena's limit and of the pool; none where even the
+    /// smallest needs more.
+    pub fn largest_member_within(&self, free_bytes: u64) -> Option<u64> {
+        let step =
+            if free_bytes > making::MEMBER_BYTES_MAX { memory::page_size() } else { space::ALIGN_BYTES };
+        Some(free_bytes - free_bytes % step).filter(|bytes| *bytes > 0)
     }
 }

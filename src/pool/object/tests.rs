@@ -109,7 +109,12 @@ fn upload(
 
 /// Bytes that tell their place.
 fn pattern(length: u64, seed: u8) -> Vec<u8> {
-    (0..length).map(|at| (at >> 12) as u8 ^ at as u8 ^ seed).collect()
+    (0..length).map(|at| (at ^ at >> 12).to_le_bytes()[0] ^ seed).collect()
+}
+
+/// An offset as an index.
+fn at(offset: u64) -> usize {
+    usize::try_from(offset).expect("it fits into memory")
 }
 
 fn patch(offset: u64) -> Placement {
@@ -126,7 +131,7 @@ fn a_block_that_no_class_holds_is_whole_pages_of_zeros_that_can_be_written_read_
     let stats = at_once(pool.stats());
     assert_eq!(stats.objects, ObjectStats { objects: 1, bytes: actual, segments: 3 });
     assert_eq!((stats.active_allocations, stats.allocated_bytes, stats.allocations_made), (1, actual, 1));
-    assert_eq!(read(&pool, made.id), (vec![0; size as usize], 0));
+    assert_eq!(read(&pool, made.id), (vec![0; at(size)], 0));
     let content = pattern(size, 3);
     assert_eq!(
         upload(&pool, made.id, Placement::Replace, &content, true),
@@ -137,7 +142,7 @@ fn a_block_that_no_class_holds_is_whole_pages_of_zeros_that_can_be_written_read_
     let border = 4 * MEBIBYTE;
     let reader = at_once(pool.read(made.id, NOW)).expect("live");
     let part = joined(reader.read(border - 5..border + 9));
-    assert_eq!(part, content[border as usize - 5..border as usize + 9]);
+    assert_eq!(part, content[at(border) - 5..at(border) + 9]);
     at_once(pool.free(made.id, NOW)).expect("live");
     assert!(at_once(pool.read(made.id, NOW)).is_err());
     assert_empty(&pool);
@@ -226,7 +231,7 @@ fn an_upload_takes_room_for_the_segments_that_it_touches_and_one_that_breaks_off
         assert_eq!(written, Ok(Written { version, whole: false }));
         assert_eq!(in_use(&pool), size, "the old ones are free");
     }
-    content[offset as usize..offset as usize + body.len()].copy_from_slice(&body);
+    content[at(offset)..at(offset) + body.len()].copy_from_slice(&body);
     assert!(read(&pool, id) == (content, 3));
     // Nothing to write: nothing changes.
     assert_eq!(upload(&pool, id, patch(size), &[], true), Ok(Written { version: 3, whole: false }));
@@ -257,14 +262,14 @@ fn while_the_first_upload_is_under_way_others_read_zeros_and_write_beside_it() {
     let id = allocate(&pool, size);
     let mut first = begin(&pool, id, patch(MEBIBYTE), None).expect("lent");
     first.push(&[7; 2000]).expect("it fits");
-    assert!(read(&pool, id) == (vec![0; size as usize], 0));
+    assert!(read(&pool, id) == (vec![0; at(size)], 0));
     // What the first writes must not be seen, so another one shares nothing with it.
     assert_eq!(write(&pool, id, patch(10), b"second").map(|written| written.version), Ok(1));
     assert_eq!(in_use(&pool), 2 * size, "the first upload has its segments still");
     first.push(&[8; 1]).expect("it fits");
     assert_eq!(first.commit(&Precondition::default(), NOW).map(|written| written.version), Ok(2));
     assert_eq!(in_use(&pool), size);
-    let mut expected = vec![0; size as usize];
+    let mut expected = vec![0; at(size)];
     expected[10..16].copy_from_slice(b"second");
     expected[1 << 20..(1 << 20) + 2000].fill(7);
     expected[(1 << 20) + 2000] = 8;
@@ -632,11 +637,11 @@ proptest! {
         }
         let before = in_use(&pool);
         let mut id = allocate(&pool, TWIN_SIZE);
-        let (mut twin, mut version, mut seed) = (vec![0_u8; usize::try_from(TWIN_SIZE).unwrap()], 0, 0_u8);
+        let (mut twin, mut version, mut seed) = (vec![0_u8; at(TWIN_SIZE)], 0, 0_u8);
         let mut held = Vec::new();
         let mut lingering: Option<(Upload<'_>, u64, Vec<u8>)> = None;
         let put = |twin: &mut Vec<u8>, offset: u64, bytes: &[u8]| {
-            let offset = usize::try_from(offset).unwrap();
+            let offset = at(offset);
             twin[offset..offset + bytes.len()].copy_from_slice(bytes);
         };
         for step in steps {

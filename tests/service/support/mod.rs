@@ -1,6 +1,7 @@
 //! What the tests share: the program as a process, a client that controls every byte, and peers to push to.
 
 mod answer;
+mod arenas;
 mod client;
 mod description;
 mod hunt;
@@ -9,6 +10,7 @@ mod samples;
 mod server;
 
 pub(crate) use answer::Answer;
+pub(crate) use arenas::arena_path;
 pub(crate) use client::{Client, JSON, OCTETS, padded, request};
 pub(crate) use description::{Description, description};
 pub(crate) use hunt::{chunked, is_uniform, rounds, seed};

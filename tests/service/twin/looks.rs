@@ -193,6 +193,11 @@ impl Hunt {
         tags
     }
 
+    /// The blocks that no class holds.
+    fn objects(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().filter(|block| block.actual() > CLASSES[CLASSES.len() - 1])
+    }
+
     fn used(&self, class: u64) -> usize {
         self.blocks.iter().filter(|block| block.actual() == class).count()
     }
@@ -219,8 +224,15 @@ impl Hunt {
             assert_eq!(number("total"), number("used") + number("free"), "{slab}");
             held += number("total") * class;
         }
-        assert_eq!(memory["pool_size_bytes"], held);
-        assert!(held <= LIMIT_BYTES);
+        let of_objects = self.objects().map(Block::actual).sum::<u64>();
+        let large = &stats["large_objects"];
+        assert_eq!(
+            (&large["objects"], &large["bytes"]),
+            (&json!(self.objects().count()), &json!(of_objects))
+        );
+        held += of_objects + large["free_bytes"].as_u64().expect("a number");
+        let pool_size = memory["pool_size_bytes"].as_u64().expect("a number");
+        assert!(held <= pool_size && pool_size <= LIMIT_BYTES, "what lacks is being zeroed: {stats}");
         let tags: Vec<Value> = self.tags().into_iter().map(|(tag, (allocations, bytes))| {
             let budget = (tag == BUDGET.0).then_some(BUDGET.1);
             json!({ "tag": tag, "allocations": allocations, "allocated_bytes": bytes, "budget_bytes": budget })
