@@ -4,7 +4,7 @@
 //! anything of it. What it had is given back after that, outside of the lock.
 
 use super::directory::RUN_MEMBERS;
-use super::members::{Members, Run};
+use super::members::{Member, Members, Run};
 use super::space::Chunk;
 use super::tree::{Node, Tree};
 use super::{Arena, ArenaError, ArenaFreed, ArenaState, Keep};
@@ -254,11 +254,11 @@ impl Local {
         self.uncount_members(before, &node.members);
         kept_bytes += node.members.actual_bytes;
         let own_ended = before.0 - node.members.live;
-        node.members.iter().for_each(|member| node.space.keep(&member.range()));
+        node.space.keep(node.members.iter().map(Member::range));
         let chunks = node.space.take_unkept();
         self.uncount_chunks(&chunks);
         ended.into_iter().for_each(|range| node.space.zero(self.heap(), range));
-        let created = |member: Option<&super::members::Member>| member.expect("some are kept").created;
+        let created = |member: Option<&Member>| member.expect("some are kept").created;
         let span = (created(node.members.iter().next()), created(node.members.iter().last()));
         (node.kept, node.deadline) = (Some(span), None);
         let mut own = Remains { chunks, runs, ended: own_ended, tag: node.tag, ..Remains::default() };
