@@ -309,11 +309,10 @@ impl Local {
         if self.is_closed() {
             return Err(AllocateError::from(Unavailable).into());
         }
-        self.page_shape_for(size_bytes)?; // it could be had at all
+        self.page_shape_for(size_bytes)?; // what can never be had is not waited for
         if size_bytes > MEMBER_BYTES_MAX {
             return self.allocate_attached(id, size_bytes, wait, now).await;
         }
-        self.page_shape_for(size_bytes)?; // what can never be had is not waited for
         let (began, mut now) = (now, now);
         let mut entry = EntryClaim { local: self, is_taken: false };
         loop {
