@@ -6,7 +6,7 @@
 
 use bumpalo::Bump;
 use maas::memory::{Arena, ArenaConfig, Block, Config, Heap};
-use maas_benches::contenders::{Blocks, JEMALLOC, MIMALLOC, Peer, Touch};
+use maas_benches::contenders::{Blocks, JEMALLOC, MIMALLOC, Peer, SYSTEM, Touch};
 use maas_benches::rounds::{Spread, digits};
 use maas_benches::workloads::{SEED, heap};
 use std::alloc::{GlobalAlloc, Layout};
@@ -247,6 +247,7 @@ fn pieces(run: &Run) {
             peer(&MIMALLOC, PIECES, size, false),
             peer(&MIMALLOC, PIECES, size, true),
             peer(&JEMALLOC, PIECES, size, false),
+            peer(&SYSTEM, PIECES, size, false),
             blocks(&heap, PIECES, size),
         ];
         alternate(&mut contenders, run.rounds);

@@ -27,7 +27,8 @@ impl Heap {
     /// ```
     ///
     /// # Errors
-    /// [`BlockError`] where the limit is smaller than the block, and where [`Heap::allocate`] refuses.
+    /// [`BlockError`] where the limit is smaller than the block, and where [`Heap::allocate`] refuses. Above the largest class
+    /// also [`AllocateError::System`] where no free range of addresses is as long; there are twice as many as the limit.
     #[inline(always)] // see `Block::new`
     pub fn block(&self, size_bytes: u64) -> Result<Block<'_>, BlockError> {
         Block::new(HeapRef::Borrowed(self), size_bytes)

@@ -1,7 +1,8 @@
 //! Starting and stopping: what runs is finished, whoever comes is told, and the exit code says how it went.
 
-use crate::support::{Client, JSON, Mode, Server, TestPeer, request, wait_until};
+use crate::support::{Client, JSON, Mode, Server, TestPeer, path_of, request, wait_until};
 use rustix::process::Signal;
+use serde_json::json;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,25 @@ fn two_hundred_silent_half_and_slow_clients_do_not_hold_up_the_end() {
         }
         assert_eq!(client.rest(), "");
     }
+}
+
+#[test]
+fn while_it_stops_arenas_take_nothing_new_and_can_be_ended() {
+    let mut server = Server::start();
+    let [kept, lost] = [0, 1].map(|_| server.arena(&json!({ "profile": "tiny" })));
+    let member = server.member(&kept, 100);
+    let mut running = half_a_body(&server);
+    server.signal(Signal::TERM);
+    server.wait_for_log("draining connections");
+    server.call("POST", "/arenas", &[], "").is_problem(503, "stopping");
+    server.post_member(&kept, 1).is_problem(503, "stopping");
+    assert_eq!(server.arena_now(&kept)["allocations"], 1);
+    assert_eq!(server.commit_keeping(&kept, &json!(true)).status, 200);
+    assert_eq!(server.tell_arena(&lost, "rollback").status, 200);
+    assert_eq!(server.get(&path_of(&member)).status, 200);
+    running.send("}");
+    assert_eq!(running.answer("POST", "/allocate").status, 201);
+    assert_eq!(server.exit_code(), 0);
 }
 
 #[test]

@@ -66,3 +66,73 @@ pub(crate) fn arena_refused(
         }
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::pool::{AllocateError, ArenaState, Unavailable};
+
+    #[test]
+    fn each_error_has_its_code_and_each_refusal_says_who_refused() {
+        let id = "20000000-0000-8000-8000-000000000000".parse().expect("an id");
+        let allocation = "00000000-0000-8000-8000-000000000000".parse().expect("an id");
+        let exhausted =
+            ArenaAllocateError::Exhausted { id, requested_bytes: 112, used_bytes: 900, limit_bytes: 1000 };
+        let full = crate::memory::AllocateError::Exhausted {
+            requested_bytes: 4096,
+            in_use_bytes: 9000,
+            limit_bytes: 10_240,
+        };
+        for (error, code, detail, by) in [
+            (ArenaError::NotFound(id).into(), Code::NotFound, "no arena with the id 2000", None),
+            (
+                ArenaError::Ended { id, state: ArenaState::RolledBack }.into(),
+                Code::ArenaEnded,
+                "its state is rolled_back",
+                None,
+            ),
+            (ArenaError::KeepInChild(id).into(), Code::InvalidField, "has a parent", None),
+            (
+                ArenaError::NotAMember { id, allocation }.into(),
+                Code::InvalidField,
+                "keep names 00000000-0000-8000-8000-000000000000",
+                None,
+            ),
+            (exhausted, Code::ArenaExhausted, "900 of the 1000 of the arena 2000", Some("arena")),
+            (ArenaAllocateError::TooDeep { depth_max: 16 }, Code::InvalidField, "16 arenas deep", None),
+            (
+                ArenaAllocateError::TooManyArenas { arenas_max: 16_384 },
+                Code::TableFull,
+                "16384 arenas are open",
+                Some("arenas"),
+            ),
+            (
+                ArenaAllocateError::EstimateTooLarge { estimate_bytes: 2000, limit_bytes: 1000 },
+                Code::SizeTooLarge,
+                "estimated_size_bytes is 2000, more than the 1000",
+                None,
+            ),
+            (
+                ArenaAllocateError::Allocate(full.into()),
+                Code::PoolExhausted,
+                "an arena was asked for, which takes 4096 at first, but 9000 of 10240",
+                Some("pool"),
+            ),
+            (
+                ArenaAllocateError::Allocate(AllocateError::Unavailable(Unavailable)),
+                Code::Stopping,
+                "stopping",
+                Some("stopping"),
+            ),
+        ] {
+            let who = std::cell::Cell::new(None);
+            let refusal = |numbers: Option<(u64, u64)>, by| {
+                who.set(Some(by));
+                Refusal::new(None, numbers.unwrap_or_default(), Some, by)
+            };
+            let problem = arena_refused(&error, Asked::Arena, &refusal);
+            assert_eq!((problem.code, who.get()), (code, by), "{error}");
+            assert!(problem.detail.contains(detail), "{}", problem.detail);
+        }
+    }
+}

@@ -118,11 +118,14 @@ impl<'h> Bump<'h> {
     #[inline(always)]
     pub(in crate::memory) fn take(&self, bytes: usize) -> Option<&mut [u8]> {
         let at = self.at.get();
-        if bytes > self.end.get().since(at) {
+        let room = self.end.get().since(at);
+        if bytes > room {
             return None;
         }
-        let whole = bytes.next_multiple_of(PIECE_ALIGN_BYTES); // no more than there is: that is such a multiple too
-        // SAFETY: so many bytes lie between `at` and `end`, by the line above, and so in the open chunk; or it is none.
+        let whole = bytes.next_multiple_of(PIECE_ALIGN_BYTES);
+        debug_assert!(whole <= room, "the room is such a multiple too: see `at`");
+        // SAFETY: so many bytes lie between `at` and `end`, by the lines above, and so in the open chunk; or it is none at
+        // all.
         self.at.set(Place(unsafe { at.0.add(whole) }));
         // SAFETY: they belong to a slab that was claimed, and so committed, and that is initialised, all zeros. Its one
         // `OwnedSlab` is in `chunks` until somebody has `self` mutably or for good, and so longer than the slice; nobody else

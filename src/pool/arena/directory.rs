@@ -32,10 +32,13 @@ enum Word {
     Free(u32),
 }
 
+/// Made when the first of its runs is.
+type Chunk = OnceLock<Box<[Mutex<Word>]>>;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Directory {
-    chunks: Box<[OnceLock<Box<[Mutex<Word>]>>]>,
+    chunks: Box<[Chunk]>,
     free: Mutex<FreeRuns>,
 }
 
@@ -59,7 +62,7 @@ impl Default for Directory {
 impl Directory {
     /// What the directory costs at most.
     pub(super) const BYTES_MAX: u64 = RUNS_MAX as u64 * size_of::<Mutex<Word>>() as u64
-        + (RUNS_MAX / CHUNK_RUNS) as u64 * size_of::<OnceLock<Box<[Mutex<Word>]>>>() as u64;
+        + (RUNS_MAX / CHUNK_RUNS) as u64 * size_of::<Chunk>() as u64;
 
     fn word(&self, run: u32) -> Option<&Mutex<Word>> {
         let chunk = self.chunks.get((run / CHUNK_RUNS) as usize)?.get()?;
@@ -108,8 +111,8 @@ impl Directory {
     /// Bytes of what was made so far.
     pub(super) fn metadata_bytes(&self) -> u64 {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
-        let bytes = chunks * CHUNK_RUNS as usize * size_of::<Mutex<Word>>()
-            + self.chunks.len() * size_of::<OnceLock<Box<[Mutex<Word>]>>>();
+        let bytes =
+            chunks * CHUNK_RUNS as usize * size_of::<Mutex<Word>>() + self.chunks.len() * size_of::<Chunk>();
         bytes as u64
     }
 }

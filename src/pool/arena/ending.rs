@@ -4,7 +4,7 @@
 //! anything of it. What it had is given back after that, outside of the lock.
 
 use super::directory::RUN_MEMBERS;
-use super::members::{Members, Run};
+use super::members::{Member, Members, Run};
 use super::space::Chunk;
 use super::tree::{Node, Tree};
 use super::{Arena, ArenaError, ArenaFreed, ArenaState, Keep};
@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 
 /// Arenas ended in one slice of expiry.
 const SLICE_ARENAS: usize = 8;
+
+/// Members with blocks of their own that are ended in one slice: a microsecond each at worst.
+const SLICE_ATTACHED: usize = 256;
 
 /// What an arena had, on its way back.
 #[derive(Debug, Default)]
@@ -78,15 +81,19 @@ impl Local {
         })
     }
 
-    pub(in crate::pool) fn rollback_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
+    pub(in crate::pool) async fn rollback_arena(
+        &self,
+        id: ArenaId,
+        now: Now,
+    ) -> Result<ArenaFreed, ArenaError> {
         let (freed_bytes, remains) = self.with_open(id, now, |_, tree, number| {
             (tree.nodes[&number].used_bytes, self.take_out(tree, number, ArenaState::RolledBack, now))
         })?;
-        let freed_allocations = self.give_back_remains(remains, now);
+        let freed_allocations = self.give_back_in_slices(remains, now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::RolledBack })
     }
 
-    pub(in crate::pool) fn commit_arena(
+    pub(in crate::pool) async fn commit_arena(
         &self,
         id: ArenaId,
         keep: &Keep,
@@ -112,11 +119,11 @@ impl Local {
             let (kept_bytes, remains) = self.take_out_but(tree, number, &kept, now);
             Ok((used_bytes - kept_bytes, remains))
         })??;
-        let freed_allocations = self.give_back_remains(remains, now);
+        let freed_allocations = self.give_back_in_slices(remains, now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::Committed })
     }
 
-    pub(in crate::pool) fn reset_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
+    pub(in crate::pool) async fn reset_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
         let (freed_bytes, remains) = self.with_open(id, now, |_, tree, number| {
             let used_bytes = tree.nodes[&number].used_bytes;
             let mut remains = self.take_out_children(tree, number, now);
@@ -132,7 +139,7 @@ impl Local {
             self.arenas().index().counts.resets += 1;
             (used_bytes, remains)
         })?;
-        let freed_allocations = self.give_back_remains(remains, now);
+        let freed_allocations = self.give_back_in_slices(remains, now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::Open })
     }
 
@@ -247,11 +254,11 @@ impl Local {
         self.uncount_members(before, &node.members);
         kept_bytes += node.members.actual_bytes;
         let own_ended = before.0 - node.members.live;
-        node.members.iter().for_each(|member| node.space.keep(&member.range()));
+        node.space.keep(node.members.iter().map(Member::range));
         let chunks = node.space.take_unkept();
         self.uncount_chunks(&chunks);
         ended.into_iter().for_each(|range| node.space.zero(self.heap(), range));
-        let created = |member: Option<&super::members::Member>| member.expect("some are kept").created;
+        let created = |member: Option<&Member>| member.expect("some are kept").created;
         let span = (created(node.members.iter().next()), created(node.members.iter().last()));
         (node.kept, node.deadline) = (Some(span), None);
         let mut own = Remains { chunks, runs, ended: own_ended, tag: node.tag, ..Remains::default() };
@@ -285,18 +292,27 @@ impl Local {
         bytes
     }
 
-    /// Gives back what arenas had, and says how many allocations ended with them.
-    fn give_back_remains(&self, remains: Vec<Remains>, now: Now) -> u64 {
-        let mut ended = 0;
+    /// Gives back what arenas had, a slice at a time, and says how many allocations ended with them. Their members with
+    /// blocks of their own are ended here, or, where this is dropped, by whoever ends what leases ended.
+    async fn give_back_in_slices(&self, remains: Vec<Remains>, now: Now) -> u64 {
+        let (mut ended, attached) = self.give_back_remains(remains);
+        let mut leaving = Leaving { local: self, attached };
+        loop {
+            ended += self.end_attached(&mut leaving.attached, now);
+            if leaving.attached.is_empty() {
+                return ended;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Gives back what arenas had but for their members with blocks of their own, which it returns, and says how many others
+    /// ended with them.
+    fn give_back_remains(&self, remains: Vec<Remains>) -> (u64, Vec<(u32, Key)>) {
+        let (mut ended, mut attached) = (0, Vec::new());
         for own in remains {
             ended += own.ended;
-            for (index, key) in own.attached {
-                let entry = self.table().used(index).lock();
-                if let Some(record) = entry.read().filter(|record| record.key == key) {
-                    self.end(index, entry, &record, now);
-                    ended += 1;
-                }
-            }
+            attached.extend(own.attached);
             self.give_back_runs(own.runs);
             if let Some(tag) = own.tag {
                 self.tags().end_members(tag, own.ended);
@@ -310,7 +326,18 @@ impl Local {
             self.free_chunks(own.chunks);
         }
         self.room_freed(); // what others wait for may have been no memory
-        ended
+        (ended, attached)
+    }
+
+    /// Ends a slice of these, whose arenas have ended, and says how many were still live.
+    fn end_attached(&self, attached: &mut Vec<(u32, Key)>, now: Now) -> u64 {
+        let slice = attached.split_off(attached.len().saturating_sub(SLICE_ATTACHED));
+        let end = |(index, key): (u32, Key)| {
+            let entry = self.table().used(index).lock();
+            let record = entry.read().filter(|record| record.key == key);
+            record.map(|record| self.end(index, entry, &record, now))
+        };
+        slice.into_iter().filter_map(end).count() as u64
     }
 
     pub(super) fn give_back_runs(&self, runs: Vec<Run>) {
@@ -326,6 +353,7 @@ impl Local {
     }
 
     /// Ends the arena of that number if its lease is over at `now`, and says how many allocations ended with it.
+    /// Those beyond a slice are left for [`Local::end_one_due`].
     fn end_if_over(&self, number: u32, now: Now) -> Option<u64> {
         let family = self.arenas().family(number)?;
         let remains = {
@@ -334,13 +362,24 @@ impl Local {
             let is_over = node.kept.is_none() && node.deadline.is_some_and(|deadline| deadline <= now);
             is_over.then(|| self.take_out(&mut tree, number, ArenaState::Expired, now))
         };
-        Some(self.give_back_remains(remains?, now))
+        let (ended, attached) = self.give_back_remains(remains?);
+        let mut leaving = Leaving { local: self, attached };
+        Some(ended + self.end_attached(&mut leaving.attached, now))
     }
 
-    /// Ends one arena whose lease is over, if there is any, and says how many allocations ended with it.
+    /// Ends one arena whose lease is over, or a slice of what such arenas had, if there is any, and says how many allocations
+    /// ended.
     pub(in crate::pool) fn end_one_due(&self, now: Now) -> Option<u64> {
         // Held until what it had is given back: whoever finds nothing left to end finds its memory free too.
         let _reaping = self.reaping.lock();
+        let mut leaving = {
+            let mut all = self.arenas().leaving.lock();
+            let rest = all.len().saturating_sub(SLICE_ATTACHED);
+            all.split_off(rest)
+        };
+        if !leaving.is_empty() {
+            return Some(self.end_attached(&mut leaving, now));
+        }
         loop {
             // Another may have ended it, or renewed it, by then: under the family's lock, so that it is here no more.
             let number = self.arenas().index().due(now)?;
@@ -357,9 +396,26 @@ impl Local {
             let Some(ended) = self.end_one_due(now) else { break };
             expired.ended += usize::try_from(ended).unwrap_or(usize::MAX);
         }
+        let is_left = !self.arenas().leaving.lock().is_empty();
         let index = self.arenas().index();
-        expired.more = index.due(now).is_some();
-        expired.leases = !index.leases.is_empty();
+        expired.more = is_left || index.due(now).is_some();
+        expired.leases = is_left || !index.leases.is_empty();
         expired
+    }
+}
+
+/// Members with blocks of their own whose arenas have ended. Dropped, they are left for whoever ends what leases ended.
+#[derive(Debug)]
+struct Leaving<'a> {
+    local: &'a Local,
+    attached: Vec<(u32, Key)>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if !self.attached.is_empty() {
+            self.local.arenas().leaving.lock().append(&mut self.attached);
+            self.local.leases_begun.notify_one();
+        }
     }
 }

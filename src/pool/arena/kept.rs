@@ -25,6 +25,11 @@ fn level((first, last): (u64, u64)) -> usize {
     (u64::BITS - (last - first).leading_zeros()) as usize
 }
 
+/// What the last of a span is after the first, at most, in that level.
+fn longest(level: usize) -> u64 {
+    u64::MAX.checked_shr(u64::BITS - u32::try_from(level).expect("there are 65")).unwrap_or(0)
+}
+
 impl Kept {
     /// The arena of that number left members that were made in that span, its ends included.
     pub(super) fn insert(&mut self, number: u32, span: (u64, u64)) {
@@ -41,8 +46,7 @@ impl Kept {
     pub(super) fn after(&self, created: u64, count_max: usize) -> (Vec<u32>, Option<u64>) {
         let (mut found, mut end) = (Vec::new(), None);
         for (level, spans) in self.levels.iter().enumerate() {
-            let longest = 1_u64.checked_shl(level as u32).map_or(u64::MAX, |length| length - 1);
-            let (mut count, from) = (0, created.saturating_sub(longest));
+            let (mut count, from) = (0, created.saturating_sub(longest(level)));
             for ((first, number), last) in spans.range((from, 0)..) {
                 if *last <= created {
                     continue;
@@ -70,6 +74,15 @@ impl Kept {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_level_holds_what_is_no_longer_than_it_says() {
+        for (span, level_of, longest_of) in
+            [(0, 0, 0), (1, 1, 1), (2, 2, 3), (3, 2, 3), (4, 3, 7), (u64::MAX, 64, u64::MAX)]
+        {
+            assert_eq!((level((0, span)), longest(level_of)), (level_of, longest_of));
+        }
+    }
 
     proptest! {
         #[test]

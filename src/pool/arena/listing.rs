@@ -11,7 +11,8 @@ use crate::slot::SLOTS_MAX;
 use std::ops::Bound;
 
 /// The lane of the arena of number 0: behind those of slots.
-const FIRST_LANE: u32 = SLOTS_MAX as u32;
+const FIRST_LANE: u32 = 256;
+const _: () = assert!(FIRST_LANE as usize == SLOTS_MAX);
 
 /// Members that come after a place.
 #[derive(Debug, Default)]

@@ -204,7 +204,7 @@ impl Local {
         let its_tag = hold.as_ref().map(|hold| self.hold_tag(hold.tag));
         let least_bytes = memory::page_size().min(draft.initial_bytes);
         let (fresh, now) = self.take_chunks(least_bytes, draft.initial_bytes, hold, wait, now).await?;
-        if self.arenas().index().open.len() >= ARENAS_MAX {
+        if self.arenas().index().open.len() >= ARENAS_MAX as usize {
             while self.end_one_due(now).is_some() {}
         }
         let lease = request.lease.map(|lease| now.after(lease));
@@ -262,7 +262,7 @@ impl Local {
             let begins_leases = deadline.is_some() && index.leases.is_empty();
             let entered = index.enter(draft.profile, deadline, now);
             let (number, created) =
-                entered.ok_or(ArenaAllocateError::TooManyArenas { arenas_max: ARENAS_MAX })?;
+                entered.ok_or(ArenaAllocateError::TooManyArenas { arenas_max: ARENAS_MAX as usize })?;
             // Before anybody finds it in the index, who then waits for the family's lock.
             self.arenas().place(number, family);
             if begins_leases {
@@ -309,10 +309,10 @@ impl Local {
         if self.is_closed() {
             return Err(AllocateError::from(Unavailable).into());
         }
+        self.page_shape_for(size_bytes)?; // what can never be had is not waited for
         if size_bytes > MEMBER_BYTES_MAX {
             return self.allocate_attached(id, size_bytes, wait, now).await;
         }
-        self.page_shape_for(size_bytes)?; // what can never be had is not waited for
         let (began, mut now) = (now, now);
         let mut entry = EntryClaim { local: self, is_taken: false };
         loop {

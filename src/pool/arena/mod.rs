@@ -240,7 +240,7 @@ impl Pool {
     /// [`ArenaError`] where it is not open.
     pub async fn reset_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.reset_arena(id, now)
+        local.reset_arena(id, now).await
     }
 
     /// Ends an arena with all its members, except for those that are kept, and all arenas in it.
@@ -249,7 +249,7 @@ impl Pool {
     /// [`ArenaError`]; nothing was changed then.
     pub async fn commit_arena(&self, id: ArenaId, keep: &Keep, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.commit_arena(id, keep, now)
+        local.commit_arena(id, keep, now).await
     }
 
     /// Ends an arena with all its members, and all arenas in it.
@@ -258,7 +258,7 @@ impl Pool {
     /// [`ArenaError`] where it is not open.
     pub async fn rollback_arena(&self, id: ArenaId, now: Now) -> Result<ArenaFreed, ArenaError> {
         let Engine::Local(local) = &self.engine;
-        local.rollback_arena(id, now)
+        local.rollback_arena(id, now).await
     }
 
     /// The largest member that so many bytes leave room for, of an arena's limit and of the pool; none where even the

@@ -3,13 +3,15 @@
 //! Locks are taken in this order: a family's, the index, a cell or the directory. Nobody takes a family's lock who holds
 //! an entry's, a slot's, or the index.
 
-use super::directory::{Directory, RUNS_MAX};
+use super::directory::{Directory, RUN_MEMBERS, RUNS_MAX};
 use super::kept::Kept;
 use super::learned::Learned;
+use super::members::{Member, Run};
 use super::tree::{Family, Node};
 use super::{Arena, ArenaState, ArenaStats, Profile};
 use crate::clock::Now;
-use crate::pool::id::ArenaId;
+use crate::memory::page_size;
+use crate::pool::id::{ArenaId, Key};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +19,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Arenas open at once, at most.
-pub(super) const ARENAS_MAX: usize = 16_384;
+pub(super) const ARENAS_MAX: u32 = 16_384;
 /// Numbers of arenas there are: of those that are open, and of those that left at least one run of members.
-const NUMBERS_MAX: u32 = ARENAS_MAX as u32 + RUNS_MAX;
+const NUMBERS_MAX: u32 = ARENAS_MAX + RUNS_MAX;
 /// Cells that are made at a time.
 const CHUNK_CELLS: u32 = 1024;
 /// How long it is known how an arena ended, and of how many at most.
@@ -36,6 +38,9 @@ pub(in crate::pool) struct Arenas {
     pub(super) directory: Directory,
     index: Mutex<Index>,
     pub(super) totals: Totals,
+    /// Entries of the table, with their keys, that were members of arenas which have ended: still to be ended themselves.
+    /// Nobody finds them any more.
+    pub(super) leaving: Mutex<Vec<(u32, Key)>>,
 }
 
 /// What changes with every member. Only counts: nobody decides by them.
@@ -89,16 +94,23 @@ impl Default for Arenas {
             directory: Directory::default(),
             index: Mutex::default(),
             totals: Totals::default(),
+            leaving: Mutex::default(),
         }
     }
 }
 
 impl Arenas {
-    /// What all of this costs at most, without members, of which each has an entry of the table.
-    pub(in crate::pool) const METADATA_BYTES_MAX: u64 = Directory::BYTES_MAX
-        + NUMBERS_MAX as u64 * (size_of::<Cell>() + size_of::<(u32, Node)>() + size_of::<Family>()) as u64
-        + 2 * (ENDED_MAX * size_of::<(ArenaId, Arena, Now)>()) as u64
-        + Learned::BYTES_MAX;
+    /// What all of this costs at most in a pool of that size, without members, of which each has an entry of the table.
+    pub(in crate::pool) fn metadata_bytes_max(pool_bytes: u64) -> u64 {
+        // One that is open has a page at least, and so has one of which something was kept.
+        let most = u64::from(NUMBERS_MAX).min(pool_bytes / page_size());
+        let of_arena = size_of::<Cell>() + size_of::<(u32, Node)>() + size_of::<Family>();
+        let of_run = size_of::<Run>() + RUN_MEMBERS as usize * size_of::<Member>();
+        let ended = 2 * ENDED_MAX * size_of::<(ArenaId, Arena, Now)>();
+        // The last run of one that is open may have more room than members.
+        let runs = most.min(u64::from(ARENAS_MAX)) * of_run as u64;
+        Directory::BYTES_MAX + most * of_arena as u64 + runs + ended as u64 + Learned::BYTES_MAX
+    }
 
     fn cell(&self, number: u32) -> Option<&Cell> {
         let cells = self.cells.get((number / CHUNK_CELLS) as usize)?.get()?;
@@ -182,6 +194,7 @@ impl Arenas {
         assert!((0..index.fresh).all(|number| self.family(number).is_none()));
         assert_eq!(self.totals.record_bytes.load(Ordering::Relaxed), 0);
         assert_eq!(self.totals.attached.load(Ordering::Relaxed), 0);
+        assert!(self.leaving.lock().is_empty());
         self.directory.check_empty();
     }
 }
@@ -189,7 +202,7 @@ impl Arenas {
 impl Index {
     /// A number and a creation time for an arena made at `now`; none where as many are open as can be.
     pub(super) fn enter(&mut self, profile: Profile, deadline: Option<Now>, now: Now) -> Option<(u32, Now)> {
-        if self.open.len() >= ARENAS_MAX {
+        if self.open.len() >= ARENAS_MAX as usize {
             return None;
         }
         let number = self.free.pop().unwrap_or_else(|| {

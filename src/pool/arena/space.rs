@@ -159,9 +159,16 @@ impl Space {
         others
     }
 
-    /// A member keeps the chunks that a range of places lies in.
-    pub(super) fn keep(&mut self, range: &Range<u64>) {
-        self.chunks_of(range).iter_mut().for_each(|chunk| chunk.keepers += 1);
+    /// Members, in the order of their places, keep the chunks that they lie in.
+    pub(super) fn keep(&mut self, ranges: impl Iterator<Item = Range<u64>>) {
+        let mut first = 0;
+        for range in ranges {
+            while self.chunks[first].end() <= range.start {
+                first += 1;
+            }
+            let its_own = self.chunks[first..].iter_mut().take_while(|chunk| chunk.start < range.end);
+            its_own.for_each(|chunk| chunk.keepers += 1);
+        }
     }
 
     /// A member that kept them ends.
@@ -228,8 +235,7 @@ mod tests {
         (0..3).for_each(|_| space.add(chunk(&heap, 1024)));
         let [low, across, high] = [space.take(16), space.take(2000), space.take(1000)];
         space.write(&heap, high, &[9; 1000]);
-        space.keep(&(across..across + 2000));
-        space.keep(&(high..high + 1000));
+        space.keep([across..across + 2000, high..high + 1000].into_iter());
         assert_eq!((low, space.take_unkept().len()), (0, 0));
         space.end_keeping(&(across..across + 2000));
         let unkept = space.take_unkept();

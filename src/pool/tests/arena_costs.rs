@@ -13,7 +13,7 @@ fn with_many(is_written: bool) -> (Pool, ArenaId) {
     let before = at_once(pool.stats()).metadata_bytes;
     let size = ArenaSize::Estimate(MEMBERS * MEMBER_BYTES);
     let arena = create(&pool, &ArenaRequest { size, ..arena_request() }, Now(1)).expect("there is room").id;
-    let body = [Bytes::from_static(&[7; MEMBER_BYTES as usize])];
+    let body = [Bytes::from(vec![7; usize::try_from(MEMBER_BYTES).expect("small")])];
     for _ in 0..MEMBERS {
         let made = member(&pool, arena, MEMBER_BYTES, Now(2)).expect("there is room");
         if is_written {
@@ -52,6 +52,53 @@ fn a_hundred_thousand_small_members_cost_little_more_than_their_bytes_and_end_at
         let bound =
             if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_millis(5) };
         assert!(times[1] <= bound, "ended in {:?}", times[1]);
+    }
+}
+
+#[test]
+fn keeping_a_hundred_thousand_members_and_freeing_them_leaves_nothing() {
+    let (pool, arena) = with_many(true);
+    let began = Instant::now();
+    let freed = at_once(pool.commit_arena(arena, &Keep::All, Now(4))).expect("it is open");
+    println!("kept in {:?}", began.elapsed());
+    assert_eq!((freed.freed_allocations, freed.freed_bytes), (0, 0));
+    let kept = list_all(&pool, 1000, Now(5));
+    assert_eq!(kept.len() as u64, MEMBERS);
+    for ids in kept.chunks(1000) {
+        assert!(at_once(pool.free_batch(ids, Now(6))).is_empty());
+    }
+    check_empty(&pool);
+}
+
+#[test]
+fn an_arena_of_many_large_members_ends_in_slices_and_where_nobody_waits_for_it_all_the_same() {
+    const LARGE: u64 = 20_000;
+    let pool = pool(64 << 20, &[1024], &Config { max_allocations: Some(10_000), ..Config::default() });
+    let huge = ArenaRequest { size: ArenaSize::Profile(Profile::Huge), ..arena_request() };
+    for is_dropped in [false, true] {
+        let arena = create(&pool, &huge, Now(1)).expect("there is room").id;
+        let made: Vec<_> =
+            (0..1000).map(|_| member(&pool, arena, LARGE, Now(2)).expect("there is room").id).collect();
+        let mut call = Box::pin(pool.rollback_arena(arena, Now(3)));
+        let mut polls = 0;
+        let mut poll = || {
+            polls += 1;
+            call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        assert!(poll().is_pending(), "a slice is not all of it");
+        assert!(made.iter().all(|id| at_once(pool.get(*id, Now(3))).is_err()), "no half of it is seen");
+        if is_dropped {
+            drop(call);
+            while pool.expire(Now(4)).more {}
+        } else {
+            let freed = loop {
+                if let Poll::Ready(freed) = poll() {
+                    break freed.expect("it is open");
+                }
+            };
+            assert_eq!((freed.freed_allocations, polls), (1000, 4));
+        }
+        check_empty(&pool);
     }
 }
 

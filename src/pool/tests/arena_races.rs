@@ -39,10 +39,14 @@ async fn step(pool: &Pool, known: &Known, random: &mut fastrand::Rng) {
             let size = ArenaSize::Profile(Profile::Tiny);
             let wanted = ArenaRequest { size, parent, lease, tag, ..arena_request() };
             if let Ok(made) = pool.create_arena(&wanted, Duration::ZERO, now).await {
-                let mut arenas = known.arenas.lock();
-                arenas.push(made.id);
-                if arenas.len() > 12 {
-                    arenas.swap_remove(0); // it is forgotten: what it lies in, or its lease, or the end, ends it
+                let surplus = {
+                    let mut arenas = known.arenas.lock();
+                    arenas.push(made.id);
+                    (arenas.len() > 12).then(|| arenas.swap_remove(random.usize(0..12)))
+                };
+                // Else it is forgotten: what it lies in ends it, or its lease.
+                if let Some(surplus) = surplus.filter(|_| lease.is_none() || random.bool()) {
+                    let _ = pool.rollback_arena(surplus, now).await;
                 }
             }
         }

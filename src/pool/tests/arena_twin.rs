@@ -1,8 +1,11 @@
-//! Arenas and plain allocations against a naive twin: random calls, and after each the pool says what two lists say.
+//! Arenas, large objects and plain allocations against a naive twin, with compaction: random calls, and after each the
+//! pool says what two lists say.
 
 use super::arenas::{check_empty, content, create, member, replace};
 use super::*;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::cell::Cell;
 
 const LIMIT: u64 = 400_000;
 const ENTRIES: u32 = 60;
@@ -10,13 +13,24 @@ const BUDGET: u64 = 60_000;
 const PAGE: u64 = 4096;
 const MS: u64 = 1_000_000;
 const TAG: &str = "cache";
+/// Two of them share pages, so that slabs are moved; what is larger is a large object.
+const CLASSES: [u64; 3] = [1000, 3000, 8192];
+const READERS_MAX: usize = 8;
 
 #[derive(Debug, Clone)]
 enum Action {
-    Create { parent: Option<usize>, limit: Option<u64>, lease: Option<u64>, tagged: bool, size: ArenaSize },
+    Create {
+        parent: Option<usize>,
+        limit: Option<u64>,
+        lease: Option<u64>,
+        tagged: bool,
+        size: ArenaSize,
+    },
     Member(usize, u64),
     Plain(u64),
     Write(usize, u8, u64),
+    Read(usize),
+    EndRead,
     Free(usize),
     Reset(usize),
     Rollback(usize),
@@ -26,6 +40,8 @@ enum Action {
     Renew(usize, u64),
     Pass(u64),
     Expire,
+    /// What lies idle goes back, and what can be moved is moved.
+    Squeeze,
     List(usize, bool),
     Check,
 }
@@ -49,8 +65,10 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => create.prop_map(|(parent, limit, lease, tagged, size)| Action::Create { parent, limit, lease, tagged, size }),
         10 => (any_place(), prop_oneof![5 => 1_u64..3000, 1 => 3000_u64..60_000]).prop_map(|(at, size)| Action::Member(at, size)),
-        2 => (1_u64..20_000).prop_map(Action::Plain),
+        4 => prop_oneof![2 => 1_u64..1000, 2 => 1000_u64..9000, 1 => 9000_u64..80_000].prop_map(Action::Plain),
         5 => (any_place(), 1_u8.., 1_u64..20_000).prop_map(|(at, byte, length)| Action::Write(at, byte, length)),
+        2 => any_place().prop_map(Action::Read),
+        2 => Just(Action::EndRead),
         4 => any_place().prop_map(Action::Free),
         1 => any_place().prop_map(Action::Reset),
         1 => any_place().prop_map(Action::Rollback),
@@ -60,6 +78,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (any_place(), 1..500 * MS).prop_map(|(at, lease)| Action::Renew(at, lease)),
         2 => (0..100 * MS).prop_map(Action::Pass),
         1 => Just(Action::Expire),
+        1 => Just(Action::Squeeze),
         2 => (1_usize..8, any_flag()).prop_map(|(limit, tagged)| Action::List(limit, tagged)),
         2 => Just(Action::Check),
     ]
@@ -85,6 +104,8 @@ struct Twin {
     arenas: Vec<ArenaTwin>,
     /// Live allocations of every kind, in creation order.
     members: Vec<Member>,
+    /// Reads that go on, and what they must come to.
+    readers: Vec<(AllocationId, Content, Vec<u8>)>,
     now: Now,
 }
 
@@ -159,6 +180,11 @@ impl Twin {
 /// What a member takes.
 fn actual(size: u64) -> u64 {
     if size <= 16 << 10 { size.next_multiple_of(16) } else { size.next_multiple_of(PAGE) }
+}
+
+/// What a block of its own takes.
+fn actual_plain(size: u64) -> u64 {
+    CLASSES.into_iter().find(|class| size <= *class).unwrap_or(size.next_multiple_of(PAGE))
 }
 
 fn check(pool: &Pool, twin: &Twin) -> Result<(), TestCaseError> {
@@ -266,15 +292,24 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
                 Err(error) => prop_assert!(false, "{}", error),
             }
         }
-        Action::Plain(size) => {
-            if let Ok(made) = allocate(pool, size, now) {
+        Action::Plain(size) => match allocate(pool, size, now) {
+            Ok(made) => {
+                prop_assert_eq!(made.actual_size_bytes, actual_plain(size));
                 let content = vec![0; usize::try_from(size).expect("small")];
                 twin.members.push(Member { made, content, writes: 0 });
             }
-        }
+            Err(AllocateError::Memory(_)) => {
+                prop_assert!(at_once(pool.stats()).heap.in_use_bytes + actual_plain(size) > LIMIT);
+            }
+            Err(error) => prop_assert!(matches!(error, AllocateError::TableFull { .. }), "{}", error),
+        },
         Action::Write(at, byte, length) if !twin.members.is_empty() => {
             let at = at % twin.members.len();
             let member = &mut twin.members[at];
+            // Beside a reader it takes room for a second version.
+            if twin.readers.iter().any(|(id, ..)| *id == member.made.id) {
+                return Ok(());
+            }
             let length = length.min(member.made.size_bytes);
             let body = vec![byte; usize::try_from(length).expect("small")];
             member.writes += 1;
@@ -282,6 +317,16 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
             prop_assert_eq!(replace(pool, member.made.id, &body, now), Ok(expected));
             member.content.fill(0);
             member.content[..body.len()].copy_from_slice(&body);
+        }
+        Action::Read(at) if !twin.members.is_empty() && twin.readers.len() < READERS_MAX => {
+            let member = &twin.members[at % twin.members.len()];
+            let content = at_once(pool.read(member.made.id, now)).expect("it is live");
+            twin.readers.push((member.made.id, content, member.content.clone()));
+        }
+        Action::EndRead if !twin.readers.is_empty() => {
+            let (_, content, expected) = twin.readers.swap_remove(0);
+            let size_bytes = content.size_bytes;
+            prop_assert_eq!(content.read(0..size_bytes).collect::<Vec<_>>().concat(), expected);
         }
         Action::Free(at) if !twin.members.is_empty() => {
             let member = twin.members.remove(at % twin.members.len());
@@ -330,6 +375,10 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
             }
         }
         Action::Expire => while pool.expire(now).more {},
+        Action::Squeeze => {
+            pool.end_idle_interval();
+            while pool.reclaim_idle_slice() {}
+        }
         Action::List(limit, tagged) => {
             let tag: Option<Tag> = tagged.then(|| TAG.parse().expect("a tag"));
             let wanted = |member: &&Member| tag.is_none() || member.made.tag == tag;
@@ -410,26 +459,41 @@ fn end(
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
-
-    #[test]
-    fn arenas_agree_with_a_naive_twin(actions in prop::collection::vec(action(), 1..120)) {
-        let budgets = [(TAG.parse().expect("a tag"), BUDGET)].into();
-        let config = Config { max_allocations: Some(ENTRIES), budgets, ..Config::default() };
-        let pool = pool(LIMIT, &[1024, 8192], &config);
-        let mut twin = Twin { now: Now(12_345_678), ..Twin::default() };
-        for action in actions {
-            act(&pool, &mut twin, action)?;
-        }
-        let Engine::Local(local) = &pool.engine;
-        while local.reap_due(twin.now) > 0 {}
-        check(&pool, &twin)?;
-        for id in twin.open() {
-            let _ = at_once(pool.rollback_arena(id, twin.now)); // those in others end with them
-        }
-        let left: Vec<_> = list_all(&pool, 50, twin.now);
-        at_once(pool.free_batch(&left, twin.now));
-        check_empty(&pool);
+/// All of it, and what compaction moved meanwhile.
+fn walk(actions: Vec<Action>) -> Result<u64, TestCaseError> {
+    let budgets = [(TAG.parse().expect("a tag"), BUDGET)].into();
+    let config = Config { max_allocations: Some(ENTRIES), budgets, ..Config::default() };
+    let memory =
+        memory::Config { slab_sizes: CLASSES.to_vec(), max_pool_size: LIMIT, ..memory::Config::default() };
+    // Nothing is kept ready, so that what is free goes, and what lies above it moves.
+    let heap = Heap::new(&memory::Config { initial_slabs_per_size: 0, ..memory });
+    let pool = Pool::new(heap.expect("the configuration is right"), &config);
+    let mut twin = Twin { now: Now(12_345_678), ..Twin::default() };
+    for action in actions {
+        act(&pool, &mut twin, action)?;
     }
+    let Engine::Local(local) = &pool.engine;
+    while local.reap_due(twin.now) > 0 {}
+    check(&pool, &twin)?;
+    for id in twin.open() {
+        let _ = at_once(pool.rollback_arena(id, twin.now)); // those in others end with them
+    }
+    let left: Vec<_> = list_all(&pool, 50, twin.now);
+    at_once(pool.free_batch(&left, twin.now));
+    twin.readers.clear();
+    check_empty(&pool);
+    Ok(at_once(pool.stats()).heap.compaction.moves)
+}
+
+#[test]
+fn arenas_large_objects_and_slabs_that_are_moved_agree_with_a_naive_twin() {
+    let mut runner =
+        TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(160) });
+    let moves = Cell::new(0);
+    let outcome = runner.run(&prop::collection::vec(action(), 1..120), |actions| {
+        moves.set(moves.get() + walk(actions)?);
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(moves.get() > 0, "nothing was moved");
 }

@@ -1,6 +1,7 @@
 //! Every system call about memory fails in turn beneath a pool at work: each request gets an error value, the accounts
 //! agree, and the next request works.
 
+use super::arenas::{arena_request, create, member, replace};
 use super::*;
 use crate::memory::faults;
 
@@ -34,6 +35,38 @@ impl Refusals {
                 self.0 += 1;
             })
             .ok()
+    }
+}
+
+/// An arena with small members and a large one, one in it, and what ends them: a call, or their lease.
+fn work_in_arena(pool: &Pool, refusals: &mut Refusals, now: Now) {
+    let plain = |outcome: Result<Allocation, ArenaAllocateError>| {
+        outcome.map_err(|error| match error {
+            ArenaAllocateError::Allocate(error) => error,
+            error => panic!("{error}"),
+        })
+    };
+    for is_ended in [true, false] {
+        let lease = (!is_ended).then(|| Duration::from_nanos(100));
+        let wanted = ArenaRequest { lease, size: ArenaSize::Profile(Profile::Tiny), ..arena_request() };
+        let Ok(arena) = create(pool, &wanted, now) else {
+            refusals.0 += 1;
+            continue;
+        };
+        let child = create(pool, &ArenaRequest { parent: Some(arena.id), ..wanted }, now).ok();
+        refusals.0 += u64::from(child.is_none());
+        for (id, size) in
+            [(Some(arena.id), 3000), (child.map(|child| child.id), 9000), (Some(arena.id), 17_000)]
+        {
+            let Some(id) = id else { continue };
+            let made = refusals.take(plain(member(pool, id, size, now)));
+            if let Some(made) = made {
+                replace(pool, made.id, &[5; 100], now).expect("in place");
+            }
+        }
+        if is_ended {
+            at_once(pool.rollback_arena(arena.id, now)).expect("ending takes no memory");
+        }
     }
 }
 
@@ -72,6 +105,7 @@ fn work(pool: &Pool, now: Now) -> u64 {
             let read: Vec<u8> = old.read(0..size_bytes - 1).flatten().collect();
             assert!(read == content, "a reader keeps what it reads");
         }
+        work_in_arena(pool, &mut refusals, now);
         check_quiet(pool);
         for made in single.iter().chain(&stored).chain(&batch[..batch.len() / 2]) {
             at_once(pool.free(made.id, now)).expect("it is live");
