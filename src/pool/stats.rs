@@ -104,7 +104,8 @@ impl Local {
                 + u64::from(self.table().allocations_max()) * (Table::ENTRY_BYTES + Order::ENTRY_BYTES_MAX)
                 + self.slots().iter().count() as u64
                     * SizeCounts::metadata_bytes_max(self.heap().largest_class_bytes())
-                + Arenas::metadata_bytes_max(self.heap().limit_bytes()),
+                + Arenas::metadata_bytes_max(self.heap().limit_bytes())
+                + self.objects().metadata_bytes_max(),
             inflight_bytes: inflight.bytes(),
             inflight_bytes_max: inflight.bytes_max(),
             waiting_requests: self.queue().bell.waiting(),
