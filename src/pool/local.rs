@@ -7,7 +7,7 @@ use super::handover::Handover;
 use super::id::{AllocationId, Key};
 use super::janitor::Janitor;
 use super::object::Objects;
-use super::place::{ObjectNumber, Place};
+use super::place::{ObjectNumber, Place, PlaceKind};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
@@ -195,9 +195,9 @@ impl Local {
     /// Actual bytes of a block.
     #[inline]
     pub(super) fn actual_bytes(&self, record: &Record) -> u64 {
-        match record.place {
-            Place::Slab(location) => self.heap.slab_bytes(location),
-            Place::Object(_) => self.object_bytes(record.size_bytes),
+        match record.place.kind() {
+            PlaceKind::Slab(location) => self.heap.slab_bytes(location),
+            PlaceKind::Object(_) => self.object_bytes(record.size_bytes),
         }
     }
 
@@ -220,7 +220,7 @@ impl Local {
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
-            place: Place::Slab(location),
+            place: Place::of_slab(location),
             created: now,
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
@@ -363,22 +363,20 @@ impl Local {
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
-        let (index, entry, record) = match self.look_up(id, now) {
-            Ok(found) => found,
-            Err(_) if id.is_member() => return self.get_member(id, now),
-            Err(error) => return Err(error),
-        };
+        if id.is_member() {
+            return self.get_member(id, now);
+        }
+        let (index, entry, record) = self.look_up(id, now)?;
         drop(entry);
         self.describe_found(index, &record, now).ok_or(NotFound(id))
     }
 
     /// Ends an allocation, and says how many bytes its block had.
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
-        let (index, entry, record) = match self.look_up(id, now) {
-            Ok(found) => found,
-            Err(_) if id.is_member() => return self.free_member(id, now),
-            Err(error) => return Err(error),
-        };
+        if id.is_member() {
+            return self.free_member(id, now);
+        }
+        let (index, entry, record) = self.look_up(id, now)?;
         self.end(index, entry, &record, now);
         if let Some(number) = record.arena {
             self.detach(number, index, record.key);
@@ -412,12 +410,12 @@ impl Local {
         }
         // Last, so that whoever gets the memory finds an entry for it too: a table of as many entries as there are
         // slabs is never full while a slab is free.
-        match record.place {
-            Place::Slab(location) if !lent => {
+        match record.place.kind() {
+            PlaceKind::Slab(location) if !lent => {
                 self.drains.free(&self.heap, location, record.size_bytes, now);
             }
-            Place::Slab(_) => self.room_freed(),
-            Place::Object(number) => self.end_object(number, lent, now),
+            PlaceKind::Slab(_) => self.room_freed(),
+            PlaceKind::Object(number) => self.end_object(number, lent, now),
         }
     }
 
