@@ -349,7 +349,7 @@ impl Local {
     ) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
-        let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
+        let record = entry.read_of(key).ok_or(NotFound(id))?;
         if record.arena.is_some() {
             drop(entry);
             return self.look_up_attached(id, index, &record, now);
