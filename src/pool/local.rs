@@ -341,7 +341,7 @@ impl Local {
     }
 
     /// The live allocation of that id under its lock. One past its deadline is ended on the way.
-    #[inline]
+    #[inline(always)] // with what it finds in registers: as a call it took a tenth of a free
     pub(super) fn look_up(
         &self,
         id: AllocationId,
@@ -350,16 +350,27 @@ impl Local {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
         let record = entry.read_of(key).ok_or(NotFound(id))?;
+        if record.arena.is_none() && record.deadline.is_none_or(|deadline| deadline > now) {
+            return Ok((index, entry, record));
+        }
+        drop(entry);
+        self.look_up_ending(id, index, &record, now)
+    }
+
+    /// As [`Local::look_up`], of an entry whose lease is over, or that ends with an arena.
+    #[cold]
+    fn look_up_ending(
+        &self,
+        id: AllocationId,
+        index: u32,
+        record: &Record,
+        now: Now,
+    ) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
         if record.arena.is_some() {
-            drop(entry);
-            return self.look_up_attached(id, index, &record, now);
+            return self.look_up_attached(id, index, record, now);
         }
-        if record.deadline.is_some_and(|deadline| deadline <= now) {
-            drop(entry);
-            self.end_due(index, key, now);
-            return Err(NotFound(id));
-        }
-        Ok((index, entry, record))
+        self.end_due(index, record.key, now);
+        Err(NotFound(id))
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
