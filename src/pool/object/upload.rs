@@ -1,6 +1,6 @@
 //! Uploads into a large object, piece by piece. See `object.rs` for the ways in which content is written.
 
-use super::{Broken, Object, Segments};
+use super::{Object, Segments};
 use crate::clock::Now;
 use crate::memory::{self, Pin, Shape};
 use crate::pool::content::{Placement, Precondition, WriteError, check_end};
@@ -343,9 +343,11 @@ impl<'a> ObjectUpload<'a> {
         let old = objects.remove(base.number);
         drop(base);
         if was_lent {
-            // The upload that it is lent to may take it for its own as soon as it sees this.
-            drop(old);
+            // The upload that it is lent to may take it for its own as soon as it sees this. Where that broke off this is
+            // the last part of it, which is freed without the lock.
+            let old = Arc::into_inner(old);
             drop(entry);
+            drop(old);
         } else {
             drop(entry);
             self.local.drains().retire(old, next.replaced, now);
@@ -376,7 +378,7 @@ impl Drop for ObjectUpload<'_> {
         match std::mem::replace(&mut self.filled, Filled::Nothing) {
             Filled::Lent(lent) => {
                 lent.segments().check_slack();
-                self.local.clean_up(Broken { target: self.target, lent, written: self.range() });
+                self.local.clean_up(self.target, lent, self.range());
             }
             Filled::Private(segments) => segments.check_slack(),
             Filled::Nothing => {}
