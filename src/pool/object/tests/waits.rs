@@ -141,3 +141,42 @@ async fn a_write_that_waits_for_a_reader_is_done_as_soon_as_the_last_of_the_read
         assert_eq!(written, Written { version, whole: false });
     }
 }
+
+/// Pages of an object, each of which is a segment: more than are taken in a slice of work.
+const PAGES: u64 = 300;
+
+#[test]
+fn a_patch_that_another_write_overtook_waits_for_the_memory_that_it_takes_by_now() {
+    for is_impatient in [true, false] {
+        let limit = (3 * PAGES + 1) * page_size();
+        let pool = pool(limit, &[1024]);
+        let pages: Vec<_> = (0..2 * PAGES).map(|_| allocate(&pool, page_size())).collect();
+        let piece = allocate(&pool, PAGES * page_size());
+        for id in pages.iter().step_by(2) {
+            at_once(pool.free(*id, NOW)).expect("live");
+        }
+        let id = allocate(&pool, PAGES * page_size());
+        write(&pool, id, patch(0), b"old").expect("in place");
+        let mut slow = begin(&pool, id, patch(5), Some(3)).expect("there is a page");
+        slow.push(b"abc").expect("it fits");
+        at_once(pool.free(piece, NOW)).expect("live");
+        let mut content = pattern(PAGES * page_size(), 6);
+        upload(&pool, id, Placement::Replace, &content, true).expect("in one piece");
+        pool.begin_janitor();
+        let any = Precondition::default();
+        if is_impatient {
+            assert_eq!(slow.commit(&any, NOW), Err(WriteError::Waited { waited_ms: 0 }), "without waiting");
+        } else {
+            let mut finish = pin!(slow.finish(&any, NOW));
+            let mut poll = || finish.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(poll().is_pending(), "it takes hundreds of runs");
+            assert_eq!(pool.await_chore(Duration::ZERO), Chore::Ready);
+            pool.do_chore();
+            assert_eq!(poll(), Poll::Ready(Ok(Written { version: 3, whole: false })));
+            content[5..8].copy_from_slice(b"abc");
+        }
+        pool.end_janitor();
+        assert!(read(&pool, id).0 == content);
+        heap(&pool).check();
+    }
+}
