@@ -280,7 +280,7 @@ async fn write(
             upload.push(&piece).map_err(problem)?;
         }
     }
-    upload.commit(&precondition, Now::read()).map_err(problem)
+    upload.finish(&precondition, Now::read()).await.map_err(problem)
 }
 
 impl From<ReadError> for Problem {

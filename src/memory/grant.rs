@@ -165,8 +165,9 @@ impl Heap {
         let _ = self.room_freed.set(RoomFreed(Box::new(told)));
     }
 
+    /// Something was freed, or somebody let go of what others wait for.
     #[inline]
-    pub(super) fn tell_room_freed(&self) {
+    pub(crate) fn tell_room_freed(&self) {
         if let Some(RoomFreed(told)) = self.room_freed.get() {
             told();
         }

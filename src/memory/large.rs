@@ -26,7 +26,8 @@ use std::sync::atomic::Ordering;
 /// Bytes of a segment at most: what a write beside readers copies, and what is zeroed at one go (0.06 to 0.25 ms).
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 4 << 20;
 
-/// Segments, and runs, that a block is made of within a slice of work: 1 to 4 µs each where their records are new.
+/// Segments, and runs, that a block is made of within a slice of work, and that are noted under one hold of the lock: 1 to
+/// 4 µs each where their records are new.
 const SLICE_SEGMENTS_MAX: usize = 256;
 
 /// Bytes whose memory is given back in one call: 4 MiB cost 0.25 ms.
@@ -160,8 +161,9 @@ pub(super) struct Taker {
 }
 
 impl Taker {
-    fn runs_max(self) -> usize {
-        if self.in_slice { SLICE_SEGMENTS_MAX } else { usize::MAX }
+    /// Whether pages may be taken in several holds of the lock: then everybody else waits for the turn's end.
+    fn may_take_parts(self) -> bool {
+        self.has_turn && !self.in_slice
     }
 }
 
@@ -190,7 +192,14 @@ impl Heap {
         let mut segments = Vec::new();
         let mut missing = bytes / page_size();
         while missing > 0 {
-            let taken = match self.take_pages(missing, manner, taker) {
+            let at_once = self.take_pages(missing, manner, taker);
+            let taken = match at_once {
+                Ok(None) if manner == Manner::Segments && taker.may_take_parts() => {
+                    self.take_pages_in_parts(missing)
+                }
+                outcome => outcome,
+            };
+            let taken = match taken {
                 Ok(Some(taken)) => taken,
                 outcome => {
                     segments.into_iter().for_each(|segment| self.unform(segment));
@@ -229,7 +238,8 @@ impl Heap {
         outcome.map(|()| missing)
     }
 
-    /// Takes free pages out of the runs: held ones, and fresh ones within the budget, which are made usable.
+    /// Takes free pages out of the runs: held ones, and fresh ones within the budget, which are made usable. None also where
+    /// that takes more runs than one hold of the lock is long enough for.
     fn take_pages(&self, pages: u64, manner: Manner, taker: Taker) -> Result<Option<Vec<Taken>>, OsError> {
         let mut account = self.large.lock();
         // Read under the lock that everybody takes who takes memory: see scarce.rs.
@@ -238,7 +248,7 @@ impl Heap {
         }
         let may_take = |pages: u64| self.budget.take(pages * page_size());
         let taken = match manner {
-            Manner::Segments => account.runs.take(pages, taker.runs_max(), may_take),
+            Manner::Segments => account.runs.take(pages, SLICE_SEGMENTS_MAX, may_take),
             Manner::InOne => account.runs.take_one(pages, may_take).map(|taken| vec![taken]),
         };
         let Some(taken) = taken else { return Ok(None) };
@@ -318,42 +328,6 @@ impl Heap {
         slabs.record(index).holders() > 1
     }
 
-    /// As [`Heap::free`], but what the last holder would have to zero is zeroed later, by [`Heap::scrub_slice`]: it is no
-    /// longer in use from here on. For whoever frees more than it may take the time for.
-    pub(crate) fn free_unscrubbed(&self, location: SlabLocation) {
-        let (slabs, index) = self.slabs(location);
-        match slabs.record(index).release() {
-            Some(access) if location.is_run() && access.dirty() != 0 && !access.is_damaged() => {
-                self.scrub_later(index, access);
-            }
-            Some(access) => self.free_past_magazine(location, access),
-            None => self.tell_room_freed(),
-        }
-    }
-
-    /// As [`Heap::free_owned`], of all of a slab or a segment, but a segment is zeroed later, as by
-    /// [`Heap::free_unscrubbed`].
-    pub(crate) fn free_owned_unscrubbed(&self, class: SizeClass, slab: OwnedSlab) {
-        let index = slab.index();
-        let is_later = self.zeroes_on_free
-            && SlabLocation::new(class, index).is_run()
-            && self.large.slabs.record(index).dirty() != 0;
-        if is_later {
-            self.scrub_later(index, self.large.slabs.disown(slab));
-        } else {
-            let bytes = self.owned_len(class, &slab);
-            self.free_owned(class, slab, bytes);
-        }
-    }
-
-    fn scrub_later(&self, index: u64, access: Exclusive<'_>) {
-        self.leave_use(index, &access);
-        access.stay_closed_written();
-        self.large.lock().unscrubbed.push_back(index);
-        self.scarce.wake();
-        self.tell_room_freed();
-    }
-
     /// Nobody holds a segment any more: from here on its bytes are free memory.
     fn leave_use(&self, index: u64, access: &Exclusive<'_>) {
         let bytes = self.large.slabs.bytes_of(index);
@@ -387,18 +361,6 @@ impl Heap {
         account.runs.free(pages);
         drop(account);
         self.scarce.wake();
-    }
-
-    /// Zeroes one segment that was freed without. False where there is none.
-    pub(crate) fn scrub_slice(&self) -> bool {
-        let Some(index) = self.large.lock().unscrubbed.pop_front() else { return false };
-        self.scrub_segment(index, self.large.slabs.record(index).reopen());
-        true
-    }
-
-    /// Whether [`Heap::scrub_slice`] has something to do.
-    pub(crate) fn has_unscrubbed(&self) -> bool {
-        !self.large.lock().unscrubbed.is_empty()
     }
 
     /// The last holder of a damaged segment let go. Its bytes stay in use.
@@ -462,6 +424,8 @@ impl Heap {
     }
 }
 
+mod later;
+mod parts;
 mod stats;
 mod sweep;
 

@@ -244,7 +244,29 @@ impl Runs {
         Some(taken)
     }
 
-    fn note_taken(&mut self, is_hit: bool) {
+    /// Pages of holes.
+    pub(super) fn hole_pages(&self) -> u64 {
+        self.holes.pages
+    }
+
+    /// Takes `pages` of a kind, or a part of them: as few runs as can be, `runs_max` at most. None are left where it takes
+    /// nothing. Whoever takes a block so calls [`Runs::note_taken`] when it is whole.
+    pub(super) fn take_part(&mut self, held: bool, pages: u64, runs_max: usize) -> Vec<Taken> {
+        let (mut left, mut taken) = (pages, Vec::new());
+        let free = if held { &mut self.held } else { &mut self.holes };
+        while left > 0
+            && taken.len() < runs_max
+            && let Some(pages) = free.take_at_most(left, self.fit)
+        {
+            left -= pages.end - pages.start;
+            taken.push(Taken { pages, held });
+        }
+        self.low_water = self.low_water.min(self.held.pages);
+        taken
+    }
+
+    /// A block was taken, all of its pages held ones or not.
+    pub(super) fn note_taken(&mut self, is_hit: bool) {
         self.counts.allocations += 1;
         self.counts.hits += u64::from(is_hit);
         self.low_water = self.low_water.min(self.held.pages);

@@ -279,7 +279,7 @@ impl Local {
         for piece in pieces {
             upload.push(piece)?;
         }
-        upload.commit(precondition, now)
+        upload.finish(precondition, now).await
     }
 }
 

@@ -104,7 +104,8 @@ pub(super) struct Handover {
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// What uploads left to zero. Each has an entry lent, so there are never more than entries.
+    /// What uploads left to zero. Each has an entry lent, or had; before the list grows it forgets those that had, so it is
+    /// no longer than twice the number of entries.
     broken: VecDeque<Broken>,
     /// Something was freed that the heap may not have zeroed yet.
     wants_scrubs: bool,
@@ -177,10 +178,19 @@ impl Handover {
         if !queue.is_served {
             return Some(broken);
         }
+        if queue.broken.len() == queue.broken.capacity() {
+            queue.broken.retain(Broken::is_wanted);
+        }
         queue.broken.push_back(broken);
         drop(queue);
         self.told.notify_one();
         None
+    }
+
+    /// How much of it is kept.
+    #[cfg(all(test, not(feature = "loom")))]
+    pub(super) fn broken_count(&self) -> usize {
+        self.queue.lock().broken.len()
     }
 
     /// What an upload left, to have a slice of it zeroed.

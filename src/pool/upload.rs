@@ -160,8 +160,19 @@ impl Upload<'_> {
     pub fn commit(self, precondition: &Precondition, now: Now) -> Result<Written, WriteError> {
         match self.0 {
             Kind::Slab(upload) => upload.commit(precondition, now),
-            Kind::Object(upload) => upload.commit(precondition, now),
+            Kind::Object(mut upload) => upload.commit(precondition, now),
             Kind::Member(upload) => upload.commit(precondition, now),
+        }
+    }
+
+    /// As [`Upload::commit`], but memory that another write made necessary is waited for, where it takes long to be made.
+    ///
+    /// # Errors
+    /// As [`Upload::commit`].
+    pub async fn finish(self, precondition: &Precondition, now: Now) -> Result<Written, WriteError> {
+        match self.0 {
+            Kind::Object(upload) => upload.finish(precondition, now).await,
+            _ => self.commit(precondition, now),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Large blocks: whole, in pieces, in one piece; freed, idle, damaged; and beside slabs under one limit.
 
+mod many;
+
 use super::super::segment::AccessError;
 use super::super::{Backed, Config, Edit, Fit, HugePages, Shape};
 use super::*;

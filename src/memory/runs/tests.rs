@@ -174,6 +174,22 @@ fn where_no_run_is_long_enough_several_are_taken_and_no_more_fresh_pages_than_ar
 }
 
 #[test]
+fn a_part_is_as_few_runs_as_can_be_and_no_more_than_are_allowed() {
+    let mut runs = Runs::new(16, Fit::Best, 1);
+    let taken: Vec<_> = (0..8).map(|_| runs.take_one(2, |_| true).expect("there are holes").pages).collect();
+    for run in taken.iter().step_by(2) {
+        runs.free(run.clone());
+    }
+    let lengths = |part: Vec<Taken>| part.iter().map(|taken| taken.pages.end - taken.pages.start).collect();
+    let first: Vec<u64> = lengths(runs.take_part(true, 7, 3));
+    assert_eq!(first, [2, 2, 2], "three runs, and one page is missing");
+    let second: Vec<u64> = lengths(runs.take_part(true, 1, 3));
+    assert_eq!((second, runs.held().pages()), (vec![1], 1));
+    assert_eq!((runs.take_part(false, 1, 3), runs.hole_pages()), (vec![], 0), "there are no holes");
+    runs.check();
+}
+
+#[test]
 fn the_low_water_mark_is_the_fewest_held_pages_since_the_last_look() {
     let mut runs = Runs::new(PAGES, Fit::Best, 1);
     let run = runs.take_one(10, |_| true).expect("a hole").pages;

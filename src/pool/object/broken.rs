@@ -1,12 +1,15 @@
 //! First uploads that broke off: what they left in the allocation's own segments is zeroed before anybody may write there
 //! again. Much of it is the janitor's work; meanwhile the segments stay lent, so they read as zeros and nobody writes.
+//!
+//! Only the entry keeps the segments for that. Where it ends, or its content is replaced, they are let go of with it, and
+//! what is written there is zeroed like that of any other block that was freed.
 
 use super::Object;
 use crate::pool::id::Key;
 use crate::pool::local::Local;
 use crate::pool::place::PlaceKind;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Bytes that are zeroed where an upload breaks off: 0.2 ms.
 const AT_ONCE_BYTES: u64 = 16 << 20;
@@ -15,17 +18,24 @@ const AT_ONCE_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub(in crate::pool) struct Broken {
     /// The entry, and the key that it must still have.
-    pub(in crate::pool) target: (u32, Key),
-    pub(in crate::pool) lent: Arc<Object>,
+    target: (u32, Key),
+    lent: Weak<Object>,
     /// What was written, and is not zeroed yet.
-    pub(in crate::pool) written: Range<u64>,
+    written: Range<u64>,
 }
 
 impl Broken {
-    /// Zeroes a slice of it; false where nothing is left.
+    /// Whether there is anything left that would have to be zeroed for its allocation.
+    pub(in crate::pool) fn is_wanted(&self) -> bool {
+        self.lent.strong_count() > 0
+    }
+
+    /// Zeroes a slice of it; false where nothing is left, or nobody wants it any more.
     fn zero_slice(&mut self) -> bool {
+        // Kept for one slice: where the allocation ends meanwhile the segments are freed at the end of that.
+        let Some(lent) = self.lent.upgrade() else { return false };
         let end = self.written.end.min(self.written.start + AT_ONCE_BYTES);
-        let segments = self.lent.segments();
+        let segments = lent.segments();
         for part in segments.parts(self.written.start..end) {
             segments.zero_part_outside(&part_of_all(segments, &part), &(0..0));
         }
@@ -41,9 +51,11 @@ fn part_of_all(segments: &super::Segments, part: &super::segments::Part) -> supe
 }
 
 impl Local {
-    /// Zeroes what an upload left, here or in the janitor's time.
-    pub(super) fn clean_up(&self, broken: Broken) {
-        let is_much = broken.written.end - broken.written.start > AT_ONCE_BYTES;
+    /// Zeroes what an upload into segments that were lent by its target left, here or in the janitor's time.
+    pub(super) fn clean_up(&self, target: (u32, Key), lent: Arc<Object>, written: Range<u64>) {
+        let is_much = written.end - written.start > AT_ONCE_BYTES;
+        let broken = Broken { target, lent: Arc::downgrade(&lent), written };
+        drop(lent); // which frees the segments, where they are the allocation's no more
         let left = if is_much { self.handover().enter_broken(broken) } else { Some(broken) };
         if let Some(mut broken) = left {
             while broken.zero_slice() {}
@@ -69,7 +81,7 @@ impl Local {
         if let Some(record) = entry.read().filter(|record| record.key == key)
             && let PlaceKind::Object(number) = record.place.kind()
             && entry.is_lent()
-            && self.objects().look(number, |object| Arc::ptr_eq(object, &broken.lent))
+            && self.objects().look(number, |object| std::ptr::eq(Arc::as_ptr(object), broken.lent.as_ptr()))
         {
             entry.set_lent(false);
         }

@@ -169,7 +169,7 @@ impl Segments {
         let before = self.list.drain(..numbers.start);
         let gone: Vec<_> = before.chain(behind).collect();
         self.range = span;
-        gone.into_iter().for_each(|segment| self.upkeep.heap.free_unscrubbed(segment.location));
+        self.upkeep.heap.free_all_unscrubbed(gone.iter().map(|segment| segment.location));
         self.upkeep.scrub_some();
     }
 
@@ -246,7 +246,7 @@ impl Segments {
 impl Drop for Segments {
     fn drop(&mut self) {
         if !self.list.is_empty() {
-            self.list.iter().for_each(|segment| self.upkeep.heap.free_unscrubbed(segment.location));
+            self.upkeep.heap.free_all_unscrubbed(self.list.iter().map(|segment| segment.location));
             self.upkeep.scrub_some();
         }
     }

@@ -3,6 +3,7 @@
 mod hunt;
 mod twin;
 mod uploads;
+mod waits;
 
 use super::segments::Segments;
 use super::*;

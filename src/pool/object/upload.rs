@@ -1,6 +1,6 @@
 //! Uploads into a large object, piece by piece. See `object.rs` for the ways in which content is written.
 
-use super::{Broken, Object, Segments};
+use super::{Object, Segments};
 use crate::clock::Now;
 use crate::memory::{self, Pin, Shape};
 use crate::pool::content::{Placement, Precondition, WriteError, check_end};
@@ -25,7 +25,13 @@ pub(in crate::pool) struct ObjectUpload<'a> {
     placement: Placement,
     size_bytes: u64,
     received_bytes: u64,
+    /// What its segments have to hold for the version that it is to replace by now, where that takes more than a slice of
+    /// work.
+    wanted: Option<Range<u64>>,
 }
+
+/// Times that an upload waits for memory when it is committed, because other writes came in between.
+const FITS_MAX: u32 = 4;
 
 /// What an upload fills.
 #[derive(Debug)]
@@ -99,7 +105,16 @@ impl Local {
                 Filled::Private(Segments::of(self.objects().upkeep(), start, size_bytes, backed))
             }
         };
-        Ok(ObjectUpload { local: self, id, target, filled, placement, size_bytes, received_bytes: 0 })
+        Ok(ObjectUpload {
+            local: self,
+            id,
+            target,
+            filled,
+            placement,
+            size_bytes,
+            received_bytes: 0,
+            wanted: None,
+        })
     }
 }
 
@@ -172,9 +187,42 @@ impl<'a> ObjectUpload<'a> {
         Ok(())
     }
 
-    /// As `Upload::commit`.
-    pub(in crate::pool) fn commit(
+    /// As `Upload::finish`.
+    pub(in crate::pool) async fn finish(
         mut self,
+        precondition: &Precondition,
+        now: Now,
+    ) -> Result<Written, WriteError> {
+        for _ in 0..FITS_MAX {
+            let outcome = self.commit(precondition, now);
+            let Some(wanted) = self.wanted.take() else { return outcome };
+            self.extend(wanted, now).await?;
+        }
+        self.commit(precondition, now)
+    }
+
+    /// Adds memory to its segments so that they hold `wanted`, however long that takes to be made.
+    async fn extend(&mut self, wanted: Range<u64>, now: Now) -> Result<(), WriteError> {
+        let Filled::Private(private) = &mut self.filled else { unreachable!("what is lent fits") };
+        let held = private.range();
+        for (start, bytes) in [(wanted.start, held.start - wanted.start), (held.end, wanted.end - held.end)] {
+            if bytes == 0 {
+                continue;
+            }
+            let made = self.local.private_memory(vec![Shape::Run(bytes)], None, now).await;
+            let mut more =
+                Segments::of(private.upkeep(), start, self.size_bytes, made.map_err(WriteError::NoRoom)?);
+            if start < held.start {
+                std::mem::swap(private, &mut more);
+            }
+            private.append(more);
+        }
+        Ok(())
+    }
+
+    /// As `Upload::commit`. Where it says what is wanted it may be tried again when that is there.
+    pub(in crate::pool) fn commit(
+        &mut self,
         precondition: &Precondition,
         now: Now,
     ) -> Result<Written, WriteError> {
@@ -298,7 +346,7 @@ impl<'a> ObjectUpload<'a> {
     }
 
     /// Adds memory to `private` so that it holds `wanted`, which it lies in.
-    fn fit(&self, private: &mut Segments, wanted: Range<u64>, may_take: bool) -> Result<(), WriteError> {
+    fn fit(&mut self, private: &mut Segments, wanted: Range<u64>, may_take: bool) -> Result<(), WriteError> {
         let held = private.range();
         let (before, behind) = (held.start - wanted.start, wanted.end - held.end);
         if before + behind == 0 {
@@ -316,7 +364,11 @@ impl<'a> ObjectUpload<'a> {
             }
             Ok(Segments::of(private.upkeep(), start, self.size_bytes, backed))
         };
-        let (mut first, last) = (take(before, wanted.start)?, take(behind, held.end)?);
+        let taken = take(before, wanted.start).and_then(|first| Ok((first, take(behind, held.end)?)));
+        if let Err(WriteError::Waited { .. }) = taken {
+            self.wanted = Some(wanted);
+        }
+        let (mut first, last) = taken?;
         let none = Segments::none(private.upkeep(), held.end, self.size_bytes);
         first.append(std::mem::replace(private, none));
         first.append(last);
@@ -343,9 +395,11 @@ impl<'a> ObjectUpload<'a> {
         let old = objects.remove(base.number);
         drop(base);
         if was_lent {
-            // The upload that it is lent to may take it for its own as soon as it sees this.
-            drop(old);
+            // The upload that it is lent to may take it for its own as soon as it sees this. Where that broke off this is
+            // the last part of it, which is freed without the lock.
+            let old = Arc::into_inner(old);
             drop(entry);
+            drop(old);
         } else {
             drop(entry);
             self.local.drains().retire(old, next.replaced, now);
@@ -376,7 +430,7 @@ impl Drop for ObjectUpload<'_> {
         match std::mem::replace(&mut self.filled, Filled::Nothing) {
             Filled::Lent(lent) => {
                 lent.segments().check_slack();
-                self.local.clean_up(Broken { target: self.target, lent, written: self.range() });
+                self.local.clean_up(self.target, lent, self.range());
             }
             Filled::Private(segments) => segments.check_slack(),
             Filled::Nothing => {}
