@@ -32,11 +32,14 @@ const SLICE_SEGMENTS_MAX: usize = 256;
 /// Bytes whose memory is given back in one call: 4 MiB cost 0.25 ms.
 const RECLAIM_BYTES_MAX: u64 = 4 << 20;
 
-/// Address space for large blocks, in pools: as much again as could ever be used, so that long holes are found.
-const REGION_POOLS: u64 = 2;
+/// Address space for large blocks, in pools: so much more than could ever be used that one piece finds a hole, however the
+/// others lie. In several pieces a block needs no more than one pool.
+const REGION_POOLS: u64 = 4;
 
-/// Bytes of records for each page that a segment may begin at.
+/// Bytes of records for each page that a segment may begin at: its record, its length, and a bit.
 const PAGE_METADATA_BYTES: u64 = size_of::<SegmentRecord>() as u64 + 5;
+/// Tables that these stand in, of each of which a segment touches a page.
+const TABLES: u64 = 3;
 
 /// The runs region.
 #[derive(Debug)]

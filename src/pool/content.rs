@@ -17,7 +17,7 @@ use super::drain::ReaderWatch;
 use super::id::AllocationId;
 use super::local::Local;
 use super::object::Reading;
-use super::place::Place;
+use super::place::PlaceKind;
 use super::plan::Room;
 use super::table::Record;
 use super::{NotFound, Written};
@@ -204,21 +204,20 @@ pub enum WriteError {
 
 impl Local {
     pub(super) fn read(&self, id: AllocationId, now: Now) -> Result<Content, ReadError> {
-        let (_, _entry, record) = match self.look_up(id, now) {
-            Ok(found) => found,
-            Err(_) if id.is_member() => return Ok(self.read_member(id, now)?),
-            Err(error) => return Err(error.into()),
-        };
+        if id.is_member() {
+            return Ok(self.read_member(id, now)?);
+        }
+        let (_, _entry, record) = self.look_up(id, now)?;
         // Before the first write the segments may be lent to an upload, whose bytes nobody sees before it commits.
-        let (version, lent) = match record.place {
-            Place::Slab(location) => match self.heap().writes(location) {
+        let (version, lent) = match record.place.kind() {
+            PlaceKind::Slab(location) => match self.heap().writes(location) {
                 0 => (0, Lent::Zeros),
                 version => {
                     let pin = Pin::new(self.heap(), location).map_err(|_| ReadError::TooManyReaders)?;
                     (version, Lent::Slab(Arc::new(pin)))
                 }
             },
-            Place::Object(number) => self
+            PlaceKind::Object(number) => self
                 .objects()
                 .read(number)
                 .ok_or(ReadError::TooManyReaders)?
@@ -251,10 +250,10 @@ impl Local {
             if length == 0 && placement != Placement::Replace {
                 return Ok(Written { version, whole });
             }
-            let slab = match record.place {
+            let slab = match record.place.kind() {
                 _ if entry.is_lent() => None,
-                Place::Slab(location) => Some(location),
-                Place::Object(number) => {
+                PlaceKind::Slab(location) => Some(location),
+                PlaceKind::Object(number) => {
                     if self.objects().write_in_place(number, placement, &slices) {
                         return Ok(Written { version: version + 1, whole });
                     }
@@ -287,9 +286,9 @@ impl Local {
 impl Local {
     /// Writes counted on the content of an allocation whose entry is locked.
     pub(super) fn writes(&self, record: &Record) -> u64 {
-        match record.place {
-            Place::Slab(location) => self.heap().writes(location),
-            Place::Object(number) => self.objects().writes(number),
+        match record.place.kind() {
+            PlaceKind::Slab(location) => self.heap().writes(location),
+            PlaceKind::Object(number) => self.objects().writes(number),
         }
     }
 }
@@ -298,9 +297,9 @@ impl Local {
     /// Whether a small write that was not done in place may be when others are gone.
     pub(super) fn may_be_written_in_place(&self, id: AllocationId, now: Now) -> bool {
         let Ok((_, entry, record)) = self.look_up(id, now) else { return true };
-        match record.place {
-            Place::Slab(_) => true,
-            Place::Object(number) => entry.is_lent() || self.objects().is_shared(number),
+        match record.place.kind() {
+            PlaceKind::Slab(_) => true,
+            PlaceKind::Object(number) => entry.is_lent() || self.objects().is_shared(number),
         }
     }
 }

@@ -100,7 +100,7 @@ impl<'a> Deposit<'a> {
             Target::Slab(segment) => {
                 let counted = Edit { writes: Some(1), ..Edit::default() };
                 self.local.heap().edit(segment, &counted).expect("nobody else knows the segment");
-                Place::Slab(segment)
+                Place::of_slab(segment)
             }
             Target::Run(segments) => self.local.objects().enter(segments, 1),
         };

@@ -5,7 +5,7 @@ use super::lease::Wheel;
 use super::local::Local;
 use super::moving::owner_of;
 use super::order::Order;
-use super::place::Place;
+use super::place::PlaceKind;
 use super::table::{Record, Table};
 use crate::clock::Now;
 use crate::memory::{Budget, SizeCounts};
@@ -95,7 +95,7 @@ impl Local {
         let created = slot.order.next_key(record.created.0);
         // Listed first: whoever finds it live finds its slot by that.
         slot.order.append(self.table(), index, created);
-        if let Place::Slab(location) = record.place {
+        if let PlaceKind::Slab(location) = record.place.kind() {
             self.heap().set_owner(location, owner_of(index));
         }
         self.table().used(index).publish(record, Now(created));
@@ -103,9 +103,9 @@ impl Local {
         let actual_bytes = self.actual_bytes(record);
         slot.live_bytes += actual_bytes;
         slot.live_requested_bytes += record.size_bytes;
-        match record.place {
-            Place::Slab(_) => slot.sizes.count(record.size_bytes, actual_bytes, 1),
-            Place::Object(_) => slot.classless_made += 1,
+        match record.place.kind() {
+            PlaceKind::Slab(_) => slot.sizes.count(record.size_bytes, actual_bytes, 1),
+            PlaceKind::Object(_) => slot.classless_made += 1,
         }
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);

@@ -7,7 +7,7 @@ use super::handover::Handover;
 use super::id::{AllocationId, Key};
 use super::janitor::Janitor;
 use super::object::Objects;
-use super::place::{ObjectNumber, Place};
+use super::place::{ObjectNumber, Place, PlaceKind};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::table::{LockedEntry, Record, Table};
@@ -194,9 +194,9 @@ impl Local {
     /// Actual bytes of a block.
     #[inline]
     pub(super) fn actual_bytes(&self, record: &Record) -> u64 {
-        match record.place {
-            Place::Slab(location) => self.heap.slab_bytes(location),
-            Place::Object(_) => self.object_bytes(record.size_bytes),
+        match record.place.kind() {
+            PlaceKind::Slab(location) => self.heap.slab_bytes(location),
+            PlaceKind::Object(_) => self.object_bytes(record.size_bytes),
         }
     }
 
@@ -219,7 +219,7 @@ impl Local {
         let record = Record {
             key: Key::random(),
             size_bytes: request.size_bytes,
-            place: Place::Slab(location),
+            place: Place::of_slab(location),
             created: now,
             deadline: request.lease.map(|lease| now.after(lease)),
             tag: None,
@@ -340,7 +340,7 @@ impl Local {
     }
 
     /// The live allocation of that id under its lock. One past its deadline is ended on the way.
-    #[inline]
+    #[inline(always)] // with what it finds in registers: as a call it took a tenth of a free
     pub(super) fn look_up(
         &self,
         id: AllocationId,
@@ -348,36 +348,45 @@ impl Local {
     ) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
         let (index, key) = id.decode().ok_or(NotFound(id))?;
         let entry = self.table.get(index).ok_or(NotFound(id))?.lock();
-        let record = entry.read().filter(|record| record.key == key).ok_or(NotFound(id))?;
+        let record = entry.read_of(key).ok_or(NotFound(id))?;
+        if record.arena.is_none() && record.deadline.is_none_or(|deadline| deadline > now) {
+            return Ok((index, entry, record));
+        }
+        drop(entry);
+        self.look_up_ending(id, index, &record, now)
+    }
+
+    /// As [`Local::look_up`], of an entry whose lease is over, or that ends with an arena.
+    #[cold]
+    fn look_up_ending(
+        &self,
+        id: AllocationId,
+        index: u32,
+        record: &Record,
+        now: Now,
+    ) -> Result<(u32, LockedEntry<'_>, Record), NotFound> {
         if record.arena.is_some() {
-            drop(entry);
-            return self.look_up_attached(id, index, &record, now);
+            return self.look_up_attached(id, index, record, now);
         }
-        if record.deadline.is_some_and(|deadline| deadline <= now) {
-            drop(entry);
-            self.end_due(index, key, now);
-            return Err(NotFound(id));
-        }
-        Ok((index, entry, record))
+        self.end_due(index, record.key, now);
+        Err(NotFound(id))
     }
 
     pub(super) fn get(&self, id: AllocationId, now: Now) -> Result<Allocation, NotFound> {
-        let (index, entry, record) = match self.look_up(id, now) {
-            Ok(found) => found,
-            Err(_) if id.is_member() => return self.get_member(id, now),
-            Err(error) => return Err(error),
-        };
+        if id.is_member() {
+            return self.get_member(id, now);
+        }
+        let (index, entry, record) = self.look_up(id, now)?;
         drop(entry);
         self.describe_found(index, &record, now).ok_or(NotFound(id))
     }
 
     /// Ends an allocation, and says how many bytes its block had.
     pub(super) fn free(&self, id: AllocationId, now: Now) -> Result<u64, NotFound> {
-        let (index, entry, record) = match self.look_up(id, now) {
-            Ok(found) => found,
-            Err(_) if id.is_member() => return self.free_member(id, now),
-            Err(error) => return Err(error),
-        };
+        if id.is_member() {
+            return self.free_member(id, now);
+        }
+        let (index, entry, record) = self.look_up(id, now)?;
         self.end(index, entry, &record, now);
         if let Some(number) = record.arena {
             self.detach(number, index, record.key);
@@ -411,12 +420,12 @@ impl Local {
         }
         // Last, so that whoever gets the memory finds an entry for it too: a table of as many entries as there are
         // slabs is never full while a slab is free.
-        match record.place {
-            Place::Slab(location) if !lent => {
+        match record.place.kind() {
+            PlaceKind::Slab(location) if !lent => {
                 self.drains.free(&self.heap, location, record.size_bytes, now);
             }
-            Place::Slab(_) => self.room_freed(),
-            Place::Object(number) => self.end_object(number, lent, now),
+            PlaceKind::Slab(_) => self.room_freed(),
+            PlaceKind::Object(number) => self.end_object(number, lent, now),
         }
     }
 

@@ -20,7 +20,7 @@ impl Local {
         let index = owner - 1;
         let Some(entry) = self.table().get(index) else { return false };
         let entry = entry.lock();
-        let is_its_content = entry.read().is_some_and(|record| record.place == Place::Slab(from));
+        let is_its_content = entry.read().is_some_and(|record| record.place == Place::of_slab(from));
         // A lent segment is filled without the lock, by an upload that knows where it lies.
         if !is_its_content || entry.is_lent() {
             return false;
@@ -29,7 +29,7 @@ impl Local {
             return false; // somebody reads it
         }
         self.heap().set_owner(to, owner);
-        entry.set_place(Place::Slab(to));
+        entry.set_place(Place::of_slab(to));
         true
     }
 }

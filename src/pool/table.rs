@@ -69,7 +69,7 @@ fn deadline_word(deadline: Option<Now>) -> u64 {
 }
 
 fn arena_number(word: u64) -> Option<u32> {
-    word.checked_sub(1).map(|number| u32::try_from(number).expect("a number plus one was stored"))
+    u32::try_from(word).unwrap_or(0).checked_sub(1) // a number plus one was stored, of less than 32 bits
 }
 
 #[derive(Debug)]
@@ -254,19 +254,32 @@ impl LockedEntry<'_> {
     pub(super) fn read(&self) -> Option<Record> {
         let durable = self.entry.durable;
         let low = durable.key_low.load(Ordering::Acquire); // pairs with the Release in `publish`
-        if low == 0 {
-            return None;
-        }
+        (low != 0).then(|| self.record(Key { low, high: durable.key_high.load(Ordering::Relaxed) }))
+    }
+
+    /// What the entry says, if it is live and has that key.
+    #[inline]
+    pub(super) fn read_of(&self, key: Key) -> Option<Record> {
+        let durable = self.entry.durable;
+        let low = durable.key_low.load(Ordering::Acquire); // as in `read`
+        let is_it = low == key.low && durable.key_high.load(Ordering::Relaxed) == key.high;
+        is_it.then(|| self.record(key))
+    }
+
+    /// What a live entry with that key says.
+    #[inline]
+    fn record(&self, key: Key) -> Record {
+        let durable = self.entry.durable;
         let deadline = durable.deadline.load(Ordering::Relaxed);
-        Some(Record {
-            key: Key { low, high: durable.key_high.load(Ordering::Relaxed) },
+        Record {
+            key,
             size_bytes: durable.size_bytes.load(Ordering::Relaxed),
             place: Place::from_word(durable.place.load(Ordering::Relaxed)),
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
             tag: TagNumber::from_word(durable.tag.load(Ordering::Relaxed)),
             arena: arena_number(durable.arena.load(Ordering::Relaxed)),
-        })
+        }
     }
 
     /// From now on the lease ends at `deadline`.

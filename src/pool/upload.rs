@@ -8,7 +8,7 @@ use super::id::{AllocationId, Key};
 use super::local::Local;
 use super::moving::owner_of;
 use super::object::{ObjectUpload, free_backed};
-use super::place::Place;
+use super::place::{Place, PlaceKind};
 use super::plan::Room;
 use super::table::Record;
 use super::{NotFound, Written};
@@ -35,7 +35,7 @@ impl Local {
         }
         {
             let (index, entry, record) = self.look_up(id, now)?;
-            let Place::Slab(location) = record.place else {
+            let PlaceKind::Slab(location) = record.place.kind() else {
                 drop(entry);
                 let upload = self.upload_object(id, (placement, length), Some(precondition), room, now);
                 return upload.await.map(|upload| Upload(Kind::Object(upload)));
@@ -63,7 +63,7 @@ impl Local {
             let (index, _entry, record) = self.look_up(id, now)?;
             (index, record)
         };
-        let Place::Slab(location) = record.place else {
+        let PlaceKind::Slab(location) = record.place.kind() else {
             let upload = self.upload_object(id, (placement, length), None, room, now).await?;
             return Ok(Upload(Kind::Object(upload)));
         };
@@ -246,7 +246,9 @@ impl<'a> SlabUpload<'a> {
                     (entry, record)
                 }
             };
-            let Place::Slab(current) = record.place else { unreachable!("an allocation stays what it is") };
+            let PlaceKind::Slab(current) = record.place.kind() else {
+                unreachable!("an allocation stays what it is")
+            };
             let version = self.heap().writes(current);
             precondition.check(version)?;
             if range.is_empty() && self.placement != Placement::Replace {
@@ -272,7 +274,7 @@ impl<'a> SlabUpload<'a> {
             if edges_are_right {
                 self.fill(&next);
                 self.heap().set_owner(self.location, owner_of(self.target.0));
-                entry.set_place(Place::Slab(self.location));
+                entry.set_place(Place::of_slab(self.location));
                 // A segment that is lent to another upload is that one's to free from now on.
                 let old_is_lent = entry.is_lent();
                 entry.set_lent(false);
@@ -321,7 +323,7 @@ impl Drop for SlabUpload<'_> {
                 let locked = entry.lock();
                 let live = locked
                     .read()
-                    .is_some_and(|record| record.key == key && record.place == Place::Slab(self.location));
+                    .is_some_and(|record| record.key == key && record.place == Place::of_slab(self.location));
                 (live && locked.is_lent()).then_some(locked)
             };
             if is_ours().is_some() {

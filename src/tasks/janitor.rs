@@ -204,7 +204,10 @@ mod tests {
                         .expect("there is room"),
                 }
             });
-            tokio::time::sleep(WAIT).await; // nobody works yet
+            while pool.stats().await.janitor.waiting == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(WAIT).await; // it was handed over, and nobody works yet
             let janitor =
                 Janitor::start(pool.clone(), Duration::from_secs(3600)).expect("a thread can be had");
             large.await.expect("no panic");

@@ -82,6 +82,11 @@ impl Slabs {
         self.spans.as_ref().expect("slabs of one size are not formed")
     }
 
+    /// Pages from the first to the highest that ever was committed.
+    pub(in crate::memory) fn usable_pages(&self) -> u64 {
+        self.usable_bytes.load(Ordering::Relaxed) / page_size()
+    }
+
     /// Makes a slab of pages that are part of none, which read as zeros: exclusive access to it. `were_held` says that the
     /// pages may be there, so that a look at them costs no fault.
     ///

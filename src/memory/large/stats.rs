@@ -1,7 +1,7 @@
 //! The numbers of large blocks and free runs.
 
 use super::super::runs::Counts;
-use super::{Large, PAGE_METADATA_BYTES, REGION_POOLS};
+use super::{Large, PAGE_METADATA_BYTES, TABLES};
 use crate::memory::os::page_size;
 use crate::units::ratio;
 
@@ -78,15 +78,17 @@ impl Large {
         }
     }
 
-    /// Bytes of records, roughly: those of the most segments that there ever were, and of the free runs' two indices.
+    /// Bytes of records, roughly: pages of their tables that the most segments that there ever were can have touched, below
+    /// the highest page that ever was in use; and the two indices of the free runs.
     pub(in crate::memory) fn metadata_bytes(&self) -> u64 {
         const RUN_BYTES: u64 = 2 * 2 * 16;
         let account = self.lock();
-        account.segments_max * PAGE_METADATA_BYTES + account.runs.held().count() * RUN_BYTES
+        let touched = account.segments_max * TABLES * page_size();
+        touched.min(self.slabs.usable_pages() * PAGE_METADATA_BYTES) + account.runs.held().count() * RUN_BYTES
     }
 
-    /// Bytes of records where each page that fits into the pool is a segment of its own.
+    /// Bytes of records where each page was part of a segment at some time.
     pub(in crate::memory) fn metadata_bytes_max(&self) -> u64 {
-        self.slabs.count() / REGION_POOLS * PAGE_METADATA_BYTES
+        self.slabs.count() * PAGE_METADATA_BYTES
     }
 }

@@ -4,7 +4,7 @@
 use super::Object;
 use crate::pool::id::Key;
 use crate::pool::local::Local;
-use crate::pool::place::Place;
+use crate::pool::place::PlaceKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ impl Local {
         let (index, key) = broken.target;
         let entry = self.table().used(index).lock();
         if let Some(record) = entry.read().filter(|record| record.key == key)
-            && let Place::Object(number) = record.place
+            && let PlaceKind::Object(number) = record.place.kind()
             && entry.is_lent()
             && self.objects().look(number, |object| Arc::ptr_eq(object, &broken.lent))
         {

@@ -93,14 +93,14 @@ impl Objects {
     /// Where a block with this memory lies, with so many writes counted; an object is entered for a run.
     pub(in crate::pool) fn place(&self, backed: Backed, size_bytes: u64, writes: u64) -> Place {
         match backed {
-            Backed::Slab(location) => Place::Slab(location),
+            Backed::Slab(location) => Place::of_slab(location),
             run @ Backed::Run(_) => self.enter(Segments::of(&self.upkeep, 0, size_bytes, [run]), writes),
         }
     }
 
     /// Where a block with these segments lies.
     pub(in crate::pool) fn enter(&self, segments: Segments, writes: u64) -> Place {
-        Place::Object(self.insert(Arc::new(Object::new(segments, writes))))
+        Place::of_object(self.insert(Arc::new(Object::new(segments, writes))))
     }
 
     /// A number for a version.

@@ -337,7 +337,7 @@ impl<'a> ObjectUpload<'a> {
         let version = next.version.writes();
         let objects = self.local.objects();
         let number = objects.insert(Arc::new(next.version));
-        entry.set_place(Place::Object(number));
+        entry.set_place(Place::of_object(number));
         let was_lent = entry.is_lent();
         entry.set_lent(false);
         let old = objects.remove(base.number);

@@ -5,7 +5,7 @@
 //! over is in nobody's way, whether it was ended or not; a version that a reader holds is, also when its allocation was
 //! freed, ended or written anew. `MAAS_DRIFT_OPERATIONS` makes it longer.
 
-use super::place::Place;
+use super::place::PlaceKind;
 use super::*;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -225,9 +225,9 @@ impl Walk {
     fn lengths(&self, id: AllocationId) -> Vec<u64> {
         let Engine::Local(local) = &self.pool.engine;
         let (_, _entry, record) = local.look_up(id, self.now).expect("it is live");
-        match record.place {
-            Place::Slab(location) => vec![local.heap().slab_bytes(location)],
-            Place::Object(number) => local.objects().segment_lengths(number),
+        match record.place.kind() {
+            PlaceKind::Slab(location) => vec![local.heap().slab_bytes(location)],
+            PlaceKind::Object(number) => local.objects().segment_lengths(number),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is counted of the calls, what is timed, and what health is made of.
 
-use super::place::Place;
+use super::place::PlaceKind;
 use super::*;
 use crate::health::{INTERVAL, Trend};
 use crate::latency::EVERY_MAX;
@@ -180,7 +180,7 @@ fn a_damaged_slab_and_a_reclaim_are_seen() {
     let Engine::Local(local) = &pool.engine;
     let (_, entry, record) = local.look_up(made.id, Now(2)).expect("it is live");
     drop(entry);
-    let Place::Slab(location) = record.place else { panic!("a slab") };
+    let PlaceKind::Slab(location) = record.place.kind() else { panic!("a slab") };
     local.heap().poke(location, 901);
     free(&pool, &made);
     let damaged = pool.health(&stats(&pool), Now(3));

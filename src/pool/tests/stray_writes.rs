@@ -1,13 +1,13 @@
 //! Stray writes, found where an allocation ends however it ends, while the service goes on.
 
-use super::place::Place;
+use super::place::PlaceKind;
 use super::*;
 use crate::memory::SlabLocation;
 
 /// Where an allocation's content lies.
 fn location(pool: &Pool, id: AllocationId) -> SlabLocation {
     let Engine::Local(local) = &pool.engine;
-    let Place::Slab(location) = local.look_up(id, Now(1)).expect("it is live").2.place else {
+    let PlaceKind::Slab(location) = local.look_up(id, Now(1)).expect("it is live").2.place.kind() else {
         panic!("a slab")
     };
     location

@@ -122,7 +122,8 @@ fn threads_that_write_read_and_free_objects_see_whole_versions_and_leave_nothing
                                 let mut object = object.lock();
                                 wait_for(pool.free(object.0, NOW))
                                     .expect("it is freed by whoever holds its lock");
-                                *object = (allocate(pool, SIZE), 0);
+                                let made = wait_for(pool.allocate(&request(SIZE), Duration::ZERO, NOW));
+                                *object = (made.expect("there is room").id, 0);
                             }
                             1..4 => {
                                 let id = object.lock().0;
