@@ -787,6 +787,50 @@ check_content() {
     passed
 }
 
+check_large_objects() {
+    local data large
+    local -r bytes=9437185 pages=9441280
+    step "a large object: 9 MiB and a byte, written, patched, read"
+    serve large -- --set memory.max_pool_size=64MiB
+    allocate $bytes $pages 9\\.00390625
+    large=$id
+    data=/allocate/$id/data
+    metric_is maas_large_objects 1
+    metric_is maas_large_object_bytes $pages
+    metric_is maas_in_use_bytes $pages
+    call 200 GET /stats
+    body_has "\"large_objects\":{\"objects\":1,\"bytes\":$pages,\"segments\":"
+    head -c $bytes /dev/zero >"$work/zeros"
+    content_is "$work/zeros"
+    head -c $bytes /dev/urandom >"$work/large"
+    call 204 PUT "$data" -T "$work/large"
+    header_is 'etag: "1"'
+    content_is "$work/large"
+    # Across the end of the first 4 MiB, and the very last byte.
+    head -c 4200000 "$work/large" | tail -c 10000 >"$work/middle"
+    content_is "$work/middle" -r 4190000-4199999
+    tail -c 1 "$work/large" >"$work/tail"
+    content_is "$work/tail" -r 9437184-
+    call 204 PATCH "$data?offset=4194304" -H 'Content-Type: application/octet-stream' --data-binary x
+    { head -c 4194304 "$work/large"; printf x; tail -c +4194306 "$work/large"; } >"$work/patched"
+    content_is "$work/patched"
+    # What is told to fit does, in whatever pieces.
+    refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":62914560}'
+    body_has '"largest_available_bytes":57667584,"refused_by":"pool"'
+    allocate 57667584 57667584 54\\.99609375
+    call 204 DELETE "/allocate/$id"
+    content_is "$work/patched"
+    call 204 DELETE "/allocate/$large"
+    refused 404 not-found GET "$data"
+    metric_is maas_in_use_bytes 0 10
+    metric_is maas_large_objects 0
+    metric_is maas_large_object_bytes 0
+    call 200 GET /stats
+    body_has '"large_objects":{"objects":0,"bytes":0,"segments":0,'
+    stop "$server" "$log"
+    passed
+}
+
 # Makes an arena; the id is $id: arena BODY PROFILE LIMIT
 arena() {
     call 201 POST /arenas -H "$json" -d "$1"
@@ -1355,6 +1399,7 @@ main() {
     check_service_routes
     check_small_pool
     check_content
+    check_large_objects
     check_arenas
     if have_python; then
         check_early_refusal

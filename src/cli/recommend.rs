@@ -121,7 +121,7 @@ fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> R
     let mut slab_sizes = slab_sizes.to_vec();
     slab_sizes.sort_unstable();
     let mut groups: BTreeMap<u64, SizeGroup> = BTreeMap::new();
-    let (mut actual_bytes, mut has_class_for_all) = (0_u128, true);
+    let mut actual_bytes = 0_u128;
     for (at, line) in lines.lines().enumerate() {
         let line = line.map_err(|error| format!("line {}: {error}", at + 1))?;
         // Editors that write a byte order mark do so at the start.
@@ -131,9 +131,9 @@ fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> R
             continue;
         }
         let (size_bytes, times) = size_and_times(text).map_err(|why| format!("line {}: {why}", at + 1))?;
-        let class = slab_sizes.iter().find(|class| **class >= size_bytes);
-        has_class_for_all &= class.is_some();
-        actual_bytes += u128::from(class.copied().unwrap_or(size_bytes)) * u128::from(times);
+        // What no class holds is made of whole pages: as on a server, it says nothing about classes.
+        let Some(class) = slab_sizes.iter().find(|class| **class >= size_bytes) else { continue };
+        actual_bytes += u128::from(*class) * u128::from(times);
         let largest_bytes = size_bytes.next_multiple_of(SIZE_STEP_BYTES);
         let none = SizeGroup { count: 0, largest_bytes, sum_bytes: 0 };
         let group = groups.entry(largest_bytes).or_insert(none);
@@ -154,7 +154,7 @@ fn recommend(lines: impl BufRead, slab_sizes: &[u64], classes: Option<u64>) -> R
     Ok(Recommended {
         slab_sizes: recommendation.slab_sizes,
         waste_ratio: recommendation.waste_ratio,
-        current_waste_ratio: recommendation.current_waste_ratio.filter(|_| has_class_for_all),
+        current_waste_ratio: recommendation.current_waste_ratio,
         max_pool_size_bytes: None,
         sample_count: recommendation.samples,
     })
@@ -180,25 +180,17 @@ fn told(recommended: &Recommended) -> String {
         recommended;
     let percent = |ratio: f64| format!("{:.1} %", ratio * 100.0);
     let mut text = String::new();
-    match waste_ratio {
-        None => text.push_str("# Nothing was seen yet: this is what there is.\n"),
-        Some(ratio) => {
+    match (waste_ratio, current_waste_ratio) {
+        (Some(ratio), Some(current)) => {
             let requests = if *sample_count == 1 { "request" } else { "requests" };
             let _ = writeln!(text, "# From {sample_count} {requests}.");
-            let _ = match current_waste_ratio {
-                Some(current) => writeln!(
-                    text,
-                    "# Of the memory given out, the present size classes waste {}, those below {}.",
-                    percent(*current),
-                    percent(*ratio)
-                ),
-                None => writeln!(
-                    text,
-                    "# Of the memory given out, those below waste {}; the present size classes do not hold all sizes.",
-                    percent(*ratio)
-                ),
-            };
-            if current_waste_ratio.is_some_and(|current| current < *ratio) {
+            let _ = writeln!(
+                text,
+                "# Of the memory given out, the present size classes waste {}, those below {}.",
+                percent(*current),
+                percent(*ratio)
+            );
+            if current < ratio {
                 text.push_str("# Warning: they waste more than the present ones: keep those, or allow more --classes.\n");
             }
             if let Some(largest) = slab_sizes.last() {
@@ -209,6 +201,7 @@ fn told(recommended: &Recommended) -> String {
                 );
             }
         }
+        _ => text.push_str("# No size was seen that a class holds: this is what there is.\n"),
     }
     if let (Some(bytes), Some(_)) = (max_pool_size_bytes, waste_ratio) {
         let _ = writeln!(
@@ -266,9 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_no_present_class_holds_leaves_their_waste_open() {
-        let recommended = of("5000\n1000").expect("right");
-        assert_eq!((recommended.current_waste_ratio, recommended.waste_ratio), (None, Some(0.0)));
+    fn a_size_that_no_present_class_holds_takes_whole_pages_and_says_nothing_about_classes() {
+        let recommended = of("5000,7\n1000\n9MiB").expect("right");
+        assert_eq!(recommended, of("1000").expect("right"));
+        assert_eq!((recommended.current_waste_ratio, recommended.sample_count), (Some(24.0 / 1024.0), 1));
+        let none = of("5000").expect("right");
+        assert_eq!((none.slab_sizes.as_slice(), none.waste_ratio), (&[1024, 4096][..], None));
+        assert!(told(&none).starts_with("# No size was seen that a class holds"), "{}", told(&none));
         assert_eq!(of("").expect("an empty file has no sizes").slab_sizes, [1024, 4096]);
     }
 

@@ -217,13 +217,13 @@ impl Api {
     /// A refusal to allocate, as the client is told.
     #[cold]
     pub(super) fn refused(&self, error: &AllocateError, asked: Asked) -> Problem {
-        refused(error, asked, &|numbers, by| self.refusal(asked.bytes(), numbers, by))
+        refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
     }
 
     /// A refusal to make an arena or to allocate in one, as the client is told.
     #[cold]
     pub(super) fn arena_refused(&self, error: &ArenaAllocateError, asked: Asked) -> Problem {
-        arena_refused(error, asked, &|numbers, by| self.refusal(asked.bytes(), numbers, by))
+        arena_refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
     }
 
     #[cold]
@@ -264,18 +264,40 @@ impl Api {
         numbers: Option<(u64, u64)>,
         by: &'static str,
     ) -> Refusal {
+        let largest = |free_bytes: u64| self.pool.largest_block_within(free_bytes);
+        self.refusal_with(requested_bytes, numbers, largest, by)
+    }
+
+    /// As [`Api::refusal`], of what was asked for: a member of an arena fits where a block may not.
+    #[cold]
+    fn refusal_of(&self, asked: Asked, numbers: Option<(u64, u64)>, by: &'static str) -> Refusal {
+        let Asked::Member { arena, .. } = asked else { return self.refusal(asked.bytes(), numbers, by) };
+        let largest = |free_bytes: u64| {
+            // An arena knows its limits itself, and what is free in its chunks takes nothing of the pool.
+            let (in_use_bytes, limit_bytes) = self.pool.in_use_and_limit_bytes();
+            let room_bytes =
+                if by == "arena" { limit_bytes.saturating_sub(in_use_bytes) } else { free_bytes };
+            self.pool.largest_member_within(arena, room_bytes, Now::read())
+        };
+        self.refusal_with(asked.bytes(), numbers, largest, by)
+    }
+
+    fn refusal_with(
+        &self,
+        requested_bytes: Option<u64>,
+        numbers: Option<(u64, u64)>,
+        largest_within: impl Fn(u64) -> Option<u64>,
+        by: &'static str,
+    ) -> Refusal {
         let now = || self.pool.in_use_and_limit_bytes();
-        // What a budget or an arena leaves free must have room in the pool as well.
-        let room = if matches!(by, "budget" | "arena") {
+        // What a budget leaves free must have room in the pool as well.
+        let room = if by == "budget" {
             let (in_use, limit) = now();
             limit.saturating_sub(in_use)
         } else {
             u64::MAX
         };
-        let largest = |free: u64| match by {
-            "arena" => self.pool.largest_member_within(free.min(room)),
-            _ => self.pool.largest_block_within(free.min(room)),
-        };
+        let largest = |free: u64| largest_within(free.min(room));
         Refusal::new(requested_bytes, numbers.unwrap_or_else(now), largest, by)
     }
 

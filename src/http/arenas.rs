@@ -170,7 +170,8 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     };
     let asked = Now::read();
     let made = api.pool.allocate_in_arena(id, size_bytes, wait, asked).await;
-    let made = made.map_err(|error| api.arena_refused(&error, Asked::Member { bytes: size_bytes }))?;
+    let asked_for = Asked::Member { bytes: size_bytes, arena: id };
+    let made = made.map_err(|error| api.arena_refused(&error, asked_for))?;
     let now = if wait.is_zero() { asked } else { Now::read() };
     Ok(created(&made, now))
 }

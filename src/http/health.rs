@@ -37,7 +37,7 @@ pub(super) struct HealthBlock {
     cache_efficiency: f64,
     /// 0 up to 60 % of the pool in use, 1 when it is full.
     memory_pressure: f64,
-    /// 0 up to a `fragmentation_ratio` of 0.25, 1 from 0.75 on.
+    /// 0 up to a `fragmentation_ratio`, the one below, of 0.25, 1 from 0.75 on.
     fragmentation_score: f64,
     /// The part of live blocks' bytes that nobody asked for.
     fragmentation_ratio: f64,

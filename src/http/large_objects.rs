@@ -1,4 +1,4 @@
-//! What `/stats` says of large objects: blocks that no class holds, and the free runs of pages that they are made of.
+//! What `/stats` says of large objects: blocks of whole pages, and the free runs of pages that they are made of.
 
 use crate::pool::PoolStats;
 use crate::units::ratio;
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// Large objects, and the free memory between them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LargeObjectsBlock {
-    /// Live ones.
+    /// Live ones: what no class holds, and what is larger than 16 KiB in an arena.
     objects: u64,
     /// Their actual bytes, whole pages.
     bytes: u64,
@@ -21,9 +21,9 @@ pub(super) struct LargeObjectsBlock {
     /// The longest of them.
     largest_free_bytes: u64,
     /// 1 − `largest_free_bytes` / `free_bytes`: 0 where all free memory is one run, or there is none. No request is ever
-    /// refused for it.
+    /// refused for it. That of `health` is something else: what live blocks waste.
     fragmentation_ratio: f64,
-    /// Blocks of pages given out: objects, and new versions of what writes touch.
+    /// Blocks of pages given out: objects, new versions of what writes touch, and pieces of memory of arenas.
     allocations: u64,
     /// Of these, those for which all memory was there.
     free_list_hits: u64,

@@ -27,7 +27,7 @@ pub(super) struct Recommendations {
     /// The most bytes ever in use and a quarter, times the growth of the slab that grows most with the new classes, in whole
     /// slabs of the largest; before the first request, the limit that there is.
     max_pool_size_bytes: u64,
-    /// Requests that this comes from: every block allocated since the start.
+    /// Requests that this comes from: every block of a size class allocated since the start.
     sample_count: u64,
 }
 

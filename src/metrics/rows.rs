@@ -123,13 +123,15 @@ pub(super) const SLAB_CREATED: Row =
     counter("maas_slab_created_total", "Slabs taken from the budget, those made ready at start included.");
 pub(super) const SLAB_REUSE_RATIO: Row =
     gauge("maas_slab_reuse_ratio", "Reused slabs as a part of all slabs given out, 0 to 1.");
-pub(super) const LARGE_OBJECTS: Row =
-    gauge("maas_large_objects", "Live allocations that are larger than the largest size class.");
+pub(super) const LARGE_OBJECTS: Row = gauge(
+    "maas_large_objects",
+    "Live allocations of whole pages: larger than the largest size class, or than 16 KiB in an arena.",
+);
 pub(super) const LARGE_OBJECT_BYTES: Row =
     gauge("maas_large_object_bytes", "Actual bytes of live large objects, whole pages.");
 pub(super) const LARGE_ALLOCATIONS: Row = counter(
     "maas_large_allocations_total",
-    "Blocks of pages given out: large objects, and new versions of what writes to them touch.",
+    "Blocks of pages given out: large objects, new versions of what writes touch, chunks of arenas.",
 );
 pub(super) const FREE_RUN_BYTES: Row = gauge(
     "maas_free_run_bytes",
@@ -137,7 +139,7 @@ pub(super) const FREE_RUN_BYTES: Row = gauge(
 );
 pub(super) const FRAGMENTATION_RATIO: Row = gauge(
     "maas_fragmentation_ratio",
-    "How far those free pages are from being one run: 1 - longest run / all of them, 0 to 1.",
+    "How far free pages between large objects are from being one run: 1 - longest / all, 0 to 1.",
 );
 pub(super) const FREE_LIST_HIT_RATIO: Row = gauge(
     "maas_free_list_hit_ratio",

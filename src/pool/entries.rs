@@ -36,10 +36,10 @@ pub(super) struct Slot {
     /// Bytes that were asked for of these.
     pub(super) live_requested_bytes: u64,
     pub(super) lease_lag: LeaseLag,
-    /// The sizes that clients asked for, large objects apart: they say nothing about classes.
+    /// The sizes that clients asked for; large objects and members of arenas apart: they say nothing about classes.
     pub(super) sizes: SizeCounts,
-    /// Large objects ever made. All other allocations are in `sizes`.
-    pub(super) objects_made: u64,
+    /// Large objects and members of arenas ever made. All other allocations are in `sizes`.
+    pub(super) classless_made: u64,
 }
 
 impl Slot {
@@ -55,7 +55,7 @@ impl Slot {
             live_requested_bytes: 0,
             lease_lag: LeaseLag::default(),
             sizes: SizeCounts::default(),
-            objects_made: 0,
+            classless_made: 0,
         }
     }
 
@@ -105,7 +105,7 @@ impl Local {
         slot.live_requested_bytes += record.size_bytes;
         match record.place.kind() {
             PlaceKind::Slab(_) => slot.sizes.count(record.size_bytes, actual_bytes, 1),
-            PlaceKind::Object(_) => slot.objects_made += 1,
+            PlaceKind::Object(_) => slot.classless_made += 1,
         }
         if let Some(deadline) = record.deadline {
             self.hang(slot, index, deadline, now);

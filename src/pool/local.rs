@@ -185,7 +185,6 @@ impl Local {
         Some(made)
     }
 
-    /// Makes an allocation of a slab; frees it where the table is full.
     /// Actual bytes of a large object with content of that size.
     pub(super) fn object_bytes(&self, size_bytes: u64) -> u64 {
         let (_, bytes) = Heap::run_shape(size_bytes).expect("it was allocated");

@@ -82,7 +82,7 @@ impl Local {
             live_bytes += slot.live_bytes;
             sizes_bytes += slot.sizes.metadata_bytes();
             requested_bytes += slot.live_requested_bytes;
-            made += slot.sizes.samples() + slot.objects_made;
+            made += slot.sizes.samples() + slot.classless_made;
             lease_lag.add(&slot.lease_lag);
         }
         let members = self.arenas().live();

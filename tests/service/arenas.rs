@@ -614,7 +614,10 @@ fn an_arena_that_finds_no_room_is_refused_or_waits_for_it() {
             let (server, target) = (&server, target.clone());
             move || server.post_to(&target, &body)
         };
-        asking(0)().is_problem(507, "pool-exhausted");
+        let refused = asking(0)();
+        refused.is_problem(507, "pool-exhausted");
+        // Whole pages, where a block of its own would have to be of a class.
+        assert_eq!(refused.json()["largest_available_bytes"], 508 * KIB);
         asking(50)().is_problem(503, "wait-timeout");
         let waiting = scope.spawn(asking(30_000));
         wait_until("it waits", || server.stat("/waiting_requests") == 1);

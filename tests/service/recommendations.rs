@@ -52,6 +52,9 @@ fn every_way_to_allocate_is_counted_and_the_sizes_become_classes() {
     assert_eq!(server.post_to("/allocate/batch", &body).status, 201);
     assert_eq!(server.post(&json!({ "size_bytes": 2000, "tag": "cache" }).to_string()).status, 201);
     assert_eq!(server.store("", "14 bytes of it").status, 201);
+    let arena = server.arena(&json!({ "profile": "tiny" }));
+    [100, 20_000].into_iter().for_each(|size| drop(server.member(&arena, size)));
+    assert_eq!(server.tell_arena(&arena, "rollback").status, 200, "its members say nothing about classes");
 
     let asked = 1000 + 3000 + 300_000 + 2000 + 14;
     let given = 1024 * 2 + 4096 * 2 + 131_072 * 3;

@@ -58,6 +58,11 @@ pub(crate) fn arena_refused(
             let detail = format!("{arenas_max} arenas are open, as many as can be; end one");
             Problem::new(Code::TableFull, detail).with_refusal(refusal(None, "arenas"))
         }
+        ArenaAllocateError::PoolTooSmall { page_bytes, limit_bytes } => {
+            let detail =
+                format!("an arena takes at least {page_bytes}, and the pool has {limit_bytes} in all");
+            Problem::new(Code::SizeTooLarge, detail)
+        }
         ArenaAllocateError::EstimateTooLarge { estimate_bytes, limit_bytes } => {
             let detail = format!(
                 "estimated_size_bytes is {estimate_bytes}, more than the {limit_bytes} that the pool has in all"
@@ -110,6 +115,12 @@ mod tests {
                 ArenaAllocateError::EstimateTooLarge { estimate_bytes: 2000, limit_bytes: 1000 },
                 Code::SizeTooLarge,
                 "estimated_size_bytes is 2000, more than the 1000",
+                None,
+            ),
+            (
+                ArenaAllocateError::PoolTooSmall { page_bytes: 4096, limit_bytes: 1000 },
+                Code::SizeTooLarge,
+                "an arena takes at least 4096, and the pool has 1000",
                 None,
             ),
             (

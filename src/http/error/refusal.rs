@@ -2,7 +2,7 @@
 
 use super::{Code, Problem};
 use crate::memory;
-use crate::pool::AllocateError;
+use crate::pool::{AllocateError, ArenaId};
 use serde::Serialize;
 use std::fmt;
 use utoipa::ToSchema;
@@ -63,14 +63,14 @@ pub(crate) enum Asked {
     /// An arena.
     Arena,
     /// So many bytes in an arena.
-    Member { bytes: u64 },
+    Member { bytes: u64, arena: ArenaId },
 }
 
 impl Asked {
     /// How many bytes, where the request said so.
     pub(crate) fn bytes(self) -> Option<u64> {
         match self {
-            Asked::Block { bytes } | Asked::Blocks { bytes, .. } | Asked::Member { bytes } => Some(bytes),
+            Asked::Block { bytes } | Asked::Blocks { bytes, .. } | Asked::Member { bytes, .. } => Some(bytes),
             Asked::Arena => None,
         }
     }
@@ -92,7 +92,7 @@ impl fmt::Display for Asked {
             Asked::Block { bytes } => write!(out, "{bytes} bytes were asked for"),
             Asked::Blocks { bytes, count } => write!(out, "{bytes} bytes in {count} blocks were asked for"),
             Asked::Arena => write!(out, "an arena was asked for"),
-            Asked::Member { bytes } => write!(out, "{bytes} bytes were asked for in an arena"),
+            Asked::Member { bytes, .. } => write!(out, "{bytes} bytes were asked for in an arena"),
         }
     }
 }

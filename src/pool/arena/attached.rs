@@ -60,7 +60,7 @@ impl Local {
             let node = tree.nodes.get(&number)?;
             node.attached.get(&index).filter(|(attached, _)| *attached == key)?;
             let Some(over) = tree.over(number, now) else {
-                return Some(AttachedTo { arena: tree.id(number), deadline: node.deadline });
+                return Some(AttachedTo { arena: tree.id(number), deadline: tree.deadline(number) });
             };
             drop(tree);
             self.end_over(over, now); // and look again: it may just have been renewed

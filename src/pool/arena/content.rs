@@ -68,7 +68,7 @@ impl Local {
                 size_bytes: u64::from(member.size_bytes),
                 actual_size_bytes: member.actual_bytes(),
                 created: Now(member.created),
-                deadline: node.deadline,
+                deadline: found.tree.deadline(arena),
                 tag: node.tag.and_then(|tag| self.tags().name(tag)),
                 arena: node.kept.is_none().then(|| found.tree.id(arena)),
             }

@@ -204,7 +204,8 @@ impl Local {
         let described = self.describe_arena(tree, number);
         let node = &tree.nodes[&number];
         let (parent, used_bytes_peak) = (node.parent, node.used_bytes_peak);
-        let ended = Arena { state, used_bytes: 0, allocations: 0, ..described };
+        let deadline = node.deadline; // its own: that of its lease
+        let ended = Arena { state, used_bytes: 0, allocations: 0, deadline, ..described };
         self.arenas().index().close(number, ended, used_bytes_peak, now);
         if let Some(parent) = parent {
             tree.node(parent).children.remove(&number);

@@ -61,6 +61,14 @@ pub enum ArenaAllocateError {
         /// The bound.
         arenas_max: usize,
     },
+    /// An arena takes whole pages, and the pool is smaller than one.
+    #[error("an arena takes {page_bytes} bytes at least, and the pool has {limit_bytes}")]
+    PoolTooSmall {
+        /// The size of a page.
+        page_bytes: u64,
+        /// The pool's limit.
+        limit_bytes: u64,
+    },
     /// The estimate is more than the pool has.
     #[error("{estimate_bytes} bytes are expected, and the pool has {limit_bytes}")]
     EstimateTooLarge {

@@ -165,7 +165,7 @@ impl Local {
             parent: node.parent.map(|parent| tree.id(parent)),
             state: ArenaState::Open,
             created: node.created,
-            deadline: node.deadline,
+            deadline: tree.deadline(number),
             tag: node.tag.and_then(|tag| self.tags().name(tag)),
         }
     }
@@ -233,6 +233,10 @@ impl Local {
         };
         let estimate = estimate_bytes.unwrap_or(profile.initial_bytes());
         let pool_bytes = self.heap().limit_bytes();
+        if pool_bytes < memory::page_size() {
+            let page_bytes = memory::page_size();
+            return Err(ArenaAllocateError::PoolTooSmall { page_bytes, limit_bytes: pool_bytes });
+        }
         if estimate_bytes.is_some_and(|estimate| estimate > pool_bytes) {
             return Err(ArenaAllocateError::EstimateTooLarge {
                 estimate_bytes: estimate,
@@ -371,7 +375,7 @@ impl Local {
             let place = node.space.take(bytes);
             let size = u32::try_from(size_bytes).expect("members in chunks are small");
             let made = node.members.add(Member::new(Key::random(), size, place, created));
-            let (tag, deadline) = (node.tag, node.deadline);
+            let tag = node.tag;
             let totals = &self.arenas().totals;
             totals.record_bytes.fetch_add(node.record_bytes() - before, Ordering::Relaxed);
             totals.live.fetch_add(1, Ordering::Relaxed);
@@ -385,13 +389,13 @@ impl Local {
             if let Some(tag) = tag {
                 self.tags().begin_members(tag, 1);
             }
-            self.with_slot(|slot| slot.sizes.count(size_bytes, bytes, 1));
+            self.with_slot(|slot| slot.classless_made += 1); // its size says nothing about classes
             Ok(Step::Made(Allocation {
                 id: made,
                 size_bytes,
                 actual_size_bytes: bytes,
                 created: Now(created),
-                deadline,
+                deadline: tree.deadline(number),
                 tag: tag.and_then(|tag| self.tags().name(tag)),
                 arena: Some(id),
             }))
@@ -426,12 +430,12 @@ impl Local {
             let node = tree.node(number);
             let before = node.record_bytes();
             node.attached.insert(index, (key, actual_size_bytes));
-            (made.arena, made.deadline) = (Some(id), node.deadline);
             let totals = &self.arenas().totals;
             totals.record_bytes.fetch_add(node.record_bytes() - before, Ordering::Relaxed);
             totals.attached.fetch_add(1, Ordering::Relaxed);
             totals.used_bytes.fetch_add(actual_size_bytes, Ordering::Relaxed);
             tree.charge(number, actual_size_bytes);
+            (made.arena, made.deadline) = (Some(id), tree.deadline(number));
             Ok(made)
         });
         // What did not get there, because the arena has ended, or is full by now.

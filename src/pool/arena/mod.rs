@@ -29,7 +29,6 @@ use super::id::{AllocationId, ArenaId};
 use super::tags::Tag;
 use super::{Allocation, Cursor, Engine, Pool};
 use crate::clock::Now;
-use crate::memory;
 use std::time::Duration;
 
 /// What became of an arena.
@@ -102,7 +101,7 @@ pub struct Arena {
     pub state: ArenaState,
     /// When it was made.
     pub created: Now,
-    /// When it ends by itself; none: it stays open until it is ended.
+    /// When it ends by itself, or with one that it lies in; none: it stays open until it is ended, or has ended.
     pub deadline: Option<Now>,
     /// Whose it is.
     pub tag: Option<Tag>,
@@ -261,11 +260,12 @@ impl Pool {
         local.rollback_arena(id, now).await
     }
 
-    /// The largest member that so many bytes leave room for, of an arena's limit and of the pool; none where even the
-    /// smallest needs more.
-    pub fn largest_member_within(&self, free_bytes: u64) -> Option<u64> {
-        let step =
-            if free_bytes > making::MEMBER_BYTES_MAX { memory::page_size() } else { space::ALIGN_BYTES };
-        Some(free_bytes - free_bytes % step).filter(|bytes| *bytes > 0)
+    /// The largest size that a request may ask for in an arena, where the pool has so many bytes free; none where even the
+    /// smallest member needs more, or the arena has ended.
+    pub fn largest_member_within(&self, id: ArenaId, free_bytes: u64, now: Now) -> Option<u64> {
+        let Engine::Local(local) = &self.engine;
+        let most = local.largest_within(u64::MAX).unwrap_or(0);
+        let largest = local.with_open(id, now, |_, tree, number| tree.largest_member(number, free_bytes));
+        largest.ok().map(|bytes| bytes.min(most)).filter(|bytes| *bytes > 0)
     }
 }

@@ -233,7 +233,7 @@ impl Index {
         self.learned.note(ended.tag.as_ref(), used_bytes_peak);
         self.forget_ended(now);
         self.ended_order.push_back((now, ended.id));
-        self.ended.insert(ended.id, ended);
+        self.ended.insert(ended.id, Arena { deadline: None, ..ended });
     }
 
     /// Forgets what ended too long ago, and the first of more than can be known.

@@ -4,8 +4,9 @@
 
 use super::Profile;
 use super::error::ArenaAllocateError;
+use super::making::MEMBER_BYTES_MAX;
 use super::members::Members;
-use super::space::{Chunk, Space};
+use super::space::{ALIGN_BYTES, Chunk, Space};
 use crate::clock::Now;
 use crate::memory;
 use crate::pool::id::{ArenaId, Key};
@@ -129,6 +130,25 @@ impl Tree {
     /// The arena and those above it, from below.
     fn upwards(&self, number: u32) -> impl Iterator<Item = u32> {
         std::iter::successors(Some(number), |number| self.nodes[number].parent)
+    }
+
+    /// When the arena ends by itself: its own lease, or one above it, is over then.
+    pub(super) fn deadline(&self, number: u32) -> Option<Now> {
+        self.upwards(number).filter_map(|number| self.nodes[&number].deadline).min()
+    }
+
+    /// The largest member that the arena has room for, where the pool has so many bytes free.
+    pub(super) fn largest_member(&self, number: u32, free_bytes: u64) -> u64 {
+        let left = |number: u32| self.nodes[&number].limit_bytes - self.nodes[&number].used_bytes;
+        let left_bytes = self.upwards(number).map(left).min().unwrap_or(0);
+        let pages_of = |bytes: u64| bytes - bytes % memory::page_size();
+        let in_pages = pages_of(free_bytes.min(left_bytes));
+        if in_pages > MEMBER_BYTES_MAX {
+            return in_pages;
+        }
+        let in_chunks = self.nodes[&number].space.free_bytes().saturating_add(pages_of(free_bytes));
+        let in_chunks = in_chunks.min(left_bytes).min(MEMBER_BYTES_MAX);
+        in_chunks - in_chunks % ALIGN_BYTES
     }
 
     pub(super) fn id(&self, number: u32) -> ArenaId {

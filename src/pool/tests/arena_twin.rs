@@ -130,6 +130,12 @@ impl Twin {
         self.arenas.iter().filter(lies_in).map(|arena| arena.used).sum()
     }
 
+    /// When it ends by itself: its own lease, which is what it was `made` with here, or one above it.
+    fn deadline(&self, id: ArenaId) -> Option<Now> {
+        let arena = &self.arena(id).made;
+        arena.deadline.into_iter().chain(arena.parent.and_then(|parent| self.deadline(parent))).min()
+    }
+
     fn fits(&self, id: ArenaId, bytes: u64) -> bool {
         let arena = &self.arena(id).made;
         self.used(id) + bytes <= arena.limit_bytes
@@ -143,11 +149,8 @@ impl Twin {
         self.members.retain(|member| {
             member.made.arena.is_none_or(|arena| !doomed.contains(&arena)) || kept.contains(&member.made.id)
         });
-        for member in &mut self.members {
-            if kept.contains(&member.made.id) {
-                (member.made.arena, member.made.deadline) = (None, None);
-            }
-        }
+        let kept = self.members.iter_mut().filter(|member| kept.contains(&member.made.id));
+        kept.for_each(|member| member.made.arena = None);
         for arena in &mut self.arenas {
             if arena.made.id == id {
                 (arena.state, arena.used) = (state, 0);
@@ -200,7 +203,9 @@ fn check(pool: &Pool, twin: &Twin) -> Result<(), TestCaseError> {
     prop_assert_eq!(seen.allocations, tagged);
     prop_assert!(seen.allocated_bytes <= BUDGET);
     for member in &twin.members {
-        prop_assert_eq!(at_once(pool.get(member.made.id, twin.now)), Ok(member.made.clone()));
+        let deadline = member.made.arena.and_then(|arena| twin.deadline(arena));
+        let expected = Allocation { deadline, ..member.made.clone() };
+        prop_assert_eq!(at_once(pool.get(member.made.id, twin.now)), Ok(expected));
         prop_assert_eq!(content(pool, member.made.id, twin.now), Ok(member.content.clone()));
     }
     for arena in &twin.arenas {
@@ -210,7 +215,7 @@ fn check(pool: &Pool, twin: &Twin) -> Result<(), TestCaseError> {
         if arena.state == ArenaState::Open {
             let own = twin.members.iter().filter(|member| member.made.arena == Some(id)).count() as u64;
             prop_assert_eq!((seen.used_bytes, seen.allocations), (twin.used(id), own));
-            prop_assert_eq!(seen.deadline, arena.made.deadline);
+            prop_assert_eq!(seen.deadline, twin.deadline(id));
         }
     }
     Ok(())
@@ -239,8 +244,9 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
                 Ok(made) => {
                     prop_assert!(parent.as_ref().is_none_or(|parent| parent.state == ArenaState::Open));
                     prop_assert_eq!(made.tag.clone(), own_tag.or(parent.and_then(|parent| parent.made.tag)));
-                    prop_assert_eq!(made.deadline, lease.map(|lease| Now(now.0 + lease)));
-                    twin.arenas.push(ArenaTwin { made, used: 0, state: ArenaState::Open });
+                    let own = Arena { deadline: lease.map(|lease| Now(now.0 + lease)), ..made.clone() };
+                    twin.arenas.push(ArenaTwin { made: own, used: 0, state: ArenaState::Open });
+                    prop_assert_eq!(made.deadline, twin.deadline(made.id));
                 }
                 Err(ArenaAllocateError::Arena(error)) => {
                     let parent = parent.expect("it is about the parent");
@@ -269,7 +275,7 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
                     prop_assert_eq!((made.size_bytes, made.actual_size_bytes), (size, actual(size)));
                     prop_assert_eq!(
                         (made.arena, &made.tag, made.deadline),
-                        (Some(id), &arena.made.tag, arena.made.deadline)
+                        (Some(id), &arena.made.tag, twin.deadline(id))
                     );
                     let content = vec![0; usize::try_from(size).expect("small")];
                     let used = twin.arenas.iter_mut().find(|twin| twin.made.id == id).expect("it was made");
@@ -350,12 +356,8 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
             prop_assert_eq!(renewed.is_ok(), arena.state == ArenaState::Open);
             if renewed.is_ok() {
                 let deadline = Some(now.after(Duration::from_nanos(lease)));
-                twin.arenas
-                    .iter_mut()
-                    .filter(|arena| arena.made.id == id)
-                    .for_each(|arena| arena.made.deadline = deadline);
-                let members = twin.members.iter_mut().filter(|member| member.made.arena == Some(id));
-                members.for_each(|member| member.made.deadline = deadline);
+                let mut arenas = twin.arenas.iter_mut();
+                arenas.find(|arena| arena.made.id == id).expect("it was made").made.deadline = deadline;
             }
         }
         Action::Pass(nanoseconds) => {

@@ -230,7 +230,7 @@ fn a_lease_that_is_over_ends_an_arena_for_whoever_looks_and_for_whoever_needs_it
         create(&pool, &ArenaRequest { parent: Some(parent.id), ..arena_request() }, Now(1)).expect("room");
     let [low, high] = [parent.id, child.id].map(|id| member(&pool, id, 100, Now(2)).expect("there is room"));
     let large = member(&pool, parent.id, 20_000, Now(2)).expect("there is room");
-    assert_eq!((low.deadline, large.deadline, high.deadline), (Some(over), Some(over), None));
+    assert_eq!([low.deadline, large.deadline, high.deadline], [Some(over); 3]);
     for made in [&low, &large] {
         let renewed = at_once(pool.renew(made.id, SECOND, Now(3)));
         assert_eq!(renewed, Err(RenewError::InArena(parent.id)));
