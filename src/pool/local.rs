@@ -439,6 +439,13 @@ impl Local {
         }
     }
 
+    /// Tells those who wait for room in an arena that something there was freed, or that it has ended.
+    pub(super) fn freed_in_arena(&self, number: u32) {
+        if self.queue.bell.is_wanted() {
+            self.queue.look_at_arena(number);
+        }
+    }
+
     /// What a record says that was read a moment ago; none if the allocation has ended since, and its tag with it.
     pub(super) fn describe_live(&self, index: u32, record: &Record) -> Option<Allocation> {
         let described = self.describe(index, record);

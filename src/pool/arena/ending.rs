@@ -25,6 +25,7 @@ const SLICE_ATTACHED: usize = 256;
 /// What an arena had, on its way back.
 #[derive(Debug, Default)]
 struct Remains {
+    number: u32,
     chunks: Vec<Chunk>,
     runs: Vec<Run>,
     attached: Vec<(u32, Key)>,
@@ -131,6 +132,7 @@ impl Local {
             let node = tree.node(number);
             let before = node.record_bytes();
             let mut own = self.empty(node);
+            own.number = number;
             own.chunks = node.space.reset(self.heap());
             self.uncount_chunks(&own.chunks);
             self.uncount_records(before - node.record_bytes());
@@ -219,7 +221,7 @@ impl Local {
         let mut remains = self.empty(&mut node);
         remains.chunks = node.space.take_unkept();
         self.uncount_chunks(&remains.chunks);
-        remains.ends_tag = true;
+        (remains.number, remains.ends_tag) = (number, true);
         self.arenas().vacate(&mut self.arenas().index(), number);
         remains
     }
@@ -261,7 +263,7 @@ impl Local {
         let created = |member: Option<&Member>| member.expect("some are kept").created;
         let span = (created(node.members.iter().next()), created(node.members.iter().last()));
         (node.kept, node.deadline) = (Some(span), None);
-        let mut own = Remains { chunks, runs, ended: own_ended, tag: node.tag, ..Remains::default() };
+        let mut own = Remains { number, chunks, runs, ended: own_ended, tag: node.tag, ..Remains::default() };
         let totals = &self.arenas().totals;
         totals.used_bytes.fetch_sub(node.own_used_bytes, Ordering::Relaxed);
         totals.attached.fetch_sub(node.attached.len() as u64, Ordering::Relaxed);
@@ -324,6 +326,7 @@ impl Local {
             }
             // Last, so that whoever gets the memory finds the rest too.
             self.free_chunks(own.chunks);
+            self.freed_in_arena(own.number);
         }
         self.room_freed(); // what others wait for may have been no memory
         (ended, attached)

@@ -9,6 +9,7 @@ mod content;
 mod directory;
 mod ending;
 mod error;
+mod fresh;
 mod kept;
 mod learned;
 mod listing;

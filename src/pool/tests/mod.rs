@@ -3,6 +3,7 @@
 mod arena_costs;
 mod arena_races;
 mod arena_twin;
+mod arena_waiting;
 mod arenas;
 mod cancel;
 mod drift;
