@@ -93,6 +93,16 @@ impl Run {
     }
 }
 
+/// Members after a point in time.
+#[derive(Debug)]
+pub(super) struct After {
+    pub(super) found: Vec<(u64, AllocationId)>,
+    /// How many were looked at.
+    pub(super) looks: usize,
+    /// How far was looked: everything up to that creation time is in the result. None: to the end.
+    pub(super) end: Option<u64>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Members {
@@ -207,13 +217,7 @@ impl Members {
 
     /// Collects up to `count_max` members created after `created`, in order, looking at `looks_max` at most.
     ///
-    /// Returns them, and how far was looked: everything up to that creation time is in the result. None means to the end.
-    pub(super) fn after(
-        &self,
-        created: u64,
-        count_max: usize,
-        looks_max: usize,
-    ) -> (Vec<(u64, AllocationId)>, Option<u64>) {
+    pub(super) fn after(&self, created: u64, count_max: usize, looks_max: usize) -> After {
         let (mut found, mut looks) = (Vec::new(), 0);
         let first = self.runs.range(..=created).next_back().map_or(0, |(first, _)| *first);
         for run in self.runs.range(first..).map(|(_, run)| run) {
@@ -224,11 +228,11 @@ impl Members {
                     found.push((member.created, run.id(at)));
                 }
                 if found.len() == count_max || looks == looks_max {
-                    return (found, Some(member.created));
+                    return After { found, looks, end: Some(member.created) };
                 }
             }
         }
-        (found, None)
+        After { found, looks, end: None }
     }
 }
 
@@ -279,8 +283,8 @@ mod tests {
         for (count_max, looks_max) in [(1, 1), (7, 1000), (1000, 5), (1000, 1000)] {
             let (mut seen, mut after) = (Vec::new(), 0);
             loop {
-                let (page, end) = members.after(after, count_max, looks_max);
-                assert!(page.len() <= count_max);
+                let After { found: page, looks, end } = members.after(after, count_max, looks_max);
+                assert!(page.len() <= count_max && looks <= looks_max);
                 seen.extend(page.into_iter().map(|(_, id)| id));
                 match end {
                     Some(end) => after = end,
