@@ -336,6 +336,7 @@ impl Local {
             entry.is_taken = false; // the member's from here on
             let place = node.space.take(bytes);
             let size = u32::try_from(size_bytes).expect("members in chunks are small");
+            self.arenas().note_member(number, created);
             let made = node.members.add(Member::new(Key::random(), size, place, created));
             let (tag, deadline) = (node.tag, node.deadline);
             let totals = &self.arenas().totals;
