@@ -201,7 +201,7 @@ impl Local {
             self.tags().end_block(share.tag);
         }
         let is_something_free = !runs.is_empty() || !chunks.is_empty();
-        self.give_back_runs(runs);
+        self.leave_runs(&runs);
         self.free_chunks(chunks);
         if is_something_free {
             self.room_freed();

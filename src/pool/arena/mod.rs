@@ -12,6 +12,7 @@ mod error;
 mod fresh;
 mod kept;
 mod learned;
+mod leaving;
 mod listing;
 mod making;
 mod members;

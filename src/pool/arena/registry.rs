@@ -6,12 +6,13 @@
 use super::directory::{Directory, RUN_MEMBERS, RUNS_MAX};
 use super::kept::Kept;
 use super::learned::Learned;
+use super::leaving::Left;
 use super::members::{Member, Run};
 use super::tree::{Family, Node};
 use super::{Arena, ArenaState, ArenaStats, Profile};
 use crate::clock::Now;
 use crate::memory::page_size;
-use crate::pool::id::{ArenaId, Key};
+use crate::pool::id::ArenaId;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,9 +53,8 @@ pub(in crate::pool) struct Arenas {
     pub(super) directory: Directory,
     index: Mutex<Index>,
     pub(super) totals: Totals,
-    /// Entries of the table, with their keys, that were members of arenas which have ended: still to be ended themselves.
-    /// Nobody finds them any more.
-    pub(super) leaving: Mutex<Vec<(u32, Key)>>,
+    /// What arenas had that have ended, left by those who ended them.
+    pub(super) leaving: Mutex<Left>,
 }
 
 /// What changes with every member. Only counts: nobody decides by them.

@@ -103,6 +103,43 @@ fn an_arena_of_many_large_members_ends_in_slices_and_where_nobody_waits_for_it_a
 }
 
 #[test]
+fn of_many_members_a_few_are_kept_in_slices_and_the_rest_is_zeroed_even_where_nobody_waits_for_it() {
+    for is_dropped in [false, true] {
+        let (pool, arena) = with_many(true);
+        let all = list_all(&pool, 1000, Now(4));
+        let keep = Keep::These(all.iter().step_by(1000).copied().collect());
+        let kept = u64::try_from(all.len().div_ceil(1000)).expect("small");
+        let mut call = Box::pin(pool.commit_arena(arena, &keep, Now(5)));
+        let mut polls = 0;
+        let mut poll = || {
+            polls += 1;
+            call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        assert!(poll().is_pending(), "a slice is not all of it");
+        assert_eq!(list_all(&pool, 1000, Now(5)).len() as u64, kept, "no half of it is seen");
+        if is_dropped {
+            drop(call);
+            while pool.expire(Now(6)).more {}
+        } else {
+            let freed = loop {
+                if let Poll::Ready(freed) = poll() {
+                    break freed.expect("it is open");
+                }
+            };
+            assert_eq!(
+                (freed.freed_allocations, freed.freed_bytes),
+                (MEMBERS - kept, (MEMBERS - kept) * 112)
+            );
+            assert!(polls >= 3, "{polls} polls");
+        }
+        let left = list_all(&pool, 1000, Now(7));
+        assert!(left.iter().all(|id| content(&pool, *id, Now(7)) == Ok(vec![7; 100])));
+        assert!(at_once(pool.free_batch(&left, Now(8))).is_empty());
+        check_empty(&pool);
+    }
+}
+
+#[test]
 fn an_arena_of_few_members_costs_few_records() {
     let pool = pool(64 << 20, &[1024], &Config::default());
     let tiny = ArenaRequest { size: ArenaSize::Profile(Profile::Tiny), ..arena_request() };
