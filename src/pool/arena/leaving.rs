@@ -39,8 +39,6 @@ pub(super) struct Remains {
 #[derive(Debug, Default)]
 pub(super) struct Left {
     arenas: Vec<Remains>,
-    /// Their places in the directory, and their entries, are given back already.
-    runs: Vec<Run>,
     gaps: Vec<(u32, Key, Range<u64>)>,
     /// Entries of the table, with their keys: still to be ended themselves.
     attached: Vec<(u32, Key)>,
@@ -48,7 +46,7 @@ pub(super) struct Left {
 
 impl Left {
     pub(super) fn is_empty(&self) -> bool {
-        self.arenas.is_empty() && self.runs.is_empty() && self.gaps.is_empty() && self.attached.is_empty()
+        self.arenas.is_empty() && self.gaps.is_empty() && self.attached.is_empty()
     }
 
     fn append(&mut self, mut other: Left) {
@@ -57,7 +55,6 @@ impl Left {
             return;
         }
         self.arenas.append(&mut other.arenas);
-        self.runs.append(&mut other.runs);
         self.gaps.append(&mut other.gaps);
         self.attached.append(&mut other.attached);
     }
@@ -104,11 +101,20 @@ impl<'a> Leaving<'a> {
     /// Gives a slice of it back, and says how many allocations ended with that.
     pub(super) fn give_back_slice(&mut self, now: Now) -> u64 {
         let mut ended = 0;
-        for own in tail(&mut self.left.arenas, SLICE_ARENAS) {
-            ended += self.give_back_arena(own);
+        let mut runs_left = SLICE_RUNS;
+        for _ in 0..SLICE_ARENAS {
+            let Some(mut own) = self.left.arenas.pop() else { break };
+            let runs = tail(&mut own.runs, runs_left);
+            runs_left -= runs.len();
+            self.local.leave_runs(&runs);
+            if own.runs.is_empty() {
+                ended += self.give_back_arena(own);
+            } else {
+                self.left.arenas.push(own);
+                break;
+            }
         }
         self.local.room_freed(); // what others wait for may have been no memory
-        drop(tail(&mut self.left.runs, SLICE_RUNS));
         let mut bytes = 0;
         while bytes < SLICE_BYTES
             && let Some((number, key, gap)) = self.left.gaps.pop()
@@ -126,13 +132,11 @@ impl<'a> Leaving<'a> {
         ended
     }
 
-    /// Gives back what one had that others may wait for, and says how many members in chunks ended with it.
+    /// Gives back what one had whose records are given back, and says how many members in chunks ended with it.
     fn give_back_arena(&mut self, mut own: Remains) -> u64 {
         let local = self.local;
         self.left.attached.append(&mut own.attached);
         self.left.gaps.append(&mut own.gaps);
-        local.leave_runs(&own.runs);
-        self.left.runs.append(&mut own.runs);
         if let Some(tag) = own.tag {
             local.tags().end_members(tag, own.ended);
             let bytes = own.chunks.iter().map(Chunk::bytes).sum();
