@@ -211,6 +211,8 @@ impl Problem {
             WriteError::Waited { .. } => {
                 Problem::new(Code::WriteWaited, error.to_string()).with_refusal(refusal(None, "readers"))
             }
+            WriteError::Inflight { .. } => Problem::new(Code::InflightExhausted, error.to_string())
+                .with_refusal(refusal(None, "inflight")),
         }
     }
 }

@@ -200,6 +200,18 @@ pub enum WriteError {
         /// How long the write waited for them.
         waited_ms: u64,
     },
+    /// The in-flight budget has no room for the body, which is collected before it is applied.
+    #[error(
+        "a body that has come to {received_bytes} bytes does not fit beside {held_bytes} of {bytes_max} bytes on their way"
+    )]
+    Inflight {
+        /// Bytes of it that have come.
+        received_bytes: u64,
+        /// Bytes that others have on their way.
+        held_bytes: u64,
+        /// Bytes that may be.
+        bytes_max: u64,
+    },
 }
 
 impl Local {

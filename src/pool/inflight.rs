@@ -4,8 +4,8 @@
 use crate::memory::Budget;
 use std::sync::Arc;
 
-/// How many bytes of requests and answers are in memory, and how many may be.
-#[derive(Debug)]
+/// How many bytes of requests and answers are in memory, and how many may be. A copy is the same budget.
+#[derive(Clone, Debug)]
 pub struct Inflight {
     budget: Arc<Budget>,
 }

@@ -5,6 +5,7 @@ use super::drain::Drains;
 use super::entries::Slot;
 use super::handover::Handover;
 use super::id::{AllocationId, Key};
+use super::inflight::Inflight;
 use super::janitor::Janitor;
 use super::object::Objects;
 use super::place::{ObjectNumber, Place, PlaceKind};
@@ -47,6 +48,7 @@ pub(super) struct Local {
     drains: Drains,
     handover: Arc<Handover>,
     arenas: Arenas,
+    inflight: Inflight,
     pub(super) janitor: Janitor,
     /// Set once, when the service stops.
     closed: AtomicBool,
@@ -78,6 +80,7 @@ impl Local {
             drains: Drains::new(Duration::from_secs(config.drain_seconds)),
             handover,
             arenas: Arenas::default(),
+            inflight: Inflight::new(config.max_inflight_bytes),
             janitor: Janitor::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
@@ -112,6 +115,10 @@ impl Local {
 
     pub(super) fn arenas(&self) -> &Arenas {
         &self.arenas
+    }
+
+    pub(super) fn inflight(&self) -> &Inflight {
+        &self.inflight
     }
 
     pub(super) fn objects(&self) -> &Objects {
@@ -444,6 +451,13 @@ impl Local {
     pub(super) fn room_freed(&self) {
         if self.queue.bell.is_wanted() {
             self.queue.offer(self);
+        }
+    }
+
+    /// Tells those who wait for room in an arena that something there was freed, or that it has ended.
+    pub(super) fn freed_in_arena(&self, number: u32) {
+        if self.queue.bell.is_wanted() {
+            self.queue.look_at_arena(number);
         }
     }
 

@@ -156,9 +156,10 @@ pub struct Pool {
 impl Pool {
     /// A pool on `heap`.
     pub fn new(heap: Heap, config: &Config) -> Pool {
-        let engine = Engine::Local(Local::new(Arc::new(heap), config));
+        let local = Local::new(Arc::new(heap), config);
+        let inflight = local.inflight().clone();
+        let engine = Engine::Local(local);
         let write_wait = Duration::from_millis(config.write_wait_ms);
-        let inflight = Inflight::new(config.max_inflight_bytes);
         Pool { engine, inflight, idempotency: Idempotency::default(), calls: Calls::default(), write_wait }
     }
 

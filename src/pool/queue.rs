@@ -91,6 +91,8 @@ struct State {
     groups: BTreeMap<Need, BTreeSet<u64>>,
     /// Those that want to look when anything is freed, and are not about to.
     lookers: BTreeSet<u64>,
+    /// Those that want to look when anything of an arena is freed, and are not about to: (number of the arena, ticket).
+    arena_lookers: BTreeSet<(u32, u64)>,
     set_aside: Option<SetAside>,
     /// Nobody waits to allocate any more.
     closed: bool,
@@ -99,14 +101,23 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     need: Need,
-    /// Wants to look again whenever anything was freed, besides waiting for its need.
-    looks: bool,
+    looks: Looks,
     stage: Stage,
     /// Times that one who came later was granted room.
     passed: u64,
     /// `Bell::newcomers` when it came.
     newcomers_before: u64,
     waker: Option<Waker>,
+}
+
+/// When a waiter wants to look again, besides waiting for its need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    Never,
+    /// Whenever anything was freed. It is not sent away when the queue is closed: it writes.
+    Always,
+    /// Whenever anything of the arena of that number was.
+    AtArena(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,12 +181,30 @@ impl Queue {
             let tickets: Vec<u64> = state.waiters.keys().copied().collect();
             for ticket in tickets {
                 let waiter = &state.waiters[&ticket];
-                if !waiter.looks && waiter.stage == Stage::Waits {
+                let waits = matches!(waiter.stage, Stage::Waits | Stage::MayLook);
+                if waiter.looks != Looks::Always && waits {
                     state.leave_group(ticket);
+                    state.stop_looking(ticket);
                     let waiter = state.waiters.get_mut(&ticket).expect("it was just looked at");
                     waiter.stage = Stage::Closed;
                     wakers.extend(waiter.waker.take());
                 }
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes those who wait for room in the arena of that number: something there was freed, or it has ended.
+    #[cold]
+    pub(super) fn look_at_arena(&self, arena: u32) {
+        let mut wakers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let State { waiters, arena_lookers, .. } = &mut *state;
+            for (_, ticket) in arena_lookers.extract_if((arena, 0)..=(arena, u64::MAX), |_| true) {
+                let waiter = waiters.get_mut(&ticket).expect("a looker is a waiter");
+                waiter.stage = Stage::MayLook;
+                wakers.extend(waiter.waker.take());
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -230,11 +259,23 @@ impl State {
     /// The need of this waiter was taken for it.
     fn grant(&mut self, ticket: u64, wakers: &mut Vec<Waker>) {
         self.leave_group(ticket);
-        self.lookers.remove(&ticket);
+        self.stop_looking(ticket);
         self.waiters.range_mut(..ticket).for_each(|(_, passed_over)| passed_over.passed += 1);
         let waiter = self.waiters.get_mut(&ticket).expect("it was just looked up");
         waiter.stage = Stage::Granted;
         wakers.extend(waiter.waker.take());
+    }
+
+    fn stop_looking(&mut self, ticket: u64) {
+        match self.waiters[&ticket].looks {
+            Looks::Never => {}
+            Looks::Always => {
+                self.lookers.remove(&ticket);
+            }
+            Looks::AtArena(arena) => {
+                self.arena_lookers.remove(&(arena, ticket));
+            }
+        }
     }
 
     fn leave_group(&mut self, ticket: u64) {
@@ -290,20 +331,34 @@ impl State {
 impl<'a> Place<'a> {
     /// The last place in the queue. One that `looks` is also woken whenever anything at all was freed.
     pub(super) fn new(local: &'a Local, need: Need, looks: bool) -> Place<'a> {
+        Place::enter(local, need, if looks { Looks::Always } else { Looks::Never })
+    }
+
+    /// The last place in the queue, of one that is also woken whenever anything of the arena of that number was freed, and
+    /// looks there first.
+    pub(super) fn in_arena(local: &'a Local, need: Need, arena: u32) -> Place<'a> {
+        Place::enter(local, need, Looks::AtArena(arena))
+    }
+
+    fn enter(local: &'a Local, need: Need, looks: Looks) -> Place<'a> {
         let queue = local.queue();
         queue.bell.enter();
         let ticket = {
             let mut state = queue.state.lock();
             let ticket = state.next_ticket;
             state.next_ticket += 1;
-            let is_sent_away = state.closed && !looks;
+            let is_sent_away = state.closed && looks != Looks::Always;
             if !is_sent_away {
                 state.groups.entry(need.clone()).or_default().insert(ticket);
             }
-            if looks {
+            if looks == Looks::Always {
                 state.lookers.insert(ticket);
             }
-            let stage = if is_sent_away { Stage::Closed } else { Stage::Waits };
+            let stage = match looks {
+                _ if is_sent_away => Stage::Closed,
+                Looks::AtArena(_) => Stage::MayLook,
+                Looks::Never | Looks::Always => Stage::Waits,
+            };
             let newcomers_before = queue.bell.newcomers.load(Ordering::Relaxed);
             let waiter = Waiter { need, looks, stage, passed: 0, newcomers_before, waker: None };
             state.waiters.insert(ticket, waiter);
@@ -318,7 +373,7 @@ impl<'a> Place<'a> {
     pub(super) async fn turn(&mut self) -> Turn {
         poll_fn(|context| {
             let mut state = self.local.queue().state.lock();
-            let State { waiters, lookers, .. } = &mut *state;
+            let State { waiters, lookers, arena_lookers, .. } = &mut *state;
             let waiter = waiters.get_mut(&self.ticket).expect("a waiter leaves with its place");
             match waiter.stage {
                 Stage::Granted => {
@@ -327,7 +382,10 @@ impl<'a> Place<'a> {
                 }
                 Stage::MayLook => {
                     waiter.stage = Stage::Waits;
-                    lookers.insert(self.ticket);
+                    match waiter.looks {
+                        Looks::AtArena(arena) => arena_lookers.insert((arena, self.ticket)),
+                        Looks::Never | Looks::Always => lookers.insert(self.ticket),
+                    };
                     Poll::Ready(Turn::Look)
                 }
                 Stage::Closed => Poll::Ready(Turn::Closed),
@@ -347,7 +405,7 @@ impl Drop for Place<'_> {
         let (waiter, aside) = {
             let mut state = queue.state.lock();
             state.leave_group(self.ticket);
-            state.lookers.remove(&self.ticket);
+            state.stop_looking(self.ticket);
             let aside = state.set_aside.take_if(|aside| aside.ticket == self.ticket);
             (state.waiters.remove(&self.ticket).expect("a waiter leaves with its place"), aside)
         };

@@ -3,13 +3,22 @@
 use super::content::WriteError;
 use super::deposit::Deposit;
 use super::local::Local;
-use super::plan::{Plan, Room};
+use super::plan::{ClaimError, Plan, Room};
 use super::queue::{Need, Place, Turn};
 use super::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use crate::clock::Now;
 use crate::memory;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+
+/// How a request that waited for a need came to what it wants.
+#[derive(Debug)]
+pub(super) enum Claimed<Found> {
+    /// The need is its own. The time by then.
+    Need(Now),
+    /// It found it elsewhere. The time by then.
+    Found(Found, Now),
+}
 
 /// How long a request has waited, and may.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +123,63 @@ impl Local {
             }
         }
         Ok(wait.now())
+    }
+
+    /// Takes a need from the pool for the arena of that number when it is there, or what `look` finds where it is asked
+    /// whenever something of the arena was freed, and at last.
+    pub(super) async fn claim_or_find<Found>(
+        &self,
+        need: &Need,
+        arena: u32,
+        wait: Duration,
+        now: Now,
+        look: impl FnMut(Now) -> Option<Found>,
+    ) -> Result<Claimed<Found>, AllocateError> {
+        let Err(error) = self.unless_due(now, || self.claim(need)) else { return Ok(Claimed::Need(now)) };
+        if let ClaimError::Memory(_) = error {
+            self.drains().memory_is_needed(self.heap());
+        }
+        let refused = self.refused(error);
+        if wait.is_zero() || !refused.may_pass() {
+            return Err(refused);
+        }
+        Box::pin(self.claim_or_find_in_turn(need, arena, wait, now, look)).await
+    }
+
+    async fn claim_or_find_in_turn<Found>(
+        &self,
+        need: &Need,
+        arena: u32,
+        wait: Duration,
+        now: Now,
+        mut look: impl FnMut(Now) -> Option<Found>,
+    ) -> Result<Claimed<Found>, AllocateError> {
+        let wait = Wait::begin(wait, now);
+        let mut place = Place::in_arena(self, need.clone(), arena);
+        loop {
+            let turn = timeout_at(wait.until, place.turn()).await;
+            match turn {
+                Ok(Turn::Granted) => return Ok(Claimed::Need(wait.now())),
+                Ok(Turn::Closed) => return Err(Unavailable.into()),
+                Ok(Turn::Look) | Err(_) => {
+                    if let Some(found) = look(wait.now()) {
+                        return Ok(Claimed::Found(found, wait.now()));
+                    }
+                }
+            }
+            if turn.is_err() {
+                break;
+            }
+        }
+        // The last attempt is its own, and says what stands in the way now.
+        drop(place);
+        match self.unless_due(wait.now(), || self.claim(need)) {
+            Ok(()) => Ok(Claimed::Need(wait.now())),
+            Err(last) => {
+                let last = Box::new(self.refused(last));
+                Err(AllocateError::Waited { waited_ms: wait.waited_ms(), last })
+            }
+        }
     }
 
     /// Whether so many bytes would be free without readers of what is gone, and without what is set aside.

@@ -7,6 +7,7 @@ use super::directory::{RUN_MEMBERS, RunPlace};
 use super::members::Member;
 use super::tree::Tree;
 use crate::clock::Now;
+use crate::pool::InflightCharge;
 use crate::pool::content::{Content, Placement, Precondition, WriteError, check_end};
 use crate::pool::id::{AllocationId, Key};
 use crate::pool::local::Local;
@@ -14,6 +15,21 @@ use crate::pool::tags::TagShare;
 use crate::pool::{Allocation, NotFound, RenewError, Written};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
+
+/// Copies up to this long take no room of the in-flight budget: as much as any answer has beside its content.
+const UNCHARGED_COPY_BYTES: u64 = 4 << 10;
+
+/// What was read of a member. It is charged to the in-flight budget, where that has room, until the last of it is sent.
+struct Copied {
+    bytes: Vec<u8>,
+    _charge: Option<InflightCharge>,
+}
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// A live member that was found, under its family's lock.
 struct Found<'a> {
@@ -90,7 +106,14 @@ impl Local {
             let size_bytes = u64::from(member.size_bytes);
             let bytes = (member.writes > 0).then(|| {
                 let range = member.place..member.place + size_bytes;
-                Bytes::from(found.tree.node(found.place.arena).space.read(self.heap(), range))
+                let bytes = found.tree.node(found.place.arena).space.read(self.heap(), range);
+                if size_bytes <= UNCHARGED_COPY_BYTES {
+                    return Bytes::from(bytes);
+                }
+                // A read is never refused. Where the budget is exhausted copies come on top of it: 16 KiB (the largest
+                // member) for each connection at most, or of HTTP/2 for each of its streams.
+                let charge = self.inflight().charge(size_bytes);
+                Bytes::from_owner(Copied { bytes, _charge: charge })
             });
             Content::copied(size_bytes, member.writes, bytes)
         })
@@ -178,7 +201,7 @@ impl Local {
             self.tags().end_block(share.tag);
         }
         let is_something_free = !runs.is_empty() || !chunks.is_empty();
-        self.give_back_runs(runs);
+        self.leave_runs(&runs);
         self.free_chunks(chunks);
         if is_something_free {
             self.room_freed();
@@ -201,7 +224,7 @@ impl Local {
             precondition.check_early(member.writes)?;
             Ok::<_, WriteError>(size_bytes)
         })??;
-        Ok(MemberUpload { local: self, id, placement, size_bytes, body: Vec::new() })
+        Ok(MemberUpload { local: self, id, placement, size_bytes, body: Vec::new(), charge: None })
     }
 }
 
@@ -214,6 +237,8 @@ pub(in crate::pool) struct MemberUpload<'a> {
     size_bytes: u64,
     /// At most what fits into the member.
     body: Vec<u8>,
+    /// Of the in-flight budget, for what the body takes.
+    charge: Option<InflightCharge>,
 }
 
 impl MemberUpload<'_> {
@@ -222,7 +247,20 @@ impl MemberUpload<'_> {
     }
 
     pub(in crate::pool) fn push(&mut self, piece: &[u8]) -> Result<(), WriteError> {
-        check_end(self.placement, self.body.len() as u64 + piece.len() as u64, self.size_bytes)?;
+        let received_bytes = self.body.len() as u64 + piece.len() as u64;
+        check_end(self.placement, received_bytes, self.size_bytes)?;
+        let capacity = self.body.capacity();
+        if self.body.len() + piece.len() > capacity {
+            // As Rust's own vectors grow, but no further than the member: what is charged is what there is.
+            let most = usize::try_from(self.size_bytes).expect("members in chunks are small");
+            let grown = (2 * capacity).min(most).max(self.body.len() + piece.len());
+            let inflight = self.local.inflight();
+            if !inflight.raise(&mut self.charge, grown as u64) {
+                let (held_bytes, bytes_max) = (inflight.bytes(), inflight.bytes_max());
+                return Err(WriteError::Inflight { received_bytes, held_bytes, bytes_max });
+            }
+            self.body.reserve_exact(grown - self.body.len());
+        }
         self.body.extend_from_slice(piece);
         Ok(())
     }

@@ -93,11 +93,13 @@ impl Directory {
         Some(run)
     }
 
-    /// Nobody has the run any more.
-    pub(super) fn leave(&self, run: u32) {
+    /// Nobody has these runs any more.
+    pub(super) fn leave(&self, runs: impl Iterator<Item = u32>) {
         let mut free = self.free.lock();
-        *self.word(run).expect("it was entered").lock() = Word::Free(free.first);
-        free.first = run;
+        for run in runs {
+            *self.word(run).expect("it was entered").lock() = Word::Free(free.first);
+            free.first = run;
+        }
     }
 
     /// Where to look for a run.
@@ -139,7 +141,7 @@ mod tests {
         }
         assert_eq!(directory.enter(place(0)), None);
         assert_eq!(directory.find(RUNS_MAX - 1), Some(place(RUNS_MAX - 1)));
-        [7, 9].into_iter().for_each(|run| directory.leave(run));
+        directory.leave([7, 9].into_iter());
         assert_eq!((directory.find(7), directory.find(9), directory.find(8)), (None, None, Some(place(8))));
         assert_eq!([place(1); 3].map(|place| directory.enter(place)), [Some(9), Some(7), None]);
         assert!(directory.metadata_bytes() <= Directory::BYTES_MAX);

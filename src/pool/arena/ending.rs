@@ -4,7 +4,8 @@
 //! anything of it. What it had is given back after that, outside of the lock.
 
 use super::directory::RUN_MEMBERS;
-use super::members::{Member, Members, Run};
+use super::leaving::{Leaving, Remains};
+use super::members::{Member, Members};
 use super::space::Chunk;
 use super::tree::{Node, Tree};
 use super::{Arena, ArenaError, ArenaFreed, ArenaState, Keep};
@@ -12,41 +13,29 @@ use crate::clock::Now;
 use crate::pool::expiry::Expired;
 use crate::pool::id::{AllocationId, ArenaId, Key};
 use crate::pool::local::Local;
-use crate::pool::tags::{TagNumber, TagShare};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 /// Arenas ended in one slice of expiry.
 const SLICE_ARENAS: usize = 8;
 
-/// Members with blocks of their own that are ended in one slice: a microsecond each at worst.
-const SLICE_ATTACHED: usize = 256;
-
-/// What an arena had, on its way back.
-#[derive(Debug, Default)]
-struct Remains {
-    chunks: Vec<Chunk>,
-    runs: Vec<Run>,
-    attached: Vec<(u32, Key)>,
-    /// Members in chunks that ended.
-    ended: u64,
-    tag: Option<TagNumber>,
-    /// The arena itself is gone, and carries its tag no more.
-    ends_tag: bool,
-}
-
 /// What of the members is kept.
 enum Kept {
     All,
-    These(HashSet<AllocationId>),
+    /// Entries of the table with their keys; and of those in chunks, by run of the directory, a bit for each.
+    These {
+        attached: Vec<(u32, Key)>,
+        masks: HashMap<u32, u64>,
+    },
 }
 
 impl Kept {
-    fn contains(&self, id: AllocationId) -> bool {
-        match self {
-            Kept::All => true,
-            Kept::These(ids) => ids.contains(&id),
+    fn of(ids: &[AllocationId]) -> Kept {
+        let mut masks: HashMap<u32, u64> = HashMap::new();
+        for (member, _) in ids.iter().filter_map(|id| id.decode_member()) {
+            *masks.entry(member / RUN_MEMBERS).or_default() |= 1 << (member % RUN_MEMBERS);
         }
+        Kept::These { attached: ids.iter().filter_map(|id| id.decode()).collect(), masks }
     }
 }
 
@@ -89,7 +78,7 @@ impl Local {
         let (freed_bytes, remains) = self.with_open(id, now, |_, tree, number| {
             (tree.nodes[&number].used_bytes, self.take_out(tree, number, ArenaState::RolledBack, now))
         })?;
-        let freed_allocations = self.give_back_in_slices(remains, now).await;
+        let freed_allocations = Leaving::new(self, remains).give_back(now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::RolledBack })
     }
 
@@ -113,13 +102,13 @@ impl Local {
                             return Err(ArenaError::NotAMember { id, allocation: *allocation });
                         }
                     }
-                    Kept::These(ids.iter().copied().collect())
+                    Kept::of(ids)
                 }
             };
             let (kept_bytes, remains) = self.take_out_but(tree, number, &kept, now);
             Ok((used_bytes - kept_bytes, remains))
         })??;
-        let freed_allocations = self.give_back_in_slices(remains, now).await;
+        let freed_allocations = Leaving::new(self, remains).give_back(now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::Committed })
     }
 
@@ -131,6 +120,7 @@ impl Local {
             let node = tree.node(number);
             let before = node.record_bytes();
             let mut own = self.empty(node);
+            own.number = number;
             own.chunks = node.space.reset(self.heap());
             self.uncount_chunks(&own.chunks);
             self.uncount_records(before - node.record_bytes());
@@ -139,7 +129,7 @@ impl Local {
             self.arenas().index().counts.resets += 1;
             (used_bytes, remains)
         })?;
-        let freed_allocations = self.give_back_in_slices(remains, now).await;
+        let freed_allocations = Leaving::new(self, remains).give_back(now).await;
         Ok(ArenaFreed { freed_bytes, freed_allocations, state: ArenaState::Open })
     }
 
@@ -220,7 +210,7 @@ impl Local {
         let mut remains = self.empty(&mut node);
         remains.chunks = node.space.take_unkept();
         self.uncount_chunks(&remains.chunks);
-        remains.ends_tag = true;
+        (remains.number, remains.ends_tag) = (number, true);
         self.arenas().vacate(&mut self.arenas().index(), number);
         remains
     }
@@ -233,12 +223,10 @@ impl Local {
         let mut kept_bytes = self.release_attached(node, kept);
         let before = (node.members.live, node.members.actual_bytes, node.members.requested_bytes);
         let bytes_before = node.record_bytes();
-        // What is kept says what chunks are; then what ended in these is zeroed.
-        let mut ended = Vec::new();
-        let runs = node.members.retain(
-            |id| kept.contains(id),
-            |member| ended.extend((member.writes > 0).then(|| member.range())),
-        );
+        let runs = match kept {
+            Kept::All => node.members.retain_live(),
+            Kept::These { masks, .. } => node.members.retain(masks),
+        };
         if node.members.live == 0 {
             let records_ended = bytes_before - node.record_bytes();
             let mut own = self.take_out_one(tree, number, ArenaState::Committed, now);
@@ -258,11 +246,16 @@ impl Local {
         node.space.keep(node.members.iter().map(Member::range));
         let chunks = node.space.take_unkept();
         self.uncount_chunks(&chunks);
-        ended.into_iter().for_each(|range| node.space.zero(self.heap(), range));
+        let gaps = match kept {
+            Kept::All => Vec::new(), // what was freed before was zeroed then
+            Kept::These { .. } => node.space.gaps(node.members.iter().map(Member::range)),
+        };
+        let gaps = gaps.into_iter().map(|gap| (number, node.key, gap)).collect();
         let created = |member: Option<&Member>| member.expect("some are kept").created;
-        let span = (created(node.members.iter().next()), created(node.members.iter().last()));
+        let span = (created(node.members.iter().next()), created(node.members.last()));
         (node.kept, node.deadline) = (Some(span), None);
-        let mut own = Remains { chunks, runs, ended: own_ended, tag: node.tag, ..Remains::default() };
+        let mut own =
+            Remains { number, chunks, runs, gaps, ended: own_ended, tag: node.tag, ..Remains::default() };
         let totals = &self.arenas().totals;
         totals.used_bytes.fetch_sub(node.own_used_bytes, Ordering::Relaxed);
         totals.attached.fetch_sub(node.attached.len() as u64, Ordering::Relaxed);
@@ -277,8 +270,13 @@ impl Local {
     /// Lets kept members that have blocks of their own live on by themselves, and says how many bytes they have.
     fn release_attached(&self, node: &mut Node, kept: &Kept) -> u64 {
         let before = node.record_bytes();
-        let is_kept = |index: &u32, entry: &mut (Key, u64)| kept.contains(AllocationId::new(*index, entry.0));
-        let released: Vec<(u32, (Key, u64))> = node.attached.extract_if(.., is_kept).collect();
+        let released: Vec<(u32, (Key, u64))> = match kept {
+            Kept::All => std::mem::take(&mut node.attached).into_iter().collect(),
+            Kept::These { attached, .. } => attached
+                .iter()
+                .filter_map(|(index, _)| node.attached.remove(index).map(|entry| (*index, entry)))
+                .collect(),
+        };
         self.uncount_records(before - node.record_bytes());
         let mut bytes = 0;
         for (index, (key, actual_bytes)) in released {
@@ -291,60 +289,6 @@ impl Local {
             }
         }
         bytes
-    }
-
-    /// Gives back what arenas had, a slice at a time, and says how many allocations ended with them. Their members with
-    /// blocks of their own are ended here, or, where this is dropped, by whoever ends what leases ended.
-    async fn give_back_in_slices(&self, remains: Vec<Remains>, now: Now) -> u64 {
-        let (mut ended, attached) = self.give_back_remains(remains);
-        let mut leaving = Leaving { local: self, attached };
-        loop {
-            ended += self.end_attached(&mut leaving.attached, now);
-            if leaving.attached.is_empty() {
-                return ended;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Gives back what arenas had but for their members with blocks of their own, which it returns, and says how many others
-    /// ended with them.
-    fn give_back_remains(&self, remains: Vec<Remains>) -> (u64, Vec<(u32, Key)>) {
-        let (mut ended, mut attached) = (0, Vec::new());
-        for own in remains {
-            ended += own.ended;
-            attached.extend(own.attached);
-            self.give_back_runs(own.runs);
-            if let Some(tag) = own.tag {
-                self.tags().end_members(tag, own.ended);
-                let bytes = own.chunks.iter().map(Chunk::bytes).sum();
-                self.tags().end_chunk(TagShare { tag, bytes });
-                if own.ends_tag {
-                    self.tags().end_block(tag);
-                }
-            }
-            // Last, so that whoever gets the memory finds the rest too.
-            self.free_chunks(own.chunks);
-        }
-        self.room_freed(); // what others wait for may have been no memory
-        (ended, attached)
-    }
-
-    /// Ends a slice of these, whose arenas have ended, and says how many were still live.
-    fn end_attached(&self, attached: &mut Vec<(u32, Key)>, now: Now) -> u64 {
-        let slice = attached.split_off(attached.len().saturating_sub(SLICE_ATTACHED));
-        let end = |(index, key): (u32, Key)| {
-            let entry = self.table().used(index).lock();
-            let record = entry.read().filter(|record| record.key == key);
-            record.map(|record| self.end(index, entry, &record, now))
-        };
-        slice.into_iter().filter_map(end).count() as u64
-    }
-
-    pub(super) fn give_back_runs(&self, runs: Vec<Run>) {
-        let entries = runs.iter().map(Run::entries).sum();
-        runs.iter().for_each(|run| self.arenas().directory.leave(run.number));
-        self.entries().give_back(entries);
     }
 
     /// Ends the arena of that number if its lease is over at `now`.
@@ -363,9 +307,8 @@ impl Local {
             let is_over = node.kept.is_none() && node.deadline.is_some_and(|deadline| deadline <= now);
             is_over.then(|| self.take_out(&mut tree, number, ArenaState::Expired, now))
         };
-        let (ended, attached) = self.give_back_remains(remains?);
-        let mut leaving = Leaving { local: self, attached };
-        Some(ended + self.end_attached(&mut leaving.attached, now))
+        let mut leaving = Leaving::new(self, remains?);
+        Some(leaving.give_back_slice(now))
     }
 
     /// Ends one arena whose lease is over, or a slice of what such arenas had, if there is any, and says how many allocations
@@ -373,13 +316,9 @@ impl Local {
     pub(in crate::pool) fn end_one_due(&self, now: Now) -> Option<u64> {
         // Held until what it had is given back: whoever finds nothing left to end finds its memory free too.
         let _reaping = self.reaping.lock();
-        let mut leaving = {
-            let mut all = self.arenas().leaving.lock();
-            let rest = all.len().saturating_sub(SLICE_ATTACHED);
-            all.split_off(rest)
-        };
-        if !leaving.is_empty() {
-            return Some(self.end_attached(&mut leaving, now));
+        let left = std::mem::take(&mut *self.arenas().leaving.lock());
+        if !left.is_empty() {
+            return Some(Leaving::of_left(self, left).give_back_slice(now));
         }
         loop {
             // Another may have ended it, or renewed it, by then: under the family's lock, so that it is here no more.
@@ -402,21 +341,5 @@ impl Local {
         expired.more = is_left || index.due(now).is_some();
         expired.leases = is_left || !index.leases.is_empty();
         expired
-    }
-}
-
-/// Members with blocks of their own whose arenas have ended. Dropped, they are left for whoever ends what leases ended.
-#[derive(Debug)]
-struct Leaving<'a> {
-    local: &'a Local,
-    attached: Vec<(u32, Key)>,
-}
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if !self.attached.is_empty() {
-            self.local.arenas().leaving.lock().append(&mut self.attached);
-            self.local.leases_begun.notify_one();
-        }
     }
 }

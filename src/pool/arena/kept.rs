@@ -41,9 +41,9 @@ impl Kept {
         self.levels[level(span)].remove(&(span.0, number));
     }
 
-    /// The numbers of those that have anything after `created`; of each level at most `count_max`. Also how far that goes:
+    /// Those that have anything after `created`, with when their first was made; of each level at most `count_max`. Also how far that goes:
     /// whatever begins up to there is among them, and it is beyond `created` by two at least. None: all.
-    pub(super) fn after(&self, created: u64, count_max: usize) -> (Vec<u32>, Option<u64>) {
+    pub(super) fn after(&self, created: u64, count_max: usize) -> (Vec<(u64, u32)>, Option<u64>) {
         let (mut found, mut end) = (Vec::new(), None);
         for (level, spans) in self.levels.iter().enumerate() {
             let (mut count, from) = (0, created.saturating_sub(longest(level)));
@@ -57,7 +57,7 @@ impl Kept {
                     end = Some(end.map_or(here, |end: u64| end.min(here)));
                     break;
                 }
-                found.push(*number);
+                found.push((*first, *number));
                 count += 1;
             }
         }
@@ -97,7 +97,7 @@ mod tests {
                 prop_assert!(end.is_none_or(|end| end > created + 1), "a page gets on");
                 for (number, (first, last)) in spans.iter().enumerate() {
                     let wanted = *last > created && end.is_none_or(|end| *first <= end);
-                    let seen = found.contains(&u32::try_from(number).expect("few"));
+                    let seen = found.contains(&(*first, u32::try_from(number).expect("few")));
                     prop_assert!(seen || !wanted, "{number} is missing");
                     prop_assert!(!seen || *last > created);
                 }

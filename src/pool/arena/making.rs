@@ -4,19 +4,21 @@
 //! put into the arena if it is still open. Dropped on the way, they are given back.
 
 use super::directory::RunPlace;
+use super::fresh::{ChunkClaim, EntryClaim, Fresh, TagHold};
 use super::members::{Member, Members, actual_bytes};
 use super::registry::ARENAS_MAX;
-use super::space::{Chunk, Space};
+use super::space::Space;
 use super::tree::{DEPTH_MAX, Family, Node, Standing, Tree, whole_pages};
 use super::{Arena, ArenaAllocateError, ArenaError, ArenaRequest, ArenaSize, ArenaState, Profile};
 use crate::clock::Now;
-use crate::memory::{self, Backed, Shape};
+use crate::memory;
 use crate::pool::id::{ArenaId, Key};
 use crate::pool::local::Local;
 use crate::pool::object::free_backed;
-use crate::pool::plan::{ClaimError, Plan, Room};
+use crate::pool::plan::{ClaimError, Plan};
 use crate::pool::queue::Need;
-use crate::pool::tags::{TAGS_MAX, TagNumber, TagShare};
+use crate::pool::tags::{TAGS_MAX, TagNumber};
+use crate::pool::turns::Claimed;
 use crate::pool::{AllocateError, AllocateRequest, Allocation, Unavailable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,90 +27,6 @@ use std::time::Duration;
 
 /// The largest member that goes into chunks. Larger ones get blocks of their own.
 pub(super) const MEMBER_BYTES_MAX: u64 = 16 << 10;
-
-/// Keeps a tag's number the name's, and what was taken of its budget. Dropped, both are given back.
-#[derive(Debug)]
-pub(super) struct TagHold<'a> {
-    local: &'a Local,
-    tag: TagNumber,
-    bytes: u64,
-    /// It is an arena's, which ends the block when it ends.
-    is_kept: bool,
-}
-
-impl<'a> TagHold<'a> {
-    /// Of a block of the tag that was begun for the caller.
-    fn new(local: &'a Local, tag: TagNumber) -> TagHold<'a> {
-        TagHold { local, tag, bytes: 0, is_kept: false }
-    }
-
-    /// Hands the block over to an arena.
-    fn keep(mut self) -> TagNumber {
-        self.is_kept = true;
-        self.tag
-    }
-}
-
-impl Drop for TagHold<'_> {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        if self.bytes > 0 {
-            self.local.tags().give_back(TagShare { tag: self.tag, bytes: self.bytes });
-        }
-        self.local.tags().end_block(self.tag);
-    }
-}
-
-/// Chunks on their way into an arena. Dropped, they are given back.
-#[derive(Debug)]
-pub(super) struct Fresh<'a> {
-    local: &'a Local,
-    hold: Option<TagHold<'a>>,
-    chunks: Vec<Chunk>,
-}
-
-impl Fresh<'_> {
-    /// Puts them into an open arena.
-    fn put(mut self, node: &mut Node) {
-        let totals = &self.local.arenas().totals;
-        let before = node.record_bytes();
-        for chunk in self.chunks.drain(..) {
-            totals.chunk_bytes.fetch_add(chunk.bytes(), Ordering::Relaxed);
-            if let Some(hold) = &mut self.hold {
-                self.local.tags().begin_chunk(TagShare { tag: hold.tag, bytes: chunk.bytes() });
-                hold.bytes -= chunk.bytes(); // the arena's from here on
-            }
-            node.space.add(chunk);
-        }
-        totals.record_bytes.fetch_add(node.record_bytes() - before, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Fresh<'_> {
-    fn drop(&mut self) {
-        // The budget first: whoever is told of the memory finds that too.
-        self.hold = None;
-        self.local.free_chunks(std::mem::take(&mut self.chunks));
-    }
-}
-
-/// An entry of the table's budget for a member. Dropped, it is given back.
-#[derive(Debug)]
-struct EntryClaim<'a> {
-    local: &'a Local,
-    is_taken: bool,
-}
-
-impl Drop for EntryClaim<'_> {
-    fn drop(&mut self) {
-        if self.is_taken {
-            self.local.entries().give_back(1);
-            self.local.room_freed();
-        }
-    }
-}
 
 /// What came of an attempt to make a member.
 enum Step<'a> {
@@ -318,24 +236,72 @@ impl Local {
             return self.allocate_attached(id, size_bytes, wait, now).await;
         }
         let (began, mut now) = (now, now);
-        let mut entry = EntryClaim { local: self, is_taken: false };
+        let mut entry = EntryClaim::new(self);
+        let mut step = self.try_member(id, size_bytes, &mut entry, now)?;
         loop {
             let patience = wait.saturating_sub(now.since(began));
-            match self.try_member(id, size_bytes, &mut entry, now)? {
+            let (need, mut chunks) = match step {
                 Step::Made(made) => return Ok(made),
-                Step::NeedsEntry => {
-                    let need = Need { entries: 1, ..Need::default() };
-                    now = self.claim_patiently(&need, patience, now).await?;
-                    entry.is_taken = true;
-                }
+                Step::NeedsEntry => (Need { entries: 1, ..Need::default() }, None),
                 Step::NeedsChunk { least_bytes, wish_bytes, hold } => {
-                    let (fresh, later) =
-                        self.take_chunks(least_bytes, wish_bytes, hold, patience, now).await?;
-                    now = later;
-                    self.with_open(id, now, |_, tree, number| fresh.put(tree.node(number)))?;
+                    let mut claim = ChunkClaim::new(self, hold);
+                    if least_bytes < wish_bytes && claim.try_claim(wish_bytes) {
+                        now = self.put_chunks(id, claim, size_bytes, now).await?;
+                        step = self.try_member(id, size_bytes, &mut entry, now)?;
+                        continue;
+                    }
+                    (claim.need(least_bytes), Some(claim))
                 }
+            };
+            let needs_chunk = chunks.is_some();
+            // Others may put a chunk there, or reset it, or end it.
+            let look = |now| match self.try_member(id, size_bytes, &mut entry, now) {
+                Ok(Step::NeedsChunk { .. }) if needs_chunk => None,
+                Ok(Step::NeedsEntry) if !needs_chunk => None,
+                found => Some(found),
+            };
+            let number = id.decode().map_or(0, |(number, _)| number);
+            match self.claim_or_find(&need, number, patience, now, look).await? {
+                Claimed::Found(found, later) => {
+                    (step, now) = (found?, later);
+                    continue;
+                }
+                Claimed::Need(later) => now = later,
             }
+            match chunks.take() {
+                Some(mut claim) => {
+                    claim.claimed(need.bytes);
+                    now = self.put_chunks(id, claim, size_bytes, now).await?;
+                }
+                None => entry.is_taken = true,
+            }
+            step = self.try_member(id, size_bytes, &mut entry, now)?;
         }
+    }
+
+    /// Puts chunks into an open arena that were claimed for a member of that size, if that still needs them.
+    async fn put_chunks(
+        &self,
+        id: ArenaId,
+        claim: ChunkClaim<'_>,
+        size_bytes: u64,
+        now: Now,
+    ) -> Result<Now, ArenaAllocateError> {
+        let fresh = self.back_chunks(claim, now).await?;
+        // What is not needed is given back outside of the lock.
+        let _surplus = self.with_open(id, now, |_, tree, number| {
+            let node = tree.node(number);
+            // Others that waited with this one may have been first.
+            if !node.has_use_for(fresh.bytes(), actual_bytes(size_bytes)) {
+                return Some(fresh);
+            }
+            fresh.put(node);
+            None
+        })?;
+        if let Some((number, _)) = id.decode() {
+            self.freed_in_arena(number);
+        }
+        Ok(now)
     }
 
     /// Makes a member of what the arena has.
@@ -374,6 +340,7 @@ impl Local {
             entry.is_taken = false; // the member's from here on
             let place = node.space.take(bytes);
             let size = u32::try_from(size_bytes).expect("members in chunks are small");
+            self.arenas().note_member(number, created);
             let made = node.members.add(Member::new(Key::random(), size, place, created));
             let tag = node.tag;
             let totals = &self.arenas().totals;
@@ -444,7 +411,12 @@ impl Local {
     }
 
     /// Takes a need from the pool, waiting for it where it may come. Also returns the time by then.
-    async fn claim_patiently(&self, need: &Need, wait: Duration, now: Now) -> Result<Now, AllocateError> {
+    pub(super) async fn claim_patiently(
+        &self,
+        need: &Need,
+        wait: Duration,
+        now: Now,
+    ) -> Result<Now, AllocateError> {
         let Err(error) = self.unless_due(now, || self.claim(need)) else { return Ok(now) };
         if let ClaimError::Memory(_) = error {
             self.drains().memory_is_needed(self.heap());
@@ -454,36 +426,6 @@ impl Local {
             return Err(refused);
         }
         Box::pin(self.claim_in_turn(need, wait, now)).await
-    }
-
-    /// Takes chunks of `wish_bytes`, or where these cannot be had of `least_bytes`. Also returns the time by then.
-    async fn take_chunks<'a>(
-        &'a self,
-        least_bytes: u64,
-        wish_bytes: u64,
-        mut hold: Option<TagHold<'a>>,
-        wait: Duration,
-        now: Now,
-    ) -> Result<(Fresh<'a>, Now), AllocateError> {
-        let need = |bytes: u64| {
-            let shares = hold.iter().map(|hold| TagShare { tag: hold.tag, bytes }).collect();
-            Need { bytes, entries: 0, shares }
-        };
-        let mut bytes = wish_bytes;
-        let mut now = now;
-        if least_bytes >= wish_bytes || self.claim(&need(wish_bytes)).is_err() {
-            bytes = least_bytes;
-            now = self.claim_patiently(&need(bytes), wait, now).await?;
-        }
-        if let Some(hold) = &mut hold {
-            hold.bytes = bytes;
-        }
-        // However many pieces it comes in: members lie across their ends.
-        let room = Room::granted(self.heap(), bytes);
-        let made = self.private_memory(vec![Shape::Run(bytes)], Some(room), now).await?;
-        let segments = made.iter().flat_map(Backed::locations);
-        let chunks = segments.map(|segment| Chunk::new(self.heap(), *segment)).collect();
-        Ok((Fresh { local: self, hold, chunks }, now))
     }
 }
 

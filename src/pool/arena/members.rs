@@ -5,7 +5,7 @@
 use super::directory::RUN_MEMBERS;
 use super::space::ALIGN_BYTES;
 use crate::pool::id::{AllocationId, Key};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 /// Members that a run has room for at first; it grows by four where it has more, so that an arena of few costs little.
@@ -93,6 +93,16 @@ impl Run {
     }
 }
 
+/// Members after a point in time.
+#[derive(Debug)]
+pub(super) struct After {
+    pub(super) found: Vec<(u64, AllocationId)>,
+    /// How many were looked at.
+    pub(super) looks: usize,
+    /// How far was looked: everything up to that creation time is in the result. None: to the end.
+    pub(super) end: Option<u64>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Members {
@@ -174,30 +184,49 @@ impl Members {
         std::mem::take(&mut self.runs).into_values().collect()
     }
 
-    /// Ends all live members but those that are kept, and takes out the runs of which nothing is. Nothing is added after
-    /// that.
-    pub(super) fn retain(
-        &mut self,
-        mut is_kept: impl FnMut(AllocationId) -> bool,
-        mut ended: impl FnMut(&Member),
-    ) -> Vec<Run> {
-        for run in self.runs.values_mut() {
-            for at in 0..run.members.len() {
-                if run.members[at].is_live() && !is_kept(run.id(at)) {
-                    let member = &mut run.members[at];
-                    member.end();
-                    run.live -= 1;
-                    self.live -= 1;
-                    self.actual_bytes -= member.actual_bytes();
-                    self.requested_bytes -= u64::from(member.size_bytes);
-                    ended(member);
-                }
+    /// Keeps those of a run for which a bit is set, all of which are live, ends all others, and takes out the runs of which
+    /// nothing is kept, without a look at their members. Nothing is added after that.
+    pub(super) fn retain(&mut self, masks: &HashMap<u32, u64>) -> Vec<Run> {
+        let mut gone = Vec::new();
+        (self.live, self.actual_bytes, self.requested_bytes, self.metadata_bytes) = (0, 0, 0, 0);
+        for (first, mut run) in std::mem::take(&mut self.runs) {
+            let mask = masks.get(&run.number).copied().unwrap_or(0);
+            if mask == 0 {
+                gone.push(run);
+                continue;
             }
+            for (at, member) in run.members.iter_mut().enumerate() {
+                if mask >> at & 1 == 0 {
+                    member.end();
+                    continue;
+                }
+                self.actual_bytes += member.actual_bytes();
+                self.requested_bytes += u64::from(member.size_bytes);
+            }
+            run.live = mask.count_ones();
             run.members.shrink_to_fit();
+            self.live += u64::from(run.live);
+            self.metadata_bytes += run.metadata_bytes();
+            self.runs.insert(first, run);
         }
-        let ended = self.runs.extract_if(.., |_, run| run.live == 0).map(|(_, run)| run).collect();
-        self.metadata_bytes = self.runs.values().map(Run::metadata_bytes).sum();
-        ended
+        gone
+    }
+
+    /// Takes out the runs of which no member is live. Nothing is added after that.
+    pub(super) fn retain_live(&mut self) -> Vec<Run> {
+        let gone: Vec<Run> = self.runs.extract_if(.., |_, run| run.live == 0).map(|(_, run)| run).collect();
+        self.metadata_bytes -= gone.iter().map(Run::metadata_bytes).sum::<u64>();
+        if let Some(mut last) = self.runs.last_entry() {
+            self.metadata_bytes -= last.get().metadata_bytes();
+            last.get_mut().members.shrink_to_fit();
+            self.metadata_bytes += last.get().metadata_bytes();
+        }
+        gone
+    }
+
+    /// The live member that was made last.
+    pub(super) fn last(&self) -> Option<&Member> {
+        self.runs.values().rev().flat_map(|run| run.members.iter().rev()).find(|member| member.is_live())
     }
 
     /// All live members, in the order in which they were made.
@@ -207,13 +236,7 @@ impl Members {
 
     /// Collects up to `count_max` members created after `created`, in order, looking at `looks_max` at most.
     ///
-    /// Returns them, and how far was looked: everything up to that creation time is in the result. None means to the end.
-    pub(super) fn after(
-        &self,
-        created: u64,
-        count_max: usize,
-        looks_max: usize,
-    ) -> (Vec<(u64, AllocationId)>, Option<u64>) {
+    pub(super) fn after(&self, created: u64, count_max: usize, looks_max: usize) -> After {
         let (mut found, mut looks) = (Vec::new(), 0);
         let first = self.runs.range(..=created).next_back().map_or(0, |(first, _)| *first);
         for run in self.runs.range(first..).map(|(_, run)| run) {
@@ -224,11 +247,11 @@ impl Members {
                     found.push((member.created, run.id(at)));
                 }
                 if found.len() == count_max || looks == looks_max {
-                    return (found, Some(member.created));
+                    return After { found, looks, end: Some(member.created) };
                 }
             }
         }
-        (found, None)
+        After { found, looks, end: None }
     }
 }
 
@@ -279,8 +302,8 @@ mod tests {
         for (count_max, looks_max) in [(1, 1), (7, 1000), (1000, 5), (1000, 1000)] {
             let (mut seen, mut after) = (Vec::new(), 0);
             loop {
-                let (page, end) = members.after(after, count_max, looks_max);
-                assert!(page.len() <= count_max);
+                let After { found: page, looks, end } = members.after(after, count_max, looks_max);
+                assert!(page.len() <= count_max && looks <= looks_max);
                 seen.extend(page.into_iter().map(|(_, id)| id));
                 match end {
                     Some(end) => after = end,
@@ -294,9 +317,17 @@ mod tests {
     #[test]
     fn what_is_not_kept_ends_and_runs_without_anything_kept_are_taken_out() {
         let (mut members, ids) = members(200);
-        let mut ended = 0;
-        let runs = members.retain(|id| id == ids[3] || id == ids[199], |_| ended += 1);
-        assert_eq!((runs.len(), ended, members.live, members.iter().count()), (2, 198, 2, 2));
+        let records = members.metadata_bytes;
+        assert!(
+            members.retain_live().is_empty() && members.metadata_bytes < records,
+            "the last run is full now"
+        );
+        let runs = members.retain(&HashMap::from([(0, 1 << 3), (3, 1 << 7)]));
+        assert_eq!((runs.len(), members.live, members.iter().count()), (2, 2, 2));
+        assert_eq!((members.actual_bytes, members.requested_bytes), (16 + 224, 13 + 209));
+        assert_eq!(members.last().map(|member| member.size_bytes), Some(209));
+        let left: u64 = members.runs.values().map(Run::metadata_bytes).sum();
+        assert_eq!(members.metadata_bytes, left);
         assert!(members.find(5, 3, ids[3].decode_member().expect("a member").1).is_some());
     }
 }

@@ -6,12 +6,13 @@
 use super::directory::{Directory, RUN_MEMBERS, RUNS_MAX};
 use super::kept::Kept;
 use super::learned::Learned;
+use super::leaving::Left;
 use super::members::{Member, Run};
 use super::tree::{Family, Node};
 use super::{Arena, ArenaState, ArenaStats, Profile};
 use crate::clock::Now;
 use crate::memory::page_size;
-use crate::pool::id::{ArenaId, Key};
+use crate::pool::id::ArenaId;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +29,22 @@ const CHUNK_CELLS: u32 = 1024;
 const ENDED_KEPT: Duration = Duration::from_secs(600);
 const ENDED_MAX: usize = 65_536;
 
-/// Where the arena of a number is.
-type Cell = Mutex<Option<Arc<Family>>>;
+/// Where the arena of a number is, and for whoever lists when its members were made. The times are written under its
+/// family's lock and read without: whoever lists finds what was made before.
+#[derive(Debug)]
+struct Cell {
+    family: Mutex<Option<Arc<Family>>>,
+    /// No member was made before this, and none after that; some of them may have ended.
+    first_created: AtomicU64,
+    last_created: AtomicU64,
+}
+
+impl Default for Cell {
+    fn default() -> Cell {
+        let (first_created, last_created) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Cell { family: Mutex::default(), first_created, last_created }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -38,9 +53,8 @@ pub(in crate::pool) struct Arenas {
     pub(super) directory: Directory,
     index: Mutex<Index>,
     pub(super) totals: Totals,
-    /// Entries of the table, with their keys, that were members of arenas which have ended: still to be ended themselves.
-    /// Nobody finds them any more.
-    pub(super) leaving: Mutex<Vec<(u32, Key)>>,
+    /// What arenas had that have ended, left by those who ended them.
+    pub(super) leaving: Mutex<Left>,
 }
 
 /// What changes with every member. Only counts: nobody decides by them.
@@ -119,7 +133,23 @@ impl Arenas {
 
     /// The family of the arena that has that number, or had it a moment ago.
     pub(super) fn family(&self, number: u32) -> Option<Arc<Family>> {
-        self.cell(number)?.lock().clone()
+        self.cell(number)?.family.lock().clone()
+    }
+
+    /// A member was made then in the arena of that number, later than all before. Under its family's lock.
+    pub(super) fn note_member(&self, number: u32, created: u64) {
+        let cell = self.cell(number).expect("it was placed");
+        if cell.last_created.load(Ordering::Relaxed) == 0 {
+            cell.first_created.store(created, Ordering::Relaxed);
+        }
+        cell.last_created.store(created, Ordering::Relaxed);
+    }
+
+    /// When the first and the last member of the arena of that number were made; none where none was.
+    pub(super) fn members_span(&self, number: u32) -> Option<(u64, u64)> {
+        let cell = self.cell(number)?;
+        let last = cell.last_created.load(Ordering::Relaxed);
+        (last != 0).then(|| (cell.first_created.load(Ordering::Relaxed), last))
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
@@ -130,12 +160,15 @@ impl Arenas {
     pub(super) fn place(&self, number: u32, family: &Arc<Family>) {
         let cells = self.cells[(number / CHUNK_CELLS) as usize]
             .get_or_init(|| (0..CHUNK_CELLS).map(|_| Cell::default()).collect());
-        *cells[(number % CHUNK_CELLS) as usize].lock() = Some(Arc::clone(family));
+        let cell = &cells[(number % CHUNK_CELLS) as usize];
+        cell.first_created.store(u64::MAX, Ordering::Relaxed);
+        cell.last_created.store(0, Ordering::Relaxed);
+        *cell.family.lock() = Some(Arc::clone(family));
     }
 
     /// Nothing is left of the arena of that number. Under its family's lock, so that nobody enters one there meanwhile.
     pub(super) fn vacate(&self, index: &mut Index, number: u32) {
-        *self.cell(number).expect("it was placed").lock() = None;
+        *self.cell(number).expect("it was placed").family.lock() = None;
         index.free.push(number);
     }
 

@@ -171,6 +171,31 @@ impl Space {
         }
     }
 
+    /// What lies between these ranges, which are in order, in the chunks that are there, as far as it may have been written:
+    /// in pieces that lie in one chunk each.
+    pub(super) fn gaps(&self, kept: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+        let (mut gaps, mut first, mut from) = (Vec::new(), 0, 0);
+        let mut add = |gap: Range<u64>, first: &mut usize| {
+            while *first < self.chunks.len() && self.chunks[*first].start < gap.end {
+                let chunk = &self.chunks[*first];
+                let part = gap.start.max(chunk.start)..gap.end.min(chunk.start + chunk.written_bytes);
+                gaps.extend((part.start < part.end).then_some(part));
+                if chunk.end() > gap.end {
+                    break; // what follows may lie in it too
+                }
+                *first += 1;
+            }
+        };
+        for range in kept {
+            if from < range.start {
+                add(from..range.start, &mut first);
+            }
+            from = range.end;
+        }
+        add(from..self.next.max(from), &mut first);
+        gaps
+    }
+
     /// A member that kept them ends.
     pub(super) fn end_keeping(&mut self, range: &Range<u64>) {
         self.chunks_of(range).iter_mut().for_each(|chunk| chunk.keepers -= 1);
@@ -226,6 +251,29 @@ mod tests {
         others.into_iter().chain(space.take_unkept()).for_each(|chunk| chunk.free(&heap));
         assert_eq!(heap.in_use_bytes(), 0);
         heap.check();
+    }
+
+    #[test]
+    fn what_lies_between_what_is_kept_is_told_chunk_by_chunk_as_far_as_it_was_written() {
+        let heap = heap();
+        let mut space = Space::default();
+        (0..4).for_each(|_| space.add(chunk(&heap, 1024)));
+        space.take(4096);
+        space.write(&heap, 0, &[9; 3000]);
+        let gaps = |space: &Space, kept: &[Range<u64>]| space.gaps(kept.iter().cloned());
+        assert_eq!(gaps(&space, &[]), [0..1024, 1024..2048, 2048..3000]);
+        assert_eq!(gaps(&space, &[0..16, 32..64, 1000..1500]), [16..32, 64..1000, 1500..2048, 2048..3000]);
+        assert_eq!(gaps(&space, &[16..1024, 2048..2064]), [0..16, 1024..2048, 2064..3000]);
+        // Of two chunks that are gone nothing is left to do.
+        space.keep([0..16, 3072..4096].into_iter());
+        space.take_unkept().into_iter().for_each(|chunk| chunk.free(&heap));
+        assert_eq!(gaps(&space, &[0..16, 4000..4096]).as_slice(), std::slice::from_ref(&(16..1024)));
+        for gap in gaps(&space, &[0..16, 4000..4096]) {
+            space.zero(&heap, gap);
+        }
+        let left: Vec<u8> = [9; 16].into_iter().chain([0; 1008]).collect();
+        assert_eq!(space.read(&heap, 0..1024), left);
+        space.chunks.drain(..).for_each(|chunk| chunk.free(&heap));
     }
 
     #[test]

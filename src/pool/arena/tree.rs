@@ -71,9 +71,18 @@ impl Node {
             .max(self.initial_bytes / INITIAL_PARTS)
             .max(self.own_used_bytes / USED_PARTS)
             .min(CHUNK_BYTES_MAX);
-        // Beyond its limit it can never use any.
-        let usable = (self.limit_bytes - self.used_bytes).saturating_sub(self.space.free_bytes());
-        whole_pages(missing_bytes.max(step.min(usable)))
+        whole_pages(missing_bytes.max(step.min(self.usable_bytes())))
+    }
+
+    /// What its limit leaves beyond what lies free already: of more it can never use any.
+    fn usable_bytes(&self) -> u64 {
+        (self.limit_bytes - self.used_bytes).saturating_sub(self.space.free_bytes())
+    }
+
+    /// Whether a chunk of so many bytes is of use, that was claimed a while ago for a member that takes `needed_bytes`.
+    pub(super) fn has_use_for(&self, chunk_bytes: u64, needed_bytes: u64) -> bool {
+        let missing_bytes = needed_bytes.saturating_sub(self.space.free_bytes());
+        missing_bytes > 0 && chunk_bytes <= whole_pages(missing_bytes.max(self.usable_bytes()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What arenas cost: memory of the pool, records beside it, and time to end one.
 
-use super::arenas::{arena_request, check_empty, create, member, roll_back};
+use super::arenas::{arena_request, check_empty, content, create, member, replace, roll_back};
 use super::*;
 use std::time::Instant;
 
@@ -103,6 +103,43 @@ fn an_arena_of_many_large_members_ends_in_slices_and_where_nobody_waits_for_it_a
 }
 
 #[test]
+fn of_many_members_a_few_are_kept_in_slices_and_the_rest_is_zeroed_even_where_nobody_waits_for_it() {
+    for is_dropped in [false, true] {
+        let (pool, arena) = with_many(true);
+        let all = list_all(&pool, 1000, Now(4));
+        let keep = Keep::These(all.iter().step_by(1000).copied().collect());
+        let kept = u64::try_from(all.len().div_ceil(1000)).expect("small");
+        let mut call = Box::pin(pool.commit_arena(arena, &keep, Now(5)));
+        let mut polls = 0;
+        let mut poll = || {
+            polls += 1;
+            call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        assert!(poll().is_pending(), "a slice is not all of it");
+        assert_eq!(list_all(&pool, 1000, Now(5)).len() as u64, kept, "no half of it is seen");
+        if is_dropped {
+            drop(call);
+            while pool.expire(Now(6)).more {}
+        } else {
+            let freed = loop {
+                if let Poll::Ready(freed) = poll() {
+                    break freed.expect("it is open");
+                }
+            };
+            assert_eq!(
+                (freed.freed_allocations, freed.freed_bytes),
+                (MEMBERS - kept, (MEMBERS - kept) * 112)
+            );
+            assert!(polls >= 3, "{polls} polls");
+        }
+        let left = list_all(&pool, 1000, Now(7));
+        assert!(left.iter().all(|id| content(&pool, *id, Now(7)) == Ok(vec![7; 100])));
+        assert!(at_once(pool.free_batch(&left, Now(8))).is_empty());
+        check_empty(&pool);
+    }
+}
+
+#[test]
 fn an_arena_of_few_members_costs_few_records() {
     let pool = pool(64 << 20, &[1024], &Config::default());
     let tiny = ArenaRequest { size: ArenaSize::Profile(Profile::Tiny), ..arena_request() };
@@ -118,5 +155,80 @@ fn an_arena_of_few_members_costs_few_records() {
     println!("{each} bytes of records for an arena of one member");
     assert!(each <= 2000, "{each} bytes");
     ids.iter().for_each(|id| roll_back(&pool, *id, Now(3)));
+    check_empty(&pool);
+}
+
+#[test]
+fn a_page_is_full_however_many_arenas_lie_beside_those_that_it_is_of() {
+    const BESIDE: u64 = 1500;
+    let pool = pool(64 << 20, &[1024], &Config::default());
+    let tiny = ArenaRequest { size: ArenaSize::Profile(Profile::Tiny), ..arena_request() };
+    let many = create(&pool, &ArenaRequest { size: ArenaSize::Estimate(1 << 20), ..arena_request() }, Now(1));
+    let many = many.expect("there is room").id;
+    let mut made: Vec<_> =
+        (0..1000).map(|at| member(&pool, many, 16, Now(10 + at)).expect("there is room").id).collect();
+    let beside: Vec<_> =
+        (0..BESIDE).map(|_| create(&pool, &tiny, Now(1)).expect("there is room").id).collect();
+    // Half of them have nothing, and half something later.
+    for (id, at) in beside.iter().zip(0..BESIDE / 2) {
+        made.push(member(&pool, *id, 16, Now(10_000 + at)).expect("there is room").id);
+    }
+    // Through all of these lanes by turns.
+    for turn in 0..3 {
+        for (id, at) in beside.iter().zip(0..100) {
+            made.push(member(&pool, *id, 16, Now(20_000 + 100 * turn + at)).expect("there is room").id);
+        }
+    }
+    for limit in [1, 100, 1000] {
+        let (mut cursor, mut seen) = (None, Vec::new());
+        loop {
+            let page = at_once(pool.list(cursor, limit, None, Now(30_000)));
+            seen.extend(ids(&page));
+            cursor = page.next;
+            assert!(cursor.is_none() || page.allocations.len() == limit, "a page of {limit} is short");
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, made, "by pages of {limit}");
+    }
+    beside.iter().chain([&many]).for_each(|id| roll_back(&pool, *id, Now(30_000)));
+    check_empty(&pool);
+}
+
+#[test]
+fn a_body_on_its_way_into_a_member_and_a_copy_on_its_way_out_are_charged_to_the_inflight_budget() {
+    let pool = pool(1 << 20, &[1024], &Config { max_inflight_bytes: 20_000, ..Config::default() });
+    let arena = create(&pool, &arena_request(), Now(1)).expect("there is room").id;
+    let id = member(&pool, arena, 16_000, Now(1)).expect("there is room").id;
+    let any = Precondition::default();
+    let begin = || at_once(pool.upload(id, Placement::Replace, &any, Now(2))).expect("it is live");
+    let (mut upload, mut other) = (begin(), begin());
+    upload.push(&[1; 7000]).expect("there is room");
+    assert_eq!(pool.inflight().bytes(), 7000, "what it has come to");
+    upload.push(&[1; 1]).expect("there is room");
+    assert_eq!(pool.inflight().bytes(), 14_000, "what it takes");
+    let refused = WriteError::Inflight { received_bytes: 7000, held_bytes: 14_000, bytes_max: 20_000 };
+    assert_eq!(other.push(&[2; 7000]), Err(refused));
+    other.push(&[2; 6000]).expect("so much is left");
+    drop(other);
+    upload.push(&[1; 8999]).expect("it fits");
+    upload.commit(&any, Now(3)).expect("it is live");
+    assert_eq!(pool.inflight().bytes(), 0);
+    let read = || at_once(pool.read(id, Now(4))).expect("it is live");
+    let (first, second) = (read(), read());
+    assert_eq!(pool.inflight().bytes(), 16_000, "the second found no room, and is there all the same");
+    let pieces: Vec<Bytes> = first.read(0..16_000).chain(second.read(0..16_000)).collect();
+    assert_eq!(pool.inflight().bytes(), 16_000, "what is sent is held");
+    assert!(pieces.iter().all(|piece| **piece == [1; 16_000]));
+    drop(pieces);
+    assert_eq!(pool.inflight().bytes(), 0);
+    let small = member(&pool, arena, 4096, Now(5)).expect("there is room").id;
+    replace(&pool, small, &[3; 4096], Now(5)).expect("it fits");
+    let held = at_once(pool.read(small, Now(5))).expect("it is live");
+    assert_eq!((held.version, pool.inflight().bytes()), (1, 0), "what is small is not charged");
+    drop(held);
+    assert_eq!(content(&pool, small, Now(5)), Ok(vec![3; 4096]));
+    roll_back(&pool, arena, Now(6));
     check_empty(&pool);
 }

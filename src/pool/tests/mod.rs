@@ -4,6 +4,7 @@ mod arena_answers;
 mod arena_costs;
 mod arena_races;
 mod arena_twin;
+mod arena_waiting;
 mod arenas;
 mod cancel;
 mod drift;
