@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn more_different_sizes_than_are_searched_are_refused_with_the_line() {
         let lines: String = (1..=SIZES_MAX + 1).map(|size| format!("{}\n", size * 8)).collect();
-        let why = recommend(lines.as_bytes(), &[4096], Some(1)).expect_err("one too many");
+        let why = recommend(lines.as_bytes(), &[4 << 20], Some(1)).expect_err("one too many");
         assert_eq!(why, "line 262145: more than 262144 different sizes: round some up");
     }
 
