@@ -2,20 +2,11 @@
 
 use super::*;
 use crate::memory::Heap;
+use crate::pool::tests::at_once;
 use crate::pool::{AllocateRequest, Config, Pool};
 use proptest::prelude::*;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-fn at_once<T>(call: impl Future<Output = T>) -> T {
-    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("a call of the local engine is ready at the first poll"),
-    }
-}
 
 const NOW: Now = Now(1);
 

@@ -2,26 +2,17 @@
 
 use crate::clock::Now;
 use crate::memory::{self, Heap};
+use crate::pool::tests::at_once;
 use crate::pool::{
     AllocateRequest, AllocationId, Config, Engine, Placement, Pool, Precondition, Versions, WriteError,
     Written,
 };
 use bytes::Bytes;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 const NOW: Now = Now(1);
 const LARGE: u64 = 4 << 20;
-
-fn at_once<T>(call: impl Future<Output = T>) -> T {
-    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("a call of the local engine is ready at the first poll"),
-    }
-}
 
 fn pool(limit: u64, sizes: &[u64]) -> Pool {
     let memory = memory::Config {

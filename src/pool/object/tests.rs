@@ -9,6 +9,7 @@ use super::segments::Segments;
 use super::*;
 use crate::clock::Now;
 use crate::memory::{self, page_size};
+use crate::pool::tests::at_once;
 use crate::pool::{
     AllocateRequest, AllocationId, Chore, Config, Engine, Placement, Pool, Precondition, Upload, Versions,
     WriteError, Written,
@@ -21,13 +22,6 @@ use std::time::Duration;
 
 const MEBIBYTE: u64 = 1 << 20;
 const NOW: Now = Now(1);
-
-fn at_once<T>(call: impl Future<Output = T>) -> T {
-    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("a call of the local engine is ready at the first poll"),
-    }
-}
 
 fn pool(limit: u64, sizes: &[u64]) -> Pool {
     let memory = memory::Config {

@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 /// Polls once: a call that would make a request wait fails the test.
-fn at_once<T>(call: impl Future<Output = T>) -> T {
+pub(super) fn at_once<T>(call: impl Future<Output = T>) -> T {
     match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("a call of the local engine is ready at the first poll"),
