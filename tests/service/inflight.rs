@@ -151,11 +151,16 @@ fn short_http_2_bodies_without_an_end_are_charged_until_the_budget_refuses() {
                 connection.await
             }
         });
+        // 128 times 8192 bytes are the budget. Bodies that come in two pieces may refuse each other the last of it.
         let what = format!("all room is taken by {method} {target} {value}");
-        wait_until(&what, || server.stat("/inflight_bytes") == 1 << 20);
+        wait_until(&what, || server.stat("/inflight_bytes").as_u64() > Some((1 << 20) - 4 * 8192));
         if target != "/deallocate/batch" {
-            // 128 times 8192 bytes are the budget. What gives memory back is not refused, but waits for a lane.
-            wait_until("the rest is refused", || refused.load(Ordering::Relaxed) == 150 - 128);
+            // What gives memory back is not refused, but waits for a lane.
+            wait_until("the rest is refused", || refused.load(Ordering::Relaxed) >= 150 - 128);
+            assert!(
+                refused.load(Ordering::Relaxed) < 150 - 124,
+                "more are refused than there is no room for"
+            );
         }
         runtime.shutdown_background(); // and with it the connection
         wait_until("nothing is in flight", || server.stat("/inflight_bytes") == 0);
