@@ -7,7 +7,7 @@ use super::lag::LeaseLag;
 use super::local::Local;
 use super::order::Order;
 use super::table::Table;
-use super::{ArenaStats, CallStats, JanitorStats, ObjectStats, TagStats};
+use super::{AdmissionStats, ArenaStats, CallStats, JanitorStats, ObjectStats, TagStats};
 use crate::memory::{HeapStats, Seen, SizeCounts};
 
 /// Numbers of the pool.
@@ -49,6 +49,8 @@ pub struct PoolStats {
     pub janitor: JanitorStats,
     /// Numbers of the arenas.
     pub arenas: ArenaStats,
+    /// Who was turned away at the door.
+    pub admission: AdmissionStats,
     /// What was counted of the calls at the door.
     pub calls: CallStats,
 }
@@ -116,6 +118,7 @@ impl Local {
             lease_lag,
             janitor: self.janitor.stats(self.handover().waiting(), heap.reclaim.slices.iter().sum()),
             arenas: self.arenas().stats(),
+            admission: self.doorkeeper().stats(),
             calls: calls.stats(),
             heap,
         }

@@ -6,6 +6,7 @@
 //!   gauge.rs       the level at this instant, shared by all who ask, and what was forecast last
 //!   forecast.rs    what a forecast says: ratios to come, trend, seconds to each watermark, what to do
 //!   forecaster.rs  from samples to a forecast
+//!   relief.rs      when there will be room again, by a forecast
 //!   config.rs      what can be set
 //! ```
 
@@ -15,6 +16,7 @@ mod forecast;
 mod forecaster;
 mod gauge;
 mod level;
+mod relief;
 
 pub use config::Config;
 pub use forecast::{Action, Forecast, HORIZONS_SECONDS, Outlook, Trend};
