@@ -4,6 +4,8 @@
 use super::handover::Chore;
 use super::{Engine, Pool};
 use crate::clock::Now;
+use crate::memory::{ReclaimDepth, ReclaimSlice};
+use crate::units::Factor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -122,16 +124,36 @@ impl Pool {
         local.heap().sample_use();
     }
 
-    /// An interval is over: what each class keeps ready follows its use over it from now on.
-    pub fn end_adaptive_interval(&self) {
+    /// Gives a slice of free memory back, because it gets full. Nothing is done while requests wait for the janitor.
+    pub fn reclaim_for_pressure_slice(&self, depth: ReclaimDepth) -> ReclaimSlice {
         let Engine::Local(local) = &self.engine;
-        local.heap().end_adaptive_interval();
+        if local.handover().waiting() > 0 {
+            return ReclaimSlice::default();
+        }
+        local.heap().reclaim_for_pressure_slice(depth)
     }
 
-    /// Makes a slice of what is to be kept ready. False where nothing is left to be done, or requests come first.
-    pub fn keep_ready_slice(&self) -> bool {
+    /// Empties a slice of all magazines, which begin small again. Nothing is done while requests wait for the janitor.
+    pub fn shrink_magazines_slice(&self) -> ReclaimSlice {
         let Engine::Local(local) = &self.engine;
-        local.handover().waiting() == 0 && local.heap().keep_ready_slice()
+        if local.handover().waiting() > 0 {
+            return ReclaimSlice::default();
+        }
+        local.heap().shrink_magazines_slice()
+    }
+
+    /// An interval is over: what each class keeps ready follows its use over it from now on. None keeps more while as much
+    /// of the pool is in use as `grows_below`, nor where it is none.
+    pub fn end_adaptive_interval(&self, grows_below: Option<Factor>) {
+        let Engine::Local(local) = &self.engine;
+        local.heap().end_adaptive_interval(grows_below);
+    }
+
+    /// Makes a slice of what is to be kept ready, until as much of the pool is held as `grows_below`. False where nothing is
+    /// left to be done, or requests come first, or it is none.
+    pub fn keep_ready_slice(&self, grows_below: Option<Factor>) -> bool {
+        let Engine::Local(local) = &self.engine;
+        local.handover().waiting() == 0 && local.heap().keep_ready_slice(grows_below)
     }
 
     /// Notes that the janitor worked for so long, and whether memory was reclaimed since the last note.
