@@ -6,7 +6,6 @@
 
 use crate::clock::Now;
 use crate::pool::{Chore, Pool};
-use crate::units::Factor;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,8 +14,6 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long free memory lies idle before it goes back.
 const IDLE: Duration = Duration::from_secs(10);
-/// No size has more made ready while so much of the pool is in use or held: what is left is for whoever comes.
-const ROOMY: Option<Factor> = Some(Factor::thousandths(750));
 
 /// The thread. Dropped, it is told to end and waited for: what requests wait for is done first.
 #[derive(Debug)]
@@ -94,11 +91,11 @@ fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
                 }
                 if began.since(adaptive_began) >= adaptive {
                     adaptive_began = began;
-                    pool.end_adaptive_interval(ROOMY);
+                    pool.end_adaptive_interval();
                     makes_ready = true;
                 }
                 gives_back = gives_back && pool.reclaim_idle_slice();
-                makes_ready = makes_ready && pool.keep_ready_slice(ROOMY);
+                makes_ready = makes_ready && pool.keep_ready_slice();
                 gives_back || makes_ready
             }
         };
