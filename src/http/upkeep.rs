@@ -15,6 +15,8 @@ pub(super) struct ReclaimBlock {
     surplus: u64,
     /// Slices of what nobody needed for a while.
     idle: u64,
+    /// Slices because the pool, or the system, got full.
+    pressure: u64,
     /// Bytes given back in all.
     reclaimed_bytes: u64,
     /// Whole seconds since the last one, to about a second; null where there was none.
@@ -52,6 +54,7 @@ impl ReclaimBlock {
             backing: slices(ReclaimAction::Backing),
             surplus: slices(ReclaimAction::Surplus),
             idle: slices(ReclaimAction::Idle),
+            pressure: slices(ReclaimAction::Pressure),
             reclaimed_bytes: stats.bytes,
             seconds_since_last: janitor.since_last_reclaim(now).map(|since| since.as_secs()),
             janitor: JanitorBlock {

@@ -50,7 +50,7 @@ fn snapshot() -> Snapshot {
             retired_bytes: 1024,
             guard_violations: [1, 2],
             classes: vec![class],
-            reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096, last_slice: None },
+            reclaim: ReclaimStats { slices: [1, 2, 3, 4], bytes: 4096, last_slice: None },
             compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
             large: LargeStats {
                 free_bytes: 4096,

@@ -87,7 +87,7 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
         ("maas_arenas_ended_total{state=", "committed rolled_back expired"),
         ("maas_arenas_created_total{profile=", "tiny small medium large huge"),
         ("maas_http_timed_out_total{kind=", "silent head idle body reader"),
-        ("maas_reclaim_total{action=", "backing surplus idle"),
+        ("maas_reclaim_total{action=", "backing surplus idle pressure"),
         ("maas_push_attempts_total{target=\"backend\",result=", "ok error"),
         ("maas_push_attempts_total{target=\"pushgateway\",result=", "ok error"),
     ] {
