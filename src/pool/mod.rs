@@ -13,6 +13,7 @@
 //!   turns.rs     requests that wait for their turn
 //!   handover.rs  work that is done by the janitor, and awaited
 //!   janitor.rs   what the janitor does at this door
+//!   relief.rs    free memory given back because it gets full
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
@@ -63,6 +64,7 @@ mod order;
 mod place;
 mod plan;
 mod queue;
+mod relief;
 mod stats;
 mod table;
 mod tags;
@@ -92,6 +94,7 @@ pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
+pub use relief::{ReliefCount, ReliefSlice, ReliefStats, Relieved};
 pub use stats::PoolStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
