@@ -5,6 +5,7 @@ use super::counters::Counters;
 use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
 use super::traffic::{TimeOut, Traffic};
+use super::upkeep::pressure_snapshot;
 use super::{Config, VERSION};
 use crate::clock::Now;
 use crate::link::Link;
@@ -337,6 +338,7 @@ impl Api {
                 sum_seconds: Duration::from_nanos(pool.calls.latency.sum()).as_secs_f64(),
             },
             health_score: self.pool.health(&pool, now).health_score,
+            pressure: pressure_snapshot(&self.pool, &pool.relief, now),
             heap: pool.heap,
             arenas: ArenasSnapshot {
                 open: pool.arenas.active,
