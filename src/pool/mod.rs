@@ -24,6 +24,7 @@
 //!   expiry.rs    allocations end with their lease
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
+//!   leaks.rs     allocations that nobody seems to need any more
 //!   listing.rs   allocations in the order in which they were made
 //!   arena/       groups of allocations that end together
 //!   stats.rs     all numbers of the pool
@@ -50,6 +51,7 @@ mod idempotency;
 mod inflight;
 mod janitor;
 mod lag;
+mod leaks;
 mod lease;
 mod listing;
 mod local;
@@ -84,6 +86,7 @@ pub use idempotency::{
 pub use inflight::{Inflight, InflightCharge};
 pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
+pub use leaks::{LEAKS_SHOWN, LEAKY_TAGS_SHOWN, LeakReport, Leaked, LeakedBy, LeakedTag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
 pub use stats::PoolStats;
@@ -312,6 +315,13 @@ impl Pool {
     pub async fn list(&self, cursor: Option<Cursor>, limit: usize, tag: Option<&Tag>, now: Now) -> Page {
         let Engine::Local(local) = &self.engine;
         local.list(cursor, limit, tag, now)
+    }
+
+    /// Looks for allocations without a lease that are at least so old. The look is taken in slices, with others having
+    /// their turn in between; what lives through all of it is in the report exactly once.
+    pub async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
+        let Engine::Local(local) = &self.engine;
+        local.leaks(older_than, now).await
     }
 
     /// Ends allocations whose lease is over, in a slice of bounded length. To be called every tick of 10 ms while there
