@@ -10,6 +10,7 @@ use crate::http::signal::Signal;
 use crate::http::traffic::Traffic;
 use crate::memory::Heap;
 use crate::pool::Pool;
+use crate::pressure::Gauge;
 use crate::tasks;
 use crate::units::ByteCount;
 use anyhow::Context as _;
@@ -75,7 +76,8 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     // Bound before anything else is built: a port that is taken is found at once.
     let listener = listener::bind(&config.server.host, config.server.port).await?;
     let heap = Heap::new(&config.memory).context("making the pool")?;
-    let pool = Arc::new(Pool::new(heap, &config.pool));
+    let gauge = Arc::new(Gauge::new(config.pressure.watermarks));
+    let pool = Arc::new(Pool::with_gauge(heap, &config.pool, gauge));
     let backend = tasks::backend_link(&config.backend, started);
     let pushgateway = tasks::pushgateway_link(&config.prometheus, started);
     let traffic = Arc::new(Traffic::default());

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::limits::Limits;
-use crate::{http, memory, pool, tasks};
+use crate::{http, memory, pool, pressure, tasks};
 
 pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX};
 pub use keys::{KEYS, Key};
@@ -53,6 +53,10 @@ pub struct Config {
     pub memory: memory::Config,
     /// The pool.
     pub pool: pool::Config,
+    /// How full memory is, and what is done about it.
+    pub pressure: pressure::Config,
+    /// The look for leaks.
+    pub leaks: tasks::LeaksConfig,
     /// The backend that is probed and pushed to.
     pub backend: tasks::BackendConfig,
     /// The Pushgateway.

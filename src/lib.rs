@@ -48,6 +48,7 @@
 //! | to wait for a free one | [`slab::SlabAllocator::allocate_timeout`] |
 //! | numbers for structures and foreign code in place of references | [`slab::SlabRef::detach`] |
 //! | to find what was never given back | [`slab::Builder::debug`], [`slab::SlabAllocator::leaks`] |
+//! | to know when memory will be full | [`pressure::Forecaster`] |
 //! | one figure for how well it does | [`slab::SlabAllocator::health_check`], [`health`] |
 //!
 //! `examples/` has programs that run as they are: `quick_start`, `database_pages`, `transaction`, `network_buffers`,
@@ -79,7 +80,7 @@
 //!
 //! `ARCHITECTURE.md` has the invariants and the life of a request; `CONTRIBUTING.md` says how to change something. In
 //! reading order: [`memory`] is where bytes lie, and [`slab`] what the library puts in front of it. Beside them are
-//! [`units`], [`clock`], [`topology`], [`slot`] (one for each CPU), [`latency`] and [`health`].
+//! [`units`], [`clock`], [`topology`], [`slot`] (one for each CPU), [`latency`], [`health`] and [`pressure`].
 #![cfg_attr(
     feature = "server",
     doc = "Of the service, [`app`] builds everything and stops it; [`pool`] is the door to all allocations; [`http`] is \
@@ -98,6 +99,7 @@ pub mod app;
     allow(dead_code, reason = "much of it is called by the service's pool alone")
 )]
 pub mod memory;
+pub mod pressure;
 pub mod slab;
 
 #[cfg(feature = "server")]

@@ -83,6 +83,17 @@ impl Factor {
         u64::try_from(product.div_ceil(1000)).unwrap_or(u64::MAX)
     }
 
+    /// As a number.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+
+    /// This less `other`; nothing where that is more.
+    #[must_use]
+    pub fn saturating_sub(self, other: Factor) -> Factor {
+        Factor(self.0.saturating_sub(other.0))
+    }
+
     /// So many times `amount`, rounded down.
     pub fn of_rounded_down(self, amount: u64) -> u64 {
         let product = u128::from(amount) * u128::from(self.0);

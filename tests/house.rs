@@ -12,7 +12,7 @@ const LEVELS: &[&[&str]] = &[
     &["sync", "units", "clock", "topology"],
     &["limits", "lock", "slot"], // limits are said in units; slots are spread over the topology's nodes
     &["latency"],
-    &["health", "link", "memory"],
+    &["health", "link", "memory", "pressure"],
     &["pool", "metrics", "slab"],
     &["http", "tasks"],
     &["config"],

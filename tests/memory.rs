@@ -25,7 +25,7 @@ fn give_back_idle_memory(pool: &Pool) {
 async fn burst(pool: &Pool, sizes: &[u64], made: &mut Vec<AllocationId>) {
     let body = vec![7; 4 << 20];
     for size_bytes in sizes.iter().copied().cycle() {
-        let request = AllocateRequest { size_bytes, lease: None, tag: None };
+        let request = AllocateRequest::new(size_bytes);
         let Ok(block) = pool.allocate(&request, Duration::ZERO, Now::read()).await else { return };
         let any = Precondition::default();
         let mut upload =

@@ -176,7 +176,7 @@ pub fn ready<T>(future: impl Future<Output = T>) -> T {
 pub const NOW: Now = Now(1_000_000_000);
 
 /// What is asked of the pool.
-pub const REQUEST: AllocateRequest = AllocateRequest { size_bytes: 1024, lease: None, tag: None };
+pub const REQUEST: AllocateRequest = AllocateRequest::new(1024);
 
 /// A pool with room for 2^24 blocks of 1 KiB, as many as its table has entries, and some live ones.
 pub struct Held {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::values::Raw;
 use crate::memory::{self, Fit, HugePages};
+use crate::pool::Policy;
 use crate::tasks;
 
 pub use crate::memory::SIZE_BYTES_MAX;
@@ -46,6 +47,12 @@ pub(super) fn job(text: &str) -> Result<String, String> {
         return Err("expected a name without \"/\"".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Who is turned away before the pool is full.
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
+    let policy = Policy::ALL.into_iter().find(|policy| policy.name() == text);
+    policy.ok_or_else(|| "expected \"hard\" or \"graduated\"".to_owned())
 }
 
 /// The size classes: at least one, no two alike, each a multiple of 8.

@@ -138,6 +138,16 @@ pub(super) fn keys_to_each_other(draft: &mut Draft) {
         let what = format!("expected less than adaptive.grow_above, which is {grow}");
         draft.blame("adaptive.shrink_below", Some(shrink.to_string()), what);
     }
+    let marks = draft.config.pressure.watermarks.marks();
+    const NAMES: [&str; 4] =
+        ["pressure.moderate", "pressure.high", "pressure.critical", "pressure.emergency"];
+    for at in 1..NAMES.len() {
+        let (lower, higher) = (marks[at - 1], marks[at]);
+        if lower >= higher && draft.are_right(&NAMES[at - 1..=at]) {
+            let what = format!("expected less than {}, which is {higher}", NAMES[at]);
+            draft.blame(NAMES[at - 1], Some(lower.to_string()), what);
+        }
+    }
     let (body, inflight) = (draft.config.server.body_limit, draft.config.pool.max_inflight_bytes);
     if inflight < body && draft.are_right(&["server.body_limit", "memory.max_inflight_bytes"]) {
         // A body of the largest allowed size, or one whose size is not announced, would never be taken.

@@ -13,9 +13,12 @@ use crate::memory::ClassConfig;
 use crate::units::{ByteCount, Factor};
 
 mod adaptive;
+mod admission;
 mod budgets;
+mod leaks;
 mod memory;
 mod peers;
+mod pressure;
 mod server;
 
 /// One thing that can be set.
@@ -53,15 +56,33 @@ pub(super) struct Shown {
 /// Every timeout and interval lies in this range: zero would spin, and a deadline centuries ahead overflows clocks.
 const SPAN: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
 
+/// A part of a whole.
+const PART: RangeInclusive<Factor> = Factor::thousandths(0)..=Factor::thousandths(1000);
+
 /// How many times as much: from nothing more to very much more.
 const GROWTH: RangeInclusive<Factor> = Factor::thousandths(1000)..=Factor::thousandths(16_000);
 
 /// The sections, in the order of `config.toml`.
-const SECTIONS: [&[Key]; 5] = [server::KEYS, memory::KEYS, budgets::KEYS, adaptive::KEYS, peers::KEYS];
+const SECTIONS: [&[Key]; 8] = [
+    server::KEYS,
+    memory::KEYS,
+    budgets::KEYS,
+    adaptive::KEYS,
+    pressure::KEYS,
+    admission::KEYS,
+    leaks::KEYS,
+    peers::KEYS,
+];
 
 /// Keys of all sections together.
-const KEYS_COUNT: usize =
-    SECTIONS[0].len() + SECTIONS[1].len() + SECTIONS[2].len() + SECTIONS[3].len() + SECTIONS[4].len();
+const KEYS_COUNT: usize = {
+    let (mut section, mut count) = (0, 0);
+    while section < SECTIONS.len() {
+        count += SECTIONS[section].len();
+        section += 1;
+    }
+    count
+};
 
 /// Every key, in the order of `config.toml`.
 pub static KEYS: &[Key] = &one_table::<KEYS_COUNT>();

@@ -140,7 +140,12 @@ async fn asked_for<'a>(
     let options = Options::of_fields(&fields)?;
     let mut attempt = Attempt::begin(api, head, "application/json")?;
     attempt.digest(body.bytes());
-    let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag.clone() };
+    let request = AllocateRequest {
+        size_bytes,
+        lease: options.lease,
+        tag: options.tag.clone(),
+        ..AllocateRequest::new(size_bytes)
+    };
     Ok((request, options, attempt))
 }
 

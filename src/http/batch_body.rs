@@ -51,7 +51,12 @@ impl Batch {
             let size_bytes = fields.size("size_bytes")?;
             let count = fields.whole("count", 1..=BATCH_MAX as u64, COUNT_RULE)?;
             let count = count.ok_or_else(|| fields.refuse(Code::InvalidField, "count", COUNT_RULE))?;
-            let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag };
+            let request = AllocateRequest {
+                size_bytes,
+                lease: options.lease,
+                tag: options.tag,
+                ..AllocateRequest::new(size_bytes)
+            };
             vec![request; usize::try_from(count).expect("it is at most 10,000")]
         };
         Ok(Batch { requests, wait: options.wait, is_list })
@@ -121,7 +126,7 @@ impl Entry {
         self.fields.check()?;
         let size_bytes = self.fields.size("size_bytes")?;
         let Options { lease, tag, .. } = Options::of_entry(&self.fields)?;
-        Ok(AllocateRequest { size_bytes, lease, tag })
+        Ok(AllocateRequest { size_bytes, lease, tag, ..AllocateRequest::new(size_bytes) })
     }
 }
 
@@ -204,7 +209,12 @@ mod tests {
 
     fn request(size_bytes: u64, lease: Option<u64>, tag: Option<&str>) -> AllocateRequest {
         let tag = tag.map(|tag| tag.parse().expect("a tag"));
-        AllocateRequest { size_bytes, lease: lease.map(Duration::from_secs), tag }
+        AllocateRequest {
+            size_bytes,
+            lease: lease.map(Duration::from_secs),
+            tag,
+            ..AllocateRequest::new(size_bytes)
+        }
     }
 
     #[test]

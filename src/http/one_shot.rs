@@ -35,7 +35,12 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
     let size_bytes = length_of(head, &body)?;
     let asked = Asked::Block { bytes: size_bytes };
     api.pool.actual_size(size_bytes).map_err(|error| api.refused(&error, asked))?;
-    let request = AllocateRequest { size_bytes, lease: options.lease, tag: options.tag };
+    let request = AllocateRequest {
+        size_bytes,
+        lease: options.lease,
+        tag: options.tag,
+        ..AllocateRequest::new(size_bytes)
+    };
     let mut attempt = Attempt::begin(api, head, "application/octet-stream")?;
     if let Attempt::Repeat(..) = attempt {
         return repeat(api, attempt, body).await;

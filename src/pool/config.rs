@@ -1,6 +1,6 @@
 //! What can be set about the pool.
 
-use super::Tag;
+use super::{Admission, Tag};
 use std::collections::BTreeMap;
 
 /// Configuration of the pool. Sizes are in bytes.
@@ -19,6 +19,8 @@ pub struct Config {
     pub drain_seconds: u64,
     /// What tags may hold at most, in actual bytes. Default: none, which is as much as the pool has.
     pub budgets: BTreeMap<Tag, u64>,
+    /// Who is turned away before the limit is reached.
+    pub admission: Admission,
 }
 
 impl Default for Config {
@@ -30,6 +32,7 @@ impl Default for Config {
             write_wait_ms: 5000,
             drain_seconds: 30,
             budgets: BTreeMap::new(),
+            admission: Admission::default(),
         }
     }
 }

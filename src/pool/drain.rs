@@ -420,7 +420,7 @@ mod tests {
     async fn who_waits_for_room_needs_what_drains_also_if_it_was_freed_later() {
         let memory = Config { slab_sizes: vec![1024], max_pool_size: 1024, ..Config::default() };
         let pool = Arc::new(Pool::new(Heap::new(&memory).expect("right"), &pool::Config::default()));
-        let request = AllocateRequest { size_bytes: 1, lease: None, tag: None };
+        let request = AllocateRequest::new(1);
         let id = pool.allocate(&request, Duration::ZERO, seconds(1)).await.expect("there is room").id;
         let (whole, any) = (Placement::Replace, Precondition::default());
         pool.write(id, whole, &[Bytes::from_static(b"x")], &any, seconds(1)).await.expect("live");

@@ -348,7 +348,7 @@ mod tests {
         let slabs: Vec<_> = (0..256).map(|_| heap.allocate(small).expect("there is room")).collect();
         slabs.into_iter().for_each(|slab| heap.free(slab));
         local.handover().set_served(true);
-        let request = crate::pool::AllocateRequest { size_bytes: LARGE, lease: None, tag: None };
+        let request = crate::pool::AllocateRequest::new(LARGE);
         let requests = vec![request; BLOCKS];
         let mut call = pin!(local.allocate_all(&requests, crate::clock::Now(0)));
         assert!(poll_once(call.as_mut()).is_none());

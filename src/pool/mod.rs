@@ -4,7 +4,9 @@
 //! stand behind it one day; of the local engine each is ready at the first poll. Time comes in as an argument.
 //!
 //! ```text
-//!   mod.rs       Pool: the door, and the words it speaks
+//!   mod.rs       Pool: the door
+//!   allocation.rs  the words it speaks
+//!   admission.rs who may have what there is, where it is short
 //!   local.rs     the engine that keeps its allocations in this process
 //!   plan.rs      what a request takes: all of it, or nothing
 //!   queue.rs     who waits for room                (its bell: lock-free, loom-tested)
@@ -36,6 +38,8 @@
 //!   calls.rs     what is counted of the calls at the door, how long they take, and how the pool does by that
 //! ```
 
+mod admission;
+mod allocation;
 mod arena;
 mod calls;
 pub mod config;
@@ -67,6 +71,8 @@ mod tags;
 mod turns;
 mod upload;
 
+pub use admission::{Admission, Policy, Priority};
+pub use allocation::{AllocateRequest, Allocation, Written};
 pub use arena::{
     Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
     ArenaStats, Keep, Profile, RenewError,
@@ -95,50 +101,12 @@ pub use upload::Upload;
 
 use crate::clock::Now;
 use crate::memory::{self, Heap};
+use crate::pressure::{Gauge, Reading};
 use bytes::Bytes;
 use calls::Calls;
 use local::{Local, Started};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a client holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allocation {
-    /// Its name.
-    pub id: AllocationId,
-    /// Bytes asked for.
-    pub size_bytes: u64,
-    /// Bytes of the slab it got; what it takes of its arena, where it has one.
-    pub actual_size_bytes: u64,
-    /// When it was made.
-    pub created: Now,
-    /// When it ends by itself; none: it lives until freed. A member's is its arena's.
-    pub deadline: Option<Now>,
-    /// Whose it is.
-    pub tag: Option<Tag>,
-    /// The arena that it ends with.
-    pub arena: Option<ArenaId>,
-}
-
-/// What a client asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllocateRequest {
-    /// Bytes wanted, at least 1.
-    pub size_bytes: u64,
-    /// How long the allocation lives if it is not freed before; none: until freed.
-    pub lease: Option<Duration>,
-    /// Whose it will be.
-    pub tag: Option<Tag>,
-}
-
-/// What a write left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The content's version: writes counted so far.
-    pub version: u64,
-    /// Whether the body was all of the content, so that nothing was added to it.
-    pub whole: bool,
-}
 
 /// Who keeps the allocations.
 #[derive(Debug)]
@@ -154,16 +122,29 @@ pub struct Pool {
     idempotency: Idempotency,
     calls: Calls,
     write_wait: Duration,
+    gauge: Arc<Gauge>,
 }
 
 impl Pool {
-    /// A pool on `heap`.
+    /// A pool on `heap`, with the usual watermarks.
     pub fn new(heap: Heap, config: &Config) -> Pool {
+        Pool::with_gauge(heap, config, Arc::new(Gauge::default()))
+    }
+
+    /// A pool on `heap` whose fullness this gauge shows.
+    pub fn with_gauge(heap: Heap, config: &Config, gauge: Arc<Gauge>) -> Pool {
         let local = Local::new(Arc::new(heap), config);
         let inflight = local.inflight().clone();
         let engine = Engine::Local(local);
         let write_wait = Duration::from_millis(config.write_wait_ms);
-        Pool { engine, inflight, idempotency: Idempotency::default(), calls: Calls::default(), write_wait }
+        Pool {
+            engine,
+            inflight,
+            idempotency: Idempotency::default(),
+            calls: Calls::default(),
+            write_wait,
+            gauge,
+        }
     }
 
     /// Makes an allocation, waiting for room up to `wait` where there is none.
@@ -447,6 +428,17 @@ impl Pool {
     pub fn in_use_and_limit_bytes(&self) -> (u64, u64) {
         let Engine::Local(local) = &self.engine;
         (local.heap().in_use_bytes(), local.heap().limit_bytes())
+    }
+
+    /// How full memory is at this instant.
+    pub fn pressure(&self, now: Now) -> Reading {
+        let (in_use, limit) = self.in_use_and_limit_bytes();
+        self.gauge.observe(in_use, limit, now)
+    }
+
+    /// What shows how full memory is.
+    pub fn gauge(&self) -> &Arc<Gauge> {
+        &self.gauge
     }
 
     /// The largest size that a request may ask for where so many bytes are free; none where even the smallest block needs

@@ -65,3 +65,18 @@ impl Default for PrometheusConfig {
         }
     }
 }
+
+/// The look for allocations that nobody seems to need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaksConfig {
+    /// Between two looks. Default: 10 minutes.
+    pub interval: Duration,
+    /// Age from which an allocation is looked at. Default: 5 minutes.
+    pub older_than: Duration,
+}
+
+impl Default for LeaksConfig {
+    fn default() -> LeaksConfig {
+        LeaksConfig { interval: Duration::from_secs(600), older_than: Duration::from_secs(300) }
+    }
+}

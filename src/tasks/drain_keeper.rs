@@ -72,7 +72,7 @@ mod tests {
         let keeper = tokio::spawn(DrainKeeper::new(pool.clone(), cut).run(stop.clone()));
         for _ in 0..2 {
             calls.store(0, Ordering::Relaxed);
-            let request = AllocateRequest { size_bytes: 1000, lease: None, tag: None };
+            let request = AllocateRequest::new(1000);
             let id = pool.allocate(&request, Duration::ZERO, Now::read()).await.expect("there is room").id;
             let pieces = [Bytes::from_static(b"content")];
             let written = pool

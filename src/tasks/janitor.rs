@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn request(size_bytes: u64) -> AllocateRequest {
-        AllocateRequest { size_bytes, lease: None, tag: None }
+        AllocateRequest::new(size_bytes)
     }
 
     async fn allocate(pool: &Pool, size_bytes: u64) -> crate::pool::AllocationId {

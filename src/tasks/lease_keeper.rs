@@ -62,7 +62,12 @@ mod tests {
         for round in 1..=2 {
             let lease = |millis| Some(Duration::from_millis(millis));
             for millis in [1, 30, 60_000] {
-                let request = AllocateRequest { size_bytes: 1, lease: lease(millis), tag: None };
+                let request = AllocateRequest {
+                    size_bytes: 1,
+                    lease: lease(millis),
+                    tag: None,
+                    ..AllocateRequest::new(1)
+                };
                 pool.allocate(&request, Duration::ZERO, Now::read()).await.expect("there is room");
             }
             let began = Now::read();

@@ -32,7 +32,7 @@ mod driver_tests;
 #[cfg(test)]
 mod test_peer;
 
-pub use config::{BackendConfig, PrometheusConfig};
+pub use config::{BackendConfig, LeaksConfig, PrometheusConfig};
 pub use connection::{Connection, RetryPolicy, Transition};
 pub use drain_keeper::CutReaders;
 pub use endpoint::{UrlError, check_url};

@@ -1,12 +1,8 @@
 //! What can be set about how many slabs are kept ready: the section `adaptive`.
 
-use super::{Access, GROWTH, Key, SPAN, duration, plain};
-use crate::units::Factor;
-use std::ops::RangeInclusive;
+use super::{Access, GROWTH, Key, PART, SPAN, duration, plain};
 use std::time::Duration;
 
-/// A part of a whole.
-const PART: RangeInclusive<Factor> = Factor::thousandths(0)..=Factor::thousandths(1000);
 /// In the order of `config.toml`.
 pub(super) const KEYS: &[Key] = &[
     Key {

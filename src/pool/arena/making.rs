@@ -384,7 +384,7 @@ impl Local {
             let tag = tree.node(number).tag.and_then(|tag| self.tags().name(tag));
             Ok::<_, ArenaAllocateError>((number, tag))
         })??;
-        let request = AllocateRequest { size_bytes, lease: None, tag };
+        let request = AllocateRequest { size_bytes, lease: None, tag, ..AllocateRequest::new(size_bytes) };
         let mut plan = Plan::in_arena(self, &request, number)?;
         let now = self.claim_patiently(plan.need(), wait, now).await?;
         plan.claimed();

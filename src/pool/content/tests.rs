@@ -18,9 +18,7 @@ fn pool(limit: u64, sizes: &[u64]) -> Pool {
 }
 
 fn allocate(pool: &Pool, size_bytes: u64) -> AllocationId {
-    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None, tag: None }, Duration::ZERO, NOW))
-        .expect("there is room")
-        .id
+    at_once(pool.allocate(&AllocateRequest::new(size_bytes), Duration::ZERO, NOW)).expect("there is room").id
 }
 
 fn read(pool: &Pool, id: AllocationId) -> (Vec<u8>, u64) {
@@ -346,7 +344,7 @@ proptest! {
             let in_memory = |bytes: u64| usize::try_from(bytes).expect("small");
             match action {
                 Action::Allocate(size) => {
-                    if let Ok(made) = at_once(pool.allocate(&AllocateRequest { size_bytes: size, lease: None, tag: None }, Duration::ZERO, NOW)) {
+                    if let Ok(made) = at_once(pool.allocate(&AllocateRequest::new(size), Duration::ZERO, NOW)) {
                         twin.push((made.id, vec![0; in_memory(size)], 0));
                     }
                 }

@@ -26,7 +26,7 @@ fn pool(limit: u64, sizes: &[u64]) -> Pool {
 }
 
 fn allocate(pool: &Pool, size_bytes: u64) -> Option<AllocationId> {
-    let request = AllocateRequest { size_bytes, lease: None, tag: None };
+    let request = AllocateRequest::new(size_bytes);
     at_once(pool.allocate(&request, Duration::ZERO, NOW)).ok().map(|made| made.id)
 }
 
@@ -155,7 +155,7 @@ fn what_is_being_filled_stays_and_commits_where_it_is() {
     let mut first = at_once(pool.upload(lent, Placement::Replace, &any, NOW)).expect("its own segment");
     let mut patch =
         at_once(pool.upload(patched, Placement::Patch { offset: 10 }, &any, NOW)).expect("there is room");
-    let request = AllocateRequest { size_bytes: 1024, lease: None, tag: None };
+    let request = AllocateRequest::new(1024);
     let mut deposit = at_once(pool.deposit(&request, Duration::ZERO, NOW)).expect("there is room");
     for step in 0..4 {
         first.push(&[6; 256]).expect("live");
@@ -314,8 +314,12 @@ fn leases_end_on_time_while_their_blocks_are_moved() {
         let worker = scope.spawn(|| {
             let mut now = NOW;
             for _ in 0..200 {
-                let request =
-                    AllocateRequest { size_bytes: 1000, lease: Some(Duration::from_millis(20)), tag: None };
+                let request = AllocateRequest {
+                    size_bytes: 1000,
+                    lease: Some(Duration::from_millis(20)),
+                    tag: None,
+                    ..AllocateRequest::new(1000)
+                };
                 let made: Vec<_> = (0..50)
                     .filter_map(|_| at_once(pool.allocate(&request, Duration::ZERO, now)).ok())
                     .collect();

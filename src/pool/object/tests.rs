@@ -35,7 +35,7 @@ fn pool(limit: u64, sizes: &[u64]) -> Pool {
 }
 
 fn request(size_bytes: u64) -> AllocateRequest {
-    AllocateRequest { size_bytes, lease: None, tag: None }
+    AllocateRequest::new(size_bytes)
 }
 
 fn allocate(pool: &Pool, size_bytes: u64) -> AllocationId {

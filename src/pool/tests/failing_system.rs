@@ -77,7 +77,7 @@ fn work(pool: &Pool, now: Now) -> u64 {
     let lease = Some(Duration::from_nanos(100));
     for size_bytes in WORK_SIZES {
         let content = Bytes::from(vec![7; usize::try_from(size_bytes - 1).expect("small")]);
-        let request = AllocateRequest { size_bytes: size_bytes - 1, lease: None, tag: None };
+        let request = AllocateRequest::new(size_bytes - 1);
         let leased = AllocateRequest { lease, tag: Some("cache".parse().expect("a tag")), ..request.clone() };
         let single = refusals.take(at_once(pool.allocate(&request, Duration::ZERO, now)));
         refusals.take(at_once(pool.allocate(&leased, Duration::ZERO, now)));

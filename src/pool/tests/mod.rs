@@ -37,12 +37,12 @@ fn pool(limit: u64, sizes: &[u64], config: &Config) -> Pool {
 }
 
 fn allocate(pool: &Pool, size_bytes: u64, now: Now) -> Result<Allocation, AllocateError> {
-    at_once(pool.allocate(&AllocateRequest { size_bytes, lease: None, tag: None }, Duration::ZERO, now))
+    at_once(pool.allocate(&AllocateRequest::new(size_bytes), Duration::ZERO, now))
 }
 
 fn request(size_bytes: u64, tag: Option<&str>) -> AllocateRequest {
     let tag = tag.map(|tag| tag.parse().expect("a tag"));
-    AllocateRequest { size_bytes, lease: None, tag }
+    AllocateRequest { size_bytes, lease: None, tag, ..AllocateRequest::new(size_bytes) }
 }
 
 /// Asserts what must be true whenever no call is under way and no wait is left.
@@ -163,7 +163,12 @@ fn a_table_of_as_many_entries_as_slabs_is_never_full_while_a_slab_is_free() {
 #[test]
 fn an_allocation_past_its_deadline_is_gone_at_the_next_look() {
     let pool = pool(10_240, &[1024], &Config::default());
-    let request = AllocateRequest { size_bytes: 1, lease: Some(Duration::from_nanos(100)), tag: None };
+    let request = AllocateRequest {
+        size_bytes: 1,
+        lease: Some(Duration::from_nanos(100)),
+        tag: None,
+        ..AllocateRequest::new(1)
+    };
     let made = at_once(pool.allocate(&request, Duration::ZERO, Now(1000))).expect("there is room");
     assert_eq!(at_once(pool.get(made.id, Now(1099))).map(|found| found.deadline), Ok(Some(Now(1100))));
     assert_eq!(list_all(&pool, 10, Now(1099)), [made.id]);

@@ -39,6 +39,7 @@ fn they_are_found_when_an_allocation_is_freed_or_its_lease_ends() {
         size_bytes: 100,
         lease: Some(Duration::from_nanos(10)),
         tag: Some("a".parse().expect("a tag")),
+        ..AllocateRequest::new(100)
     };
     let leased = at_once(pool.allocate(&leased, Duration::ZERO, Now(1))).expect("there is room");
     let untouched = allocate(&pool, 100, Now(1)).expect("there is room");
@@ -91,7 +92,7 @@ fn they_are_found_in_an_upload_and_in_a_deposit_that_break_off() {
     local.heap().poke(filled, 100);
     drop(upload);
     assert_eq!(found(&pool), ([1, 0], 1024));
-    let request = AllocateRequest { size_bytes: 50, lease: None, tag: None };
+    let request = AllocateRequest::new(50);
     let mut deposit = at_once(pool.deposit(&request, Duration::ZERO, Now(1))).expect("there is room");
     deposit.push(&[9; 50]).expect("it fits");
     local.heap().poke(next, 50);
