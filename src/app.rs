@@ -103,6 +103,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         .context("starting the pushes")?;
     tasks.start_janitor(pool.clone(), config.memory.adaptive.interval).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
+    tasks.watch_leaks(pool.clone(), config.leaks);
     if config.memory.canaries {
         tasks.sweep_slabs(pool.clone());
     }

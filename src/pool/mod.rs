@@ -85,7 +85,7 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ArenaId, ParseIdError};
+pub use id::{AllocationId, AllocationNumber, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
@@ -105,6 +105,7 @@ use crate::pressure::{Gauge, Reading};
 use bytes::Bytes;
 use calls::Calls;
 use local::{Local, Started};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ pub struct Pool {
     calls: Calls,
     write_wait: Duration,
     gauge: Arc<Gauge>,
+    last_leaks: Mutex<Option<Arc<LeakReport>>>,
 }
 
 impl Pool {
@@ -144,6 +146,7 @@ impl Pool {
             calls: Calls::default(),
             write_wait,
             gauge,
+            last_leaks: Mutex::new(None),
         }
     }
 
@@ -259,6 +262,12 @@ impl Pool {
         local.get(id, now)
     }
 
+    /// Whether an allocation is live.
+    pub fn is_live(&self, id: AllocationId, now: Now) -> bool {
+        let Engine::Local(local) = &self.engine;
+        local.get(id, now).is_ok()
+    }
+
     /// Ends an allocation: its id is dead, its bytes are zeroed and free, once nobody reads them any more.
     ///
     /// # Errors
@@ -303,6 +312,16 @@ impl Pool {
     pub async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
         let Engine::Local(local) = &self.engine;
         local.leaks(older_than, now).await
+    }
+
+    /// Keeps a report as the last one, for whoever wants to know without a look.
+    pub fn publish_leaks(&self, report: LeakReport) {
+        *self.last_leaks.lock() = Some(Arc::new(report));
+    }
+
+    /// The report that was published last.
+    pub fn last_leaks(&self) -> Option<Arc<LeakReport>> {
+        self.last_leaks.lock().clone()
     }
 
     /// Ends allocations whose lease is over, in a slice of bounded length. To be called every tick of 10 ms while there

@@ -30,7 +30,7 @@ fn tag(name: &str) -> Option<Tag> {
 }
 
 fn make(pool: &Pool, size_bytes: u64, name: &str, lease: Option<Duration>, now: Now) -> AllocationId {
-    let request = AllocateRequest { size_bytes, lease, tag: tag(name) };
+    let request = AllocateRequest { lease, tag: tag(name), ..AllocateRequest::new(size_bytes) };
     at_once(pool.allocate(&request, Duration::ZERO, now)).expect("there is room").id
 }
 
