@@ -9,12 +9,13 @@
 //! It takes a slice at a time: a slot, or a family of arenas, is locked for a step of one, others have their turn after
 //! each slice.
 
-use super::Allocation;
 use super::local::Local;
 use super::tags::{Tag, TagNumber};
+use super::{Allocation, AllocationId, Engine, Pool};
 use crate::clock::Now;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest allocations of a report, which it describes.
@@ -211,8 +212,33 @@ fn shown(mut all: Vec<LeakedTag>) -> Vec<LeakedTag> {
     shown
 }
 
+impl Pool {
+    /// Looks for allocations without a lease that are at least so old. The look is taken in slices, with others having
+    /// their turn in between; what lives through all of it is in the report exactly once.
+    pub async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
+        let Engine::Local(local) = &self.engine;
+        local.leaks(older_than, now).await
+    }
+
+    /// Keeps a report as the last one, for whoever wants to know without a look.
+    pub fn publish_leaks(&self, report: LeakReport) {
+        *self.last_leaks.lock() = Some(Arc::new(report));
+    }
+
+    /// The report that was published last.
+    pub fn last_leaks(&self) -> Option<Arc<LeakReport>> {
+        self.last_leaks.lock().clone()
+    }
+
+    /// Whether an allocation is live.
+    pub fn is_live(&self, id: AllocationId, now: Now) -> bool {
+        let Engine::Local(local) = &self.engine;
+        local.get(id, now).is_ok()
+    }
+}
+
 impl Local {
-    pub(super) async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
+    async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
         let Some(mut look) = Look::new(older_than, now) else {
             let (tags, allocations) = (Vec::new(), Vec::new());
             return LeakReport { at: now, older_than, count: 0, bytes: 0, tags, allocations };

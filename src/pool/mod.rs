@@ -262,12 +262,6 @@ impl Pool {
         local.get(id, now)
     }
 
-    /// Whether an allocation is live.
-    pub fn is_live(&self, id: AllocationId, now: Now) -> bool {
-        let Engine::Local(local) = &self.engine;
-        local.get(id, now).is_ok()
-    }
-
     /// Ends an allocation: its id is dead, its bytes are zeroed and free, once nobody reads them any more.
     ///
     /// # Errors
@@ -305,23 +299,6 @@ impl Pool {
     pub async fn list(&self, cursor: Option<Cursor>, limit: usize, tag: Option<&Tag>, now: Now) -> Page {
         let Engine::Local(local) = &self.engine;
         local.list(cursor, limit, tag, now)
-    }
-
-    /// Looks for allocations without a lease that are at least so old. The look is taken in slices, with others having
-    /// their turn in between; what lives through all of it is in the report exactly once.
-    pub async fn leaks(&self, older_than: Duration, now: Now) -> LeakReport {
-        let Engine::Local(local) = &self.engine;
-        local.leaks(older_than, now).await
-    }
-
-    /// Keeps a report as the last one, for whoever wants to know without a look.
-    pub fn publish_leaks(&self, report: LeakReport) {
-        *self.last_leaks.lock() = Some(Arc::new(report));
-    }
-
-    /// The report that was published last.
-    pub fn last_leaks(&self) -> Option<Arc<LeakReport>> {
-        self.last_leaks.lock().clone()
     }
 
     /// Ends allocations whose lease is over, in a slice of bounded length. To be called every tick of 10 ms while there
