@@ -106,6 +106,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     tasks.start_janitor(pool.clone(), config.memory.adaptive.interval).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
     tasks.watch_pressure(pool.clone(), &config.pressure);
+    tasks.watch_leaks(pool.clone(), config.leaks);
     if config.memory.canaries {
         tasks.sweep_slabs(pool.clone());
     }

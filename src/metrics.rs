@@ -133,6 +133,8 @@ pub struct Snapshot {
     pub reserved_bytes: u64,
     /// Actual bytes of live allocations, by tag.
     pub tag_bytes: Vec<(String, u64)>,
+    /// Actual bytes of what may have leaked, by tag.
+    pub leaked_bytes: Vec<(String, u64)>,
     /// Live large objects.
     pub large_objects: u64,
     /// Their actual bytes.
@@ -269,6 +271,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::WAITING, float(snapshot.waiting_requests)),
         single(&rows::RESERVED, float(snapshot.reserved_bytes)),
         family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
+        family(&rows::LEAKED_BYTES, tags(&snapshot.leaked_bytes)),
         single(&rows::ARENAS, float(snapshot.arenas.open)),
         by(&rows::ARENAS_CREATED, "profile", &snapshot.arenas.created),
         by(&rows::ARENAS_ENDED, "state", &snapshot.arenas.ended),

@@ -98,6 +98,10 @@ pub(super) const TAG_BYTES: Row = gauge(
     "maas_tag_bytes",
     "Actual bytes of live allocations by tag: the 64 tags with most, and all others as other.",
 );
+pub(super) const LEAKED_BYTES: Row = gauge(
+    "maas_leaked_bytes",
+    "Actual bytes of allocations without a lease that are older than leaks.older_than, by tag: the 64 tags with most, and all others as other, as of the last look.",
+);
 pub(super) const ARENAS: Row = gauge("maas_arenas", "Open arenas.");
 pub(super) const ARENAS_CREATED: Row = counter("maas_arenas_created_total", "Arenas made, by profile.");
 pub(super) const ARENAS_ENDED: Row =
@@ -179,7 +183,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 62] = [
+pub(super) const ALL: [&Row; 63] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -210,6 +214,7 @@ pub(super) const ALL: [&Row; 62] = [
     &WAITING,
     &RESERVED,
     &TAG_BYTES,
+    &LEAKED_BYTES,
     &ARENAS,
     &ARENAS_CREATED,
     &ARENAS_ENDED,

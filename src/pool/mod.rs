@@ -27,6 +27,7 @@
 //!   expiry.rs    allocations end with their lease
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
+//!   leaks.rs     allocations that nobody seems to need any more
 //!   listing.rs   allocations in the order in which they were made
 //!   arena/       groups of allocations that end together
 //!   stats.rs     all numbers of the pool
@@ -55,6 +56,7 @@ mod idempotency;
 mod inflight;
 mod janitor;
 mod lag;
+mod leaks;
 mod lease;
 mod listing;
 mod local;
@@ -85,13 +87,14 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ArenaId, ParseIdError};
+pub use id::{AllocationId, AllocationNumber, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
 pub use inflight::{Inflight, InflightCharge};
 pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
+pub use leaks::{LEAKS_SHOWN, LEAKY_TAGS_SHOWN, LeakReport, Leaked, LeakedBy, LeakedTag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
 pub use relief::{ReliefCount, ReliefSlice, ReliefStats, Relieved};
@@ -105,6 +108,7 @@ use crate::pressure::{Gauge, Reading};
 use bytes::Bytes;
 use calls::Calls;
 use local::{Local, Started};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +127,7 @@ pub struct Pool {
     calls: Calls,
     write_wait: Duration,
     gauge: Arc<Gauge>,
+    last_leaks: Mutex<Option<Arc<LeakReport>>>,
 }
 
 impl Pool {
@@ -144,6 +149,7 @@ impl Pool {
             calls: Calls::default(),
             write_wait,
             gauge,
+            last_leaks: Mutex::new(None),
         }
     }
 
