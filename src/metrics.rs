@@ -147,6 +147,10 @@ pub struct Snapshot {
     pub seconds_since_reclaim: f64,
     /// How long allocating took.
     pub allocation_durations: Distribution,
+    /// Whether the circuit breaker is open.
+    pub circuit_open: bool,
+    /// Times that it opened.
+    pub circuit_opened: u64,
     /// How the pool does, 0 to 1.
     pub health_score: f64,
     /// The memory below.
@@ -281,6 +285,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
         distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),
         single(&rows::HEALTH_SCORE, snapshot.health_score),
+        single(&rows::CIRCUIT_OPEN, f64::from(u8::from(snapshot.circuit_open))),
+        single(&rows::CIRCUIT_OPENED, float(snapshot.circuit_opened)),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),

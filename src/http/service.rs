@@ -1,6 +1,7 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
 use super::VERSION;
+use super::admission::AdmissionBlock;
 use super::allocation::json;
 use super::api::Api;
 use super::arena_stats::ArenasBlock;
@@ -98,6 +99,7 @@ pub(super) struct Stats {
     large_objects: LargeObjectsBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
+    admission: AdmissionBlock,
     health: HealthBlock,
 }
 
@@ -290,6 +292,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         large_objects: LargeObjectsBlock::new(&stats),
         reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
+        admission: AdmissionBlock::new(&stats.admission, now),
         health: HealthBlock::new(&api.pool.health(&stats, now), &stats),
     };
     Ok(json(StatusCode::OK, &body))

@@ -63,6 +63,12 @@ pub(super) const ALLOCATION_DURATION: Row = Row {
     kind: MetricType::HISTOGRAM,
     help: "Time that the pool took to allocate a block, without waits for room. Estimated from samples of the fast ones.",
 };
+pub(super) const CIRCUIT_OPEN: Row = gauge(
+    "maas_circuit_breaker_open",
+    "1 while requests as large as many that were refused are not even tried, else 0.",
+);
+pub(super) const CIRCUIT_OPENED: Row =
+    counter("maas_circuit_breaker_opened_total", "Times that the circuit breaker opened.");
 pub(super) const HEALTH_SCORE: Row = gauge(
     "maas_health_score",
     "How well the pool does, 0 to 1, from recent refusals, slow allocations, damage, pressure, misses and fragmentation.",
@@ -183,7 +189,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 63] = [
+pub(super) const ALL: [&Row; 65] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -227,6 +233,8 @@ pub(super) const ALL: [&Row; 63] = [
     &ALLOCATION_PATH,
     &ALLOCATION_DURATION,
     &HEALTH_SCORE,
+    &CIRCUIT_OPEN,
+    &CIRCUIT_OPENED,
     &SLAB_REUSE_RATIO,
     &LARGE_OBJECTS,
     &LARGE_OBJECT_BYTES,

@@ -43,6 +43,8 @@ fn snapshot() -> Snapshot {
             counts: vec![700, 20, 1],
             sum_seconds: 0.25,
         },
+        circuit_open: true,
+        circuit_opened: 3,
         health_score: 0.875,
         heap: HeapStats {
             in_use_bytes: 4096,
@@ -117,6 +119,8 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_allocation_duration_seconds_bucket{le="+Inf"} 721"#,
         "maas_allocation_duration_seconds_sum 0.25",
         "maas_health_score 0.875",
+        "maas_circuit_breaker_open 1",
+        "maas_circuit_breaker_opened_total 3",
         r#"maas_guard_violations_total{kind="canary"} 1"#,
         r#"maas_guard_violations_total{kind="use_after_free"} 2"#,
         r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="0.000025"} 2"#,
