@@ -2,12 +2,12 @@
 
 use crate::clock::Now;
 use crate::config::{Loaded, hide_credentials};
-use crate::http::VERSION;
 use crate::http::answer::Answerer;
 use crate::http::listener::{self, Listener};
 use crate::http::server::{self, Drained, Stop};
 use crate::http::signal::Signal;
 use crate::http::traffic::Traffic;
+use crate::http::{self, VERSION};
 use crate::limits;
 use crate::memory::Heap;
 use crate::pool::Pool;
@@ -84,7 +84,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let pushgateway = tasks::pushgateway_link(&config.prometheus, started);
     let traffic = Arc::new(Traffic::default());
     let answerer = Answerer::new(
-        &config.server,
+        &http::Config { event_interval: config.pressure.interval, ..config.server.clone() },
         pool.clone(),
         traffic.clone(),
         backend.clone(),
@@ -106,6 +106,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     tasks.start_janitor(pool.clone(), config.memory.adaptive.interval).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
     tasks.watch_pressure(pool.clone(), &config.pressure);
+    tasks.watch_leaks(pool.clone(), config.leaks);
     if config.memory.canaries {
         tasks.sweep_slabs(pool.clone());
     }

@@ -135,6 +135,8 @@ pub struct Snapshot {
     pub reserved_bytes: u64,
     /// Actual bytes of live allocations, by tag.
     pub tag_bytes: Vec<(String, u64)>,
+    /// Actual bytes of what may have leaked, by tag.
+    pub leaked_bytes: Vec<(String, u64)>,
     /// Live large objects.
     pub large_objects: u64,
     /// Their actual bytes.
@@ -147,6 +149,10 @@ pub struct Snapshot {
     pub seconds_since_reclaim: f64,
     /// How long allocating took.
     pub allocation_durations: Distribution,
+    /// Whether the circuit breaker is open.
+    pub circuit_open: bool,
+    /// Times that it opened.
+    pub circuit_opened: u64,
     /// How the pool does, 0 to 1.
     pub health_score: f64,
     /// The memory below.
@@ -273,6 +279,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::WAITING, float(snapshot.waiting_requests)),
         single(&rows::RESERVED, float(snapshot.reserved_bytes)),
         family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
+        family(&rows::LEAKED_BYTES, tags(&snapshot.leaked_bytes)),
         single(&rows::ARENAS, float(snapshot.arenas.open)),
         by(&rows::ARENAS_CREATED, "profile", &snapshot.arenas.created),
         by(&rows::ARENAS_ENDED, "state", &snapshot.arenas.ended),
@@ -282,6 +289,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
         distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),
         single(&rows::HEALTH_SCORE, snapshot.health_score),
+        single(&rows::CIRCUIT_OPEN, f64::from(u8::from(snapshot.circuit_open))),
+        single(&rows::CIRCUIT_OPENED, float(snapshot.circuit_opened)),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),

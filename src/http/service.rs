@@ -1,6 +1,7 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
 use super::VERSION;
+use super::admission::AdmissionBlock;
 use super::allocation::json;
 use super::api::Api;
 use super::arena_stats::ArenasBlock;
@@ -99,6 +100,7 @@ pub(super) struct Stats {
     pressure: PressureBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
+    admission: AdmissionBlock,
     health: HealthBlock,
 }
 
@@ -292,6 +294,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         pressure: PressureBlock::new(&api.pool, now),
         reclaim: ReclaimBlock::new(&stats, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
+        admission: AdmissionBlock::new(&stats.admission, now),
         health: HealthBlock::new(&api.pool.health(&stats, now), &stats),
     };
     Ok(json(StatusCode::OK, &body))

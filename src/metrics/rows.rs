@@ -63,6 +63,12 @@ pub(super) const ALLOCATION_DURATION: Row = Row {
     kind: MetricType::HISTOGRAM,
     help: "Time that the pool took to allocate a block, without waits for room. Estimated from samples of the fast ones.",
 };
+pub(super) const CIRCUIT_OPEN: Row = gauge(
+    "maas_circuit_breaker_open",
+    "1 while requests as large as many that were refused are not even tried, else 0.",
+);
+pub(super) const CIRCUIT_OPENED: Row =
+    counter("maas_circuit_breaker_opened_total", "Times that the circuit breaker opened.");
 pub(super) const HEALTH_SCORE: Row = gauge(
     "maas_health_score",
     "How well the pool does, 0 to 1, from recent refusals, slow allocations, damage, pressure, misses and fragmentation.",
@@ -97,6 +103,10 @@ pub(super) const RESERVED: Row =
 pub(super) const TAG_BYTES: Row = gauge(
     "maas_tag_bytes",
     "Actual bytes of live allocations by tag: the 64 tags with most, and all others as other.",
+);
+pub(super) const LEAKED_BYTES: Row = gauge(
+    "maas_leaked_bytes",
+    "Actual bytes of allocations without a lease that are older than leaks.older_than, by tag: the 64 tags with most, and all others as other, as of the last look.",
 );
 pub(super) const ARENAS: Row = gauge("maas_arenas", "Open arenas.");
 pub(super) const ARENAS_CREATED: Row = counter("maas_arenas_created_total", "Arenas made, by profile.");
@@ -213,7 +223,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 72] = [
+pub(super) const ALL: [&Row; 75] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -244,6 +254,7 @@ pub(super) const ALL: [&Row; 72] = [
     &WAITING,
     &RESERVED,
     &TAG_BYTES,
+    &LEAKED_BYTES,
     &ARENAS,
     &ARENAS_CREATED,
     &ARENAS_ENDED,
@@ -256,6 +267,8 @@ pub(super) const ALL: [&Row; 72] = [
     &ALLOCATION_PATH,
     &ALLOCATION_DURATION,
     &HEALTH_SCORE,
+    &CIRCUIT_OPEN,
+    &CIRCUIT_OPENED,
     &SLAB_REUSE_RATIO,
     &LARGE_OBJECTS,
     &LARGE_OBJECT_BYTES,

@@ -298,6 +298,7 @@ mod tests {
         Local::new(
             Arc::new(Heap::new(&memory).expect("the configuration is right")),
             &crate::pool::Config::default(),
+            Arc::default(),
         )
     }
 
@@ -366,7 +367,7 @@ mod tests {
             ..Config::default()
         };
         let heap = Arc::new(Heap::new(&memory).expect("the configuration is right"));
-        let local = Local::new(Arc::clone(&heap), &crate::pool::Config::default());
+        let local = Local::new(Arc::clone(&heap), &crate::pool::Config::default(), Arc::default());
         let (small, _) = heap.class_for(4096).expect("a class");
         let slabs: Vec<_> = (0..256).map(|_| heap.allocate(small).expect("there is room")).collect();
         slabs.into_iter().for_each(|slab| heap.free(slab));

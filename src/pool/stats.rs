@@ -7,7 +7,7 @@ use super::lag::LeaseLag;
 use super::local::Local;
 use super::order::Order;
 use super::table::Table;
-use super::{ArenaStats, CallStats, JanitorStats, ObjectStats, ReliefStats, TagStats};
+use super::{AdmissionStats, ArenaStats, CallStats, JanitorStats, ObjectStats, ReliefStats, TagStats};
 use crate::memory::{HeapStats, Seen, SizeCounts};
 
 /// Numbers of the pool.
@@ -51,6 +51,8 @@ pub struct PoolStats {
     pub relief: ReliefStats,
     /// Numbers of the arenas.
     pub arenas: ArenaStats,
+    /// Who was turned away at the door.
+    pub admission: AdmissionStats,
     /// What was counted of the calls at the door.
     pub calls: CallStats,
 }
@@ -119,6 +121,7 @@ impl Local {
             janitor: self.janitor.stats(self.handover().waiting(), heap.reclaim.slices.iter().sum()),
             relief: self.relief.stats(),
             arenas: self.arenas().stats(),
+            admission: self.doorkeeper().stats(),
             calls: calls.stats(),
             heap,
         }

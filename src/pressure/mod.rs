@@ -8,6 +8,7 @@
 //!   forecaster.rs  from samples to a forecast
 //!   watch.rs       one look after the other, of all that bounds the memory, and what is to be expected after each
 //!   steering.rs    when to do what is recommended
+//!   relief.rs      when there will be room again, by a forecast
 //!   config.rs      what can be set
 //! ```
 
@@ -17,6 +18,7 @@ mod forecast;
 mod forecaster;
 mod gauge;
 mod level;
+mod relief;
 mod steering;
 mod watch;
 

@@ -23,6 +23,7 @@ mod hunts;
 mod idempotency;
 mod inflight;
 mod large_objects;
+mod leaks;
 mod leases;
 mod logs;
 mod metrics;

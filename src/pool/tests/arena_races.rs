@@ -55,7 +55,7 @@ async fn step(pool: &Pool, known: &Known, random: &mut fastrand::Rng) {
             let Some(arena) = pick(random, &known.arenas) else { return };
             let size = if random.u8(0..10) == 0 { random.u64(16_385..40_000) } else { random.u64(1..3000) };
             let wait = Duration::from_micros(random.u64(0..300));
-            if let Ok(made) = pool.allocate_in_arena(arena, size, wait, now).await {
+            if let Ok(made) = pool.allocate_in_arena(arena, size, Priority::Normal, wait, now).await {
                 let body = Bytes::from(vec![letter(made.id); usize::try_from(size).expect("small")]);
                 let any = Precondition::default();
                 let _ = pool.write(made.id, Placement::Replace, &[body], &any, now).await;
@@ -127,7 +127,7 @@ async fn step(pool: &Pool, known: &Known, random: &mut fastrand::Rng) {
             if pool.rollback_arena(arena, now).await.is_ok() {
                 known.ended.fetch_add(1, Ordering::Relaxed);
                 assert!(matches!(
-                    pool.allocate_in_arena(arena, 1, Duration::ZERO, now).await,
+                    pool.allocate_in_arena(arena, 1, Priority::Normal, Duration::ZERO, now).await,
                     Err(ArenaAllocateError::Arena(ArenaError::Ended { .. }))
                 ));
             }

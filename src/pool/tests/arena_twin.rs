@@ -238,6 +238,7 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
                 limit_bytes: limit,
                 lease: lease.map(Duration::from_nanos),
                 tag: tagged.then(|| TAG.parse().expect("a tag")),
+                priority: Priority::Normal,
             };
             let own_tag = request.tag.clone();
             match create(pool, &request, now) {
