@@ -125,6 +125,7 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     let made = made.map_err(|error| api.refused(&error, Asked::Block { bytes: request.size_bytes }))?;
     let now = if options.wait.is_zero() { asked } else { Now::read() };
     attempt.finish(&[made.id], now);
+    api.note_origin(&head, [made.id], now);
     Ok(created(&made, now))
 }
 

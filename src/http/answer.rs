@@ -8,6 +8,7 @@ use super::counters::Place;
 use super::description::Description;
 use super::error::{Code, Problem};
 use super::exchange::Arrival;
+use super::origins::RequestId;
 use super::pressure::{self, X_MAAS_PRESSURE};
 use super::traffic::Traffic;
 use super::{Config, request_id, routes};
@@ -58,7 +59,7 @@ impl Answerer {
     }
 
     /// Answers one request. Never fails: whatever goes wrong becomes an answer.
-    pub async fn answer(mut self, request: Request, arrival: Arrival) -> Response {
+    pub async fn answer(mut self, mut request: Request, arrival: Arrival) -> Response {
         let id = request_id::of(request.headers());
         let route = self.api.description.find(request.uri().path());
         let place = self.api.counters.place(request.method(), route);
@@ -72,6 +73,9 @@ impl Answerer {
         });
         if request.version() == Version::HTTP_11 && !is_well_framed(request.headers()) {
             return self.refuse_framing(place, id);
+        }
+        if self.api.origins.may_make(request.method(), route) {
+            request.extensions_mut().insert(RequestId::of(&id));
         }
         let routed = self.router.call(request);
         let answered = match &span {

@@ -5,15 +5,17 @@ use super::counters::Counters;
 use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
 use super::events::Events;
+use super::origins::{Origins, RequestId};
 use super::traffic::{TimeOut, Traffic};
+use super::upkeep::pressure_snapshot;
 use super::{Config, VERSION, pressure};
 use crate::clock::Now;
 use crate::link::Link;
 use crate::memory;
 use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::{
-    ALLOCATION_BUCKETS, AllocateError, ArenaAllocateError, ArenaState, InflightCharge, LEASE_LAG_BUCKETS,
-    Pool, Profile, SMALL_WRITE_BYTES,
+    ALLOCATION_BUCKETS, AllocateError, AllocationId, ArenaAllocateError, ArenaState, InflightCharge,
+    LEASE_LAG_BUCKETS, LeakedBy, Pool, Profile, SMALL_WRITE_BYTES,
 };
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -63,6 +65,9 @@ pub struct Api {
     pub(super) description: Description,
     traffic: Arc<Traffic>,
     pub(super) counters: Counters,
+    pub(super) origins: Origins,
+    /// Held by whoever looks for leaks: one at a time.
+    pub(super) leak_look: tokio::sync::Mutex<()>,
     body_limit_bytes: u64,
     /// For bodies that are read although the in-flight budget is exhausted.
     lanes: Semaphore,
@@ -107,6 +112,7 @@ impl Api {
         started: Now,
     ) -> Api {
         let counters = Counters::new(description.templates().to_vec(), &description.documented());
+        let origins = Origins::new(&description);
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
         let events = Events::new(pool.gauge(), config.event_interval);
@@ -120,6 +126,8 @@ impl Api {
             description,
             traffic,
             counters,
+            origins,
+            leak_look: tokio::sync::Mutex::default(),
             body_limit_bytes,
             lanes: Semaphore::new(LANES),
             stopping,
@@ -222,6 +230,11 @@ impl Api {
     pub(super) fn charge_answer(&self, bytes: u64) -> Result<InflightCharge, Problem> {
         let charge = self.pool.inflight().charge(bytes);
         charge.ok_or_else(|| self.no_room_in_flight(&format!("an answer of up to {bytes} bytes"), bytes))
+    }
+
+    /// Remembers which request made these allocations.
+    pub(super) fn note_origin(&self, head: &Parts, made: impl IntoIterator<Item = AllocationId>, now: Now) {
+        self.origins.note(&self.pool, made, head.extensions.get::<RequestId>(), now);
     }
 
     /// Refuses new work while the service is stopping.
@@ -360,6 +373,7 @@ impl Api {
             inflight_bytes_max: pool.inflight_bytes_max,
             waiting_requests: pool.waiting_requests,
             reserved_bytes: pool.reserved_bytes,
+            leaked_bytes: self.leaked_bytes(),
             tag_bytes: pool.tags.iter().map(|tag| (tag.tag.to_string(), tag.allocated_bytes)).collect(),
             large_objects: pool.objects.objects,
             large_object_bytes: pool.objects.bytes,
@@ -382,6 +396,7 @@ impl Api {
             circuit_open: pool.admission.breaker.is_open,
             circuit_opened: pool.admission.breaker.opened,
             health_score: self.pool.health(&pool, now).health_score,
+            pressure: pressure_snapshot(&self.pool, &pool.relief, now),
             heap: pool.heap,
             arenas: ArenasSnapshot {
                 open: pool.arenas.active,
@@ -409,6 +424,13 @@ impl Api {
             backend: link(&self.backend),
             pushgateway: link(&self.pushgateway),
         }
+    }
+
+    /// What the last look for leaks found, by tag; what has no tag with those that no row is left for.
+    fn leaked_bytes(&self) -> Vec<(String, u64)> {
+        let report = self.pool.last_leaks();
+        let tags = report.iter().flat_map(|report| &report.tags);
+        tags.map(|tag| (tag.by.name().unwrap_or(LeakedBy::OTHERS).to_owned(), tag.bytes)).collect()
     }
 
     /// The text that a scrape and a push send.

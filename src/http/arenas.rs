@@ -174,6 +174,7 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     let asked_for = Asked::Member { bytes: size_bytes, arena: id };
     let made = made.map_err(|error| api.arena_refused(&error, asked_for))?;
     let now = if wait.is_zero() { asked } else { Now::read() };
+    api.note_origin(&head, [made.id], now);
     Ok(created(&made, now))
 }
 

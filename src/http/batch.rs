@@ -104,6 +104,7 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     let made = api.pool.allocate_batch(&batch.requests, batch.wait, Now::read()).await;
     let made = made.map_err(|error| api.refused(&error, asked))?;
     let now = Now::read();
+    api.note_origin(&head, made.iter().map(|made| made.id), now);
     if !matches!(attempt, Attempt::Unkeyed) {
         let ids: Vec<AllocationId> = made.iter().map(|made| made.id).collect();
         attempt.finish(&ids, now);

@@ -4,8 +4,9 @@
 //!   sockets      server.rs ▶ listener.rs, signal.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
-//!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, arenas.rs, service.rs, pressure.rs, recommendations.rs ▶
-//!                api.rs, what they share; events.rs tells those who listen
+//!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, arenas.rs, service.rs, pressure.rs, leaks.rs,
+//!                recommendations.rs ▶ api.rs, what they share; events.rs tells those who listen, origins.rs knows which
+//!                request made what
 //!   words        fields.rs, batch_body.rs, arena_body.rs, query.rs and options.rs parse what clients send; allocation.rs is what they
 //!                get; idempotent.rs knows those who come twice; description.rs is the OpenAPI document
 //! ```
@@ -37,9 +38,11 @@ mod fields;
 mod health;
 mod idempotent;
 mod large_objects;
+mod leaks;
 pub mod listener;
 mod one_shot;
 mod options;
+mod origins;
 mod pressure;
 mod protocol;
 mod query;

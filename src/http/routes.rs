@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, arenas, batch, content, pressure, recommendations, service};
+use super::{allocate, arenas, batch, content, leaks, pressure, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(service::readyz))
         .routes(routes!(service::stats))
         .routes(routes!(recommendations::recommendations))
+        .routes(routes!(leaks::leaks))
         .routes(routes!(pressure::pressure))
         .routes(routes!(pressure::events))
         .routes(routes!(service::metrics))

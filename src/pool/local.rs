@@ -12,6 +12,7 @@ use super::object::Objects;
 use super::place::{ObjectNumber, Place, PlaceKind};
 use super::plan::Plan;
 use super::queue::Queue;
+use super::relief::Relief;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
 use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, Unavailable};
@@ -53,6 +54,7 @@ pub(super) struct Local {
     arenas: Arenas,
     inflight: Inflight,
     pub(super) janitor: Janitor,
+    pub(super) relief: Relief,
     /// Set once, when the service stops.
     closed: AtomicBool,
     /// Held while leases are taken from a wheel and ended.
@@ -86,6 +88,7 @@ impl Local {
             arenas: Arenas::default(),
             inflight: Inflight::new(config.max_inflight_bytes),
             janitor: Janitor::default(),
+            relief: Relief::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
             leases_begun: Notify::new(),

@@ -15,6 +15,7 @@
 //!   turns.rs     requests that wait for their turn
 //!   handover.rs  work that is done by the janitor, and awaited
 //!   janitor.rs   what the janitor does at this door
+//!   relief.rs    free memory given back because it gets full
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
@@ -28,6 +29,7 @@
 //!   expiry.rs    allocations end with their lease
 //!   lease.rs     which lease ends next
 //!   lag.rs       how late leases are ended
+//!   leaks.rs     allocations that nobody seems to need any more
 //!   listing.rs   allocations in the order in which they were made
 //!   arena/       groups of allocations that end together
 //!   stats.rs     all numbers of the pool
@@ -57,6 +59,7 @@ mod idempotency;
 mod inflight;
 mod janitor;
 mod lag;
+mod leaks;
 mod lease;
 mod listing;
 mod local;
@@ -66,6 +69,7 @@ mod order;
 mod place;
 mod plan;
 mod queue;
+mod relief;
 mod stats;
 mod table;
 mod tags;
@@ -87,15 +91,17 @@ pub use drain::{ReaderWatch, Sweep};
 pub use error::{AllocateError, NotFound, Unavailable};
 pub use expiry::Expired;
 pub use handover::Chore;
-pub use id::{AllocationId, ArenaId, ParseIdError};
+pub use id::{AllocationId, AllocationNumber, ArenaId, ParseIdError};
 pub use idempotency::{
     Begun, Digest, Digester, Idempotency, KEY_IDS_MAX, KEY_KEPT, KEYS_MAX, KeyError, Served, Ticket,
 };
 pub use inflight::{Inflight, InflightCharge};
 pub use janitor::JanitorStats;
 pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
+pub use leaks::{LEAKS_SHOWN, LEAKY_TAGS_SHOWN, LeakReport, Leaked, LeakedBy, LeakedTag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
+pub use relief::{ReliefCount, ReliefSlice, ReliefStats, Relieved};
 pub use stats::PoolStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
@@ -106,6 +112,7 @@ use crate::pressure::{Gauge, Level, Reading};
 use bytes::Bytes;
 use calls::Calls;
 use local::Local;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +130,7 @@ pub struct Pool {
     idempotency: Idempotency,
     calls: Calls,
     write_wait: Duration,
+    last_leaks: Mutex<Option<Arc<LeakReport>>>,
     /// Bytes in use from which on the level is above normal.
     moderate_bytes: u64,
 }
@@ -146,6 +154,7 @@ impl Pool {
             idempotency: Idempotency::default(),
             calls: Calls::default(),
             write_wait,
+            last_leaks: Mutex::new(None),
             moderate_bytes,
         }
     }

@@ -283,6 +283,7 @@ fn the_routes_are_those_of_the_contract() {
         "GET /openapi.json",
         "GET /readyz",
         "GET /stats",
+        "GET /stats/leaks",
         "GET /stats/recommendations",
         "PATCH /allocate/{id}/data",
         "POST /allocate",

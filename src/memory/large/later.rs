@@ -129,6 +129,11 @@ impl Heap {
 
     /// Whether [`Heap::scrub_slice`] has something to do.
     pub(crate) fn has_unscrubbed(&self) -> bool {
-        !self.large.lock().unscrubbed.is_empty()
+        self.unscrubbed() > 0
+    }
+
+    /// Segments that wait to be zeroed.
+    pub(in crate::memory) fn unscrubbed(&self) -> usize {
+        self.large.lock().unscrubbed.len()
     }
 }

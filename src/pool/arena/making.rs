@@ -215,6 +215,7 @@ impl Local {
             kept: None,
             space: Space::default(),
             members: Members::default(),
+            touched: Now(0),
             attached: BTreeMap::new(),
         };
         fresh.put(&mut node);

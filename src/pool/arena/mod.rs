@@ -11,6 +11,7 @@ mod ending;
 mod error;
 mod fresh;
 mod kept;
+mod leaked;
 mod learned;
 mod leaving;
 mod listing;

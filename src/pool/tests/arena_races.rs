@@ -3,6 +3,7 @@
 
 use super::arenas::{arena_request, check_empty};
 use super::*;
+use crate::pressure::{Action, Order};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -196,9 +197,11 @@ async fn calls_about_arenas_that_are_dropped_anywhere_leave_nothing_behind() {
                 match pool.await_chore(Duration::from_micros(200)) {
                     Chore::Ready => pool.do_chore(),
                     Chore::Scrub => pool.scrub_slice(),
+                    Chore::Relief => _ = pool.relieve_slice(Now(1)),
                     Chore::Nothing => {
                         pool.end_idle_interval();
                         while pool.reclaim_idle_slice() {}
+                        pool.order_relief(Order { action: Action::Emergency, is_news: false });
                     }
                     Chore::Ended => return,
                 }
