@@ -37,7 +37,7 @@ fn low_is_deferred_from_high_and_rejected_from_critical_on_and_told_the_numbers(
     );
     let body = deferred.json();
     let numbers = ["requested_bytes", "in_use_bytes", "free_bytes", "limit_bytes", "largest_available_bytes"];
-    assert_eq!(numbers.map(|name| body[name].clone()), [1000, 15_360, 5120, 20_480, 1024].map(Value::from));
+    assert_eq!(numbers.map(|name| body[name].clone()), [1000, 15_360, 5120, 20_480, 4096].map(Value::from));
     assert_eq!(body["refused_by"], "admission");
     let seconds = body["retry_after_seconds"].as_u64().expect("a 503 says when");
     assert!((1..=300).contains(&seconds));

@@ -181,6 +181,7 @@ fn provoke_everything(server: &mut Server) {
         "/livez",
         "/readyz",
         "/stats",
+        "/stats/leaks",
         "/stats/recommendations",
         "/metrics",
         "/openapi.json",
