@@ -4,11 +4,13 @@
 //! composes a [`Snapshot`] sums them. A family has its children from the first scrape on, so that rates and alerts
 //! work from the start.
 
+mod pressure;
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
 use crate::memory::{HeapStats, PathCounts, ReclaimAction, Violation};
 use crate::units::ratio;
+pub use pressure::{PressureSnapshot, ReliefSnapshot};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -157,6 +159,8 @@ pub struct Snapshot {
     pub heap: HeapStats,
     /// Groups of allocations.
     pub arenas: ArenasSnapshot,
+    /// How full memory is, and will be.
+    pub pressure: PressureSnapshot,
     /// The HTTP server.
     pub http: HttpSnapshot,
     /// The backend.
@@ -244,7 +248,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
                 (vec![("target", target.to_owned()), ("result", result.to_owned())], float(count))
             })
         });
-    vec![
+    let mut families = vec![
         single(&rows::ACTIVE_ALLOCATIONS, float(snapshot.active_allocations)),
         single(&rows::ALLOCATION_SIZE, float(snapshot.allocated_bytes)),
         single(&rows::POOL_SIZE, float(heap.pool_size_bytes)),
@@ -310,7 +314,9 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         family(&rows::CONNECTION_STATE, states),
         family(&rows::PUSH_ATTEMPTS, pushes),
         family(&rows::BUILD_INFO, [(vec![("version", snapshot.version.to_owned())], 1.0)]),
-    ]
+    ];
+    families.extend(pressure::families(&snapshot.pressure));
+    families
 }
 
 fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {

@@ -7,6 +7,7 @@ use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
 use super::events::Events;
 use super::origins::{Origins, RequestId};
 use super::traffic::{TimeOut, Traffic};
+use super::upkeep::pressure_snapshot;
 use super::{Config, VERSION, pressure};
 use crate::clock::Now;
 use crate::link::Link;
@@ -395,6 +396,7 @@ impl Api {
             circuit_open: pool.admission.breaker.is_open,
             circuit_opened: pool.admission.breaker.opened,
             health_score: self.pool.health(&pool, now).health_score,
+            pressure: pressure_snapshot(&self.pool, &pool.relief, now),
             heap: pool.heap,
             arenas: ArenasSnapshot {
                 open: pool.arenas.active,

@@ -178,6 +178,40 @@ pub(super) const SINCE_RECLAIM: Row = gauge(
     "maas_seconds_since_last_reclaim",
     "Seconds since free memory was last given back; since the start where it never was.",
 );
+pub(super) const PRESSURE_LEVEL: Row = gauge(
+    "maas_pressure_level",
+    "How full memory is: 0 normal, 1 moderate, 2 high, 3 critical, 4 emergency.",
+);
+pub(super) const PRESSURE_RATIO: Row = gauge(
+    "maas_pressure_ratio",
+    "Used as a part of the limit, of the pool, and of the system's limit that is fullest; NaN where it has none.",
+);
+pub(super) const PRESSURE_STALLED: Row = gauge(
+    "maas_pressure_stalled_ratio",
+    "Part of the last 10 seconds in which something stood still for lack of memory; NaN where it is not read.",
+);
+pub(super) const PRESSURE_TRANSITIONS: Row =
+    counter("maas_pressure_transitions_total", "Times that the level was entered, by level.");
+pub(super) const PREDICTED: Row = gauge(
+    "maas_predicted_utilization_ratio",
+    "How full memory is expected to be, of the pool's limit or the system's, whichever is fuller, 0 to 1.",
+);
+pub(super) const CONFIDENCE: Row =
+    gauge("maas_prediction_confidence_ratio", "How far to trust what is predicted, 0 to 1.");
+pub(super) const SECONDS_TO_CRITICAL: Row = gauge(
+    "maas_seconds_to_critical",
+    "Seconds until the level is expected to be critical; 0 where it is, infinite where it is not expected.",
+);
+pub(super) const PRESSURE_RECLAIMS: Row = counter(
+    "maas_pressure_reclaims_total",
+    "Times that free memory was given back because it got full, by what was recommended.",
+);
+pub(super) const PRESSURE_RECLAIMED_BYTES: Row =
+    counter("maas_pressure_reclaimed_bytes_total", "Bytes of free memory that were given back so.");
+pub(super) const PRESSURE_RECLAIM_SECONDS: Row = counter(
+    "maas_pressure_reclaim_seconds_total",
+    "Time from the beginning of each to its end, with what was done for requests in between.",
+);
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");
 pub(super) const BACKEND_UP: Row =
@@ -189,7 +223,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 65] = [
+pub(super) const ALL: [&Row; 75] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -250,6 +284,16 @@ pub(super) const ALL: [&Row; 65] = [
     &RECLAIM,
     &RECLAIMED_BYTES,
     &SINCE_RECLAIM,
+    &PRESSURE_LEVEL,
+    &PRESSURE_RATIO,
+    &PRESSURE_STALLED,
+    &PRESSURE_TRANSITIONS,
+    &PREDICTED,
+    &CONFIDENCE,
+    &SECONDS_TO_CRITICAL,
+    &PRESSURE_RECLAIMS,
+    &PRESSURE_RECLAIMED_BYTES,
+    &PRESSURE_RECLAIM_SECONDS,
     &REFUSED,
     &BACKEND_UP,
     &CONNECTION_STATE,

@@ -3,6 +3,8 @@
 use super::*;
 use crate::clock::Now;
 use crate::memory::{ClassStats, CompactionStats, LargeStats, ReclaimStats};
+use crate::pressure::{Forecast, Level, Reading, Source, Watermarks};
+use std::time::Duration;
 
 fn snapshot() -> Snapshot {
     let class = ClassStats {
@@ -75,6 +77,23 @@ fn snapshot() -> Snapshot {
             ended: vec![("committed", 1), ("rolled_back", 0)],
             chunk_bytes: 8192,
             used_bytes: 400,
+        },
+        pressure: PressureSnapshot {
+            reading: Reading {
+                level: Level::High,
+                ratio: 0.75,
+                pool_ratio: 0.75,
+                system_ratio: Some(0.5),
+                source: Source::Pool,
+            },
+            psi_avg10: None,
+            transitions: [1, 2, 3, 4, 5],
+            forecast: Forecast {
+                predicted: [0.75, 0.875, 1.0],
+                confidence: 0.25,
+                ..Forecast::still(0.75, &Watermarks::default())
+            },
+            relief: [ReliefSnapshot { runs: 2, reclaimed_bytes: 4096, time: Duration::from_millis(1500) }; 3],
         },
         http: HttpSnapshot {
             requests: vec![RequestCount {
@@ -159,6 +178,17 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_reclaim_total{action="surplus"} 2"#,
         "maas_reclaimed_bytes_total 4096",
         "maas_seconds_since_last_reclaim 12.5",
+        "maas_pressure_level 2",
+        r#"maas_pressure_ratio{source="pool"} 0.75"#,
+        r#"maas_pressure_ratio{source="system"} 0.5"#,
+        "maas_pressure_stalled_ratio NaN",
+        r#"maas_pressure_transitions_total{level="emergency"} 5"#,
+        r#"maas_predicted_utilization_ratio{horizon="60s"} 0.875"#,
+        "maas_prediction_confidence_ratio 0.25",
+        "maas_seconds_to_critical inf",
+        r#"maas_pressure_reclaims_total{action="aggressive_reclaim"} 2"#,
+        r#"maas_pressure_reclaimed_bytes_total{action="gentle_reclaim"} 4096"#,
+        r#"maas_pressure_reclaim_seconds_total{action="emergency"} 1.5"#,
         r#"maas_lease_expiry_lag_seconds_bucket{le="0.1"} 2"#,
         "maas_lease_expiry_lag_seconds_count 3",
         "maas_lease_expiry_lag_seconds_sum 1.5",

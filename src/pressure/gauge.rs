@@ -216,6 +216,11 @@ impl Gauge {
         State::from_word(self.state.load(Ordering::Relaxed)).level()
     }
 
+    /// `some avg10` in percent, as it was read last; none where it is not read.
+    pub fn psi_avg10(&self) -> Option<f64> {
+        Some(f64::from_bits(self.psi_avg10.load(Ordering::Relaxed))).filter(|percent| !percent.is_nan())
+    }
+
     /// Whether [`Gauge::observe`] would find the level where it is, normal, as far as the pool does not raise it: for who asks
     /// often. It is not known where the system was not read lately.
     #[inline]
@@ -338,6 +343,7 @@ mod tests {
         assert_eq!(look(80, 100, Some(20.0), 100), (Level::Critical, Source::Psi, Some(0.8)));
         assert_eq!(look(80, 100, Some(18.0), 100), (Level::Critical, Source::Psi, Some(0.8)));
         assert_eq!(look(80, 100, Some(17.9), 950), (Level::Emergency, Source::Pool, Some(0.8)));
+        assert_eq!(gauge.psi_avg10(), Some(17.9));
         assert_eq!(look(0, 0, Some(99.0), 950), (Level::Emergency, Source::Pool, None));
     }
 

@@ -29,6 +29,7 @@ mod logs;
 mod metrics;
 mod one_shot;
 mod peers;
+mod pressure_monitor;
 mod readers;
 mod recommendations;
 mod slow_clients;

@@ -88,6 +88,12 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
         ("maas_arenas_created_total{profile=", "tiny small medium large huge"),
         ("maas_http_timed_out_total{kind=", "silent head idle body reader"),
         ("maas_reclaim_total{action=", "backing surplus idle pressure"),
+        ("maas_pressure_ratio{source=", "pool system"),
+        ("maas_pressure_transitions_total{level=", "normal moderate high critical emergency"),
+        ("maas_predicted_utilization_ratio{horizon=", "30s 60s 120s"),
+        ("maas_pressure_reclaims_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
+        ("maas_pressure_reclaimed_bytes_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
+        ("maas_pressure_reclaim_seconds_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
         ("maas_push_attempts_total{target=\"backend\",result=", "ok error"),
         ("maas_push_attempts_total{target=\"pushgateway\",result=", "ok error"),
     ] {
