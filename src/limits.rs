@@ -5,6 +5,10 @@
 //! the root of the file system, so that tests feed it fixture trees. What is missing or cannot be read counts as
 //! no limit: a strange machine must never keep the service from starting.
 
+mod system;
+
+pub use system::{HugePagePolicy, Overcommit, System};
+
 use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -111,9 +115,7 @@ pub fn raise_open_files() -> Option<u64> {
 
 /// `MemTotal:  16384 kB` of /proc/meminfo, in bytes.
 fn total_memory(text: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024).filter(|bytes| *bytes > 0)
+    system::line(text, "MemTotal:").filter(|bytes| *bytes > 0)
 }
 
 /// Every limit of the groups that /proc/self/cgroup puts us in. A line is `id:controllers:path`; version 2 has id 0
@@ -165,7 +167,7 @@ fn group_limit(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    pub(super) fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for (path, text) in files {
             let path = directory.path().join(path);

@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, arenas, batch, content, leaks, recommendations, service};
+use super::{allocate, arenas, batch, content, doctor, leaks, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -50,6 +50,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(service::stats))
         .routes(routes!(recommendations::recommendations))
         .routes(routes!(leaks::leaks))
+        .routes(routes!(doctor::doctor))
         .routes(routes!(service::metrics))
         .routes(routes!(service::openapi))
         .routes(routes!(service::landing))
