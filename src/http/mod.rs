@@ -5,8 +5,8 @@
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
 //!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, arenas.rs, service.rs, pressure.rs, leaks.rs,
-//!                recommendations.rs ▶ api.rs, what they share; events.rs tells those who listen, origins.rs knows which
-//!                request made what
+//!                doctor.rs, recommendations.rs ▶ api.rs, what they share; events.rs tells those who listen, origins.rs knows
+//!                which request made what
 //!   words        fields.rs, batch_body.rs, arena_body.rs, query.rs and options.rs parse what clients send; allocation.rs is what they
 //!                get; idempotent.rs knows those who come twice; description.rs is the OpenAPI document
 //! ```
@@ -30,6 +30,7 @@ mod connection;
 mod content;
 mod counters;
 mod description;
+mod doctor;
 mod driver;
 mod error;
 mod events;

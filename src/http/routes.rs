@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, arenas, batch, content, leaks, pressure, recommendations, service};
+use super::{allocate, arenas, batch, content, doctor, leaks, pressure, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -52,6 +52,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(leaks::leaks))
         .routes(routes!(pressure::pressure))
         .routes(routes!(pressure::events))
+        .routes(routes!(doctor::doctor))
         .routes(routes!(service::metrics))
         .routes(routes!(service::openapi))
         .routes(routes!(service::landing))

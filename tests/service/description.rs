@@ -277,6 +277,7 @@ fn the_routes_are_those_of_the_contract() {
         "GET /allocate/{id}/data",
         "GET /arenas",
         "GET /arenas/{id}",
+        "GET /doctor",
         "GET /health",
         "GET /livez",
         "GET /metrics",

@@ -16,6 +16,7 @@ mod compaction;
 mod connections;
 mod content;
 mod description;
+mod doctor;
 mod framing;
 mod full_pool;
 mod health;
