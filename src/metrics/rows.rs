@@ -160,13 +160,17 @@ pub(super) const COMPACTION_MOVES: Row =
 pub(super) const COMPACTION_BYTES: Row = counter("maas_compaction_bytes_total", "Bytes of the blocks moved.");
 pub(super) const RECLAIM: Row = counter(
     "maas_reclaim_total",
-    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), or idle.",
+    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), idle, or because it gets full (pressure).",
 );
 pub(super) const RECLAIMED_BYTES: Row =
     counter("maas_reclaimed_bytes_total", "Bytes of free memory given back.");
 pub(super) const SINCE_RECLAIM: Row = gauge(
     "maas_seconds_since_last_reclaim",
     "Seconds since free memory was last given back; since the start where it never was.",
+);
+pub(super) const ADVICE: Row = counter(
+    "maas_advice_total",
+    "Advice taken, by what became of it: done (applied), for no whole page (nothing), not known to the system (unsupported), or not done by it (refused).",
 );
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");
@@ -179,7 +183,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 62] = [
+pub(super) const ALL: [&Row; 63] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -237,6 +241,7 @@ pub(super) const ALL: [&Row; 62] = [
     &RECLAIM,
     &RECLAIMED_BYTES,
     &SINCE_RECLAIM,
+    &ADVICE,
     &REFUSED,
     &BACKEND_UP,
     &CONNECTION_STATE,
