@@ -220,10 +220,10 @@ mod tests {
             if last.last.is_some() {
                 break;
             }
-            assert_eq!(place.pool.gauge().level(), Level::Normal, "the level asks for it by now: {percent}");
+            assert!(place.pool.gauge().level() < Level::High, "the level asks for it by now: {percent}");
         }
         let outlook = place.outlook();
-        assert!(outlook.forecast.ratio < 0.6 && outlook.forecast.trend == Trend::Increasing, "{outlook:?}");
+        assert!(outlook.forecast.ratio < 0.75 && outlook.forecast.trend == Trend::Increasing, "{outlook:?}");
         let heap = place.pool.stats().await.heap;
         assert_eq!((runs(&last), heap.pool_size_bytes), ([0, 1, 0, 0], heap.in_use_bytes));
         place.end().await;
