@@ -4,11 +4,13 @@
 //! composes a [`Snapshot`] sums them. A family has its children from the first scrape on, so that rates and alerts
 //! work from the start.
 
+mod pressure;
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
 use crate::memory::{Advice, AdviceOutcome, AdviceStats, HeapStats, PathCounts, ReclaimAction, Violation};
 use crate::units::ratio;
+pub use pressure::{PressureSnapshot, ReliefSnapshot};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -133,6 +135,8 @@ pub struct Snapshot {
     pub reserved_bytes: u64,
     /// Actual bytes of live allocations, by tag.
     pub tag_bytes: Vec<(String, u64)>,
+    /// Actual bytes of what may have leaked, by tag.
+    pub leaked_bytes: Vec<(String, u64)>,
     /// Live large objects.
     pub large_objects: u64,
     /// Their actual bytes.
@@ -145,12 +149,18 @@ pub struct Snapshot {
     pub seconds_since_reclaim: f64,
     /// How long allocating took.
     pub allocation_durations: Distribution,
+    /// Whether the circuit breaker is open.
+    pub circuit_open: bool,
+    /// Times that it opened.
+    pub circuit_opened: u64,
     /// How the pool does, 0 to 1.
     pub health_score: f64,
     /// The memory below.
     pub heap: HeapStats,
     /// Groups of allocations.
     pub arenas: ArenasSnapshot,
+    /// How full memory is, and will be.
+    pub pressure: PressureSnapshot,
     /// The HTTP server.
     pub http: HttpSnapshot,
     /// The backend.
@@ -238,7 +248,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
                 (vec![("target", target.to_owned()), ("result", result.to_owned())], float(count))
             })
         });
-    vec![
+    let mut families = vec![
         single(&rows::ACTIVE_ALLOCATIONS, float(snapshot.active_allocations)),
         single(&rows::ALLOCATION_SIZE, float(snapshot.allocated_bytes)),
         single(&rows::POOL_SIZE, float(heap.pool_size_bytes)),
@@ -269,6 +279,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         single(&rows::WAITING, float(snapshot.waiting_requests)),
         single(&rows::RESERVED, float(snapshot.reserved_bytes)),
         family(&rows::TAG_BYTES, tags(&snapshot.tag_bytes)),
+        family(&rows::LEAKED_BYTES, tags(&snapshot.leaked_bytes)),
         single(&rows::ARENAS, float(snapshot.arenas.open)),
         by(&rows::ARENAS_CREATED, "profile", &snapshot.arenas.created),
         by(&rows::ARENAS_ENDED, "state", &snapshot.arenas.ended),
@@ -278,6 +289,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
         distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),
         single(&rows::HEALTH_SCORE, snapshot.health_score),
+        single(&rows::CIRCUIT_OPEN, f64::from(u8::from(snapshot.circuit_open))),
+        single(&rows::CIRCUIT_OPENED, float(snapshot.circuit_opened)),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
@@ -302,7 +315,9 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         family(&rows::CONNECTION_STATE, states),
         family(&rows::PUSH_ATTEMPTS, pushes),
         family(&rows::BUILD_INFO, [(vec![("version", snapshot.version.to_owned())], 1.0)]),
-    ]
+    ];
+    families.extend(pressure::families(&snapshot.pressure));
+    families
 }
 
 fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const GUIDES: [&str; 6] = [
+const GUIDES: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
+    "docs/doctor.md",
     "docs/integration.md",
     "docs/tuning.md",
     "docs/profiles.md",

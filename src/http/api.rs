@@ -4,19 +4,23 @@ use super::body::Collector;
 use super::counters::Counters;
 use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
-use super::traffic::{TimeOut, Traffic};
-use super::{Config, VERSION};
+use super::events::Events;
+use super::origins::{Origins, RequestId};
+use super::traffic::{TimeOut, Totals, Traffic};
+use super::upkeep::pressure_snapshot;
+use super::{Config, VERSION, pressure};
 use crate::clock::Now;
 use crate::link::Link;
+use crate::memory;
 use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::{
-    ALLOCATION_BUCKETS, AllocateError, ArenaAllocateError, ArenaState, InflightCharge, LEASE_LAG_BUCKETS,
-    Pool, Profile, SMALL_WRITE_BYTES,
+    ALLOCATION_BUCKETS, AllocateError, AllocationId, ArenaAllocateError, ArenaState, InflightCharge,
+    LEASE_LAG_BUCKETS, LeakedBy, Pool, Profile, SMALL_WRITE_BYTES,
 };
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use bytes::Bytes;
 use http_body::Body as _;
 use std::sync::Arc;
@@ -58,13 +62,23 @@ pub struct Api {
     pub(super) backend: Arc<Link>,
     pub(super) pushgateway: Arc<Link>,
     pub(super) started: Now,
+    /// As configured.
+    pub(super) host: String,
+    pub(super) max_connections: u32,
     pub(super) description: Description,
     traffic: Arc<Traffic>,
     pub(super) counters: Counters,
+    pub(super) origins: Origins,
+    /// Held by whoever looks for leaks: one at a time.
+    pub(super) leak_look: tokio::sync::Mutex<()>,
     body_limit_bytes: u64,
     /// For bodies that are read although the in-flight budget is exhausted.
     lanes: Semaphore,
     stopping: AtomicBool,
+    /// Those who are told how full memory is.
+    pub(super) events: Events,
+    /// By a template's number: whether its POST allocates, so that the answer tells the level.
+    allocating: Box<[bool]>,
 }
 
 /// A body that was read whole; what it was charged ends with it.
@@ -101,19 +115,29 @@ impl Api {
         started: Now,
     ) -> Api {
         let counters = Counters::new(description.templates().to_vec(), &description.documented());
+        let origins = Origins::new(&description);
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
+        let events = Events::new(pool.gauge(), config.event_interval);
+        let is_allocating = |template: &String| pressure::is_allocating(&Method::POST, template);
+        let allocating = description.templates().iter().map(is_allocating).collect();
         Api {
             pool,
             backend,
             pushgateway,
             started,
+            host: config.host.clone(),
+            max_connections: config.max_connections,
             description,
             traffic,
             counters,
+            origins,
+            leak_look: tokio::sync::Mutex::default(),
             body_limit_bytes,
             lanes: Semaphore::new(LANES),
             stopping,
+            events,
+            allocating,
         }
     }
 
@@ -122,6 +146,13 @@ impl Api {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.pool.stop_waiting();
+        self.events.close();
+    }
+
+    /// Whether the answer to a request tells the level of pressure; `route` is the number of its template.
+    #[inline]
+    pub(super) fn tells_pressure(&self, method: &Method, route: Option<usize>) -> bool {
+        route.is_some_and(|route| self.allocating[route]) && *method == Method::POST
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -206,6 +237,11 @@ impl Api {
         charge.ok_or_else(|| self.no_room_in_flight(&format!("an answer of up to {bytes} bytes"), bytes))
     }
 
+    /// Remembers which request made these allocations.
+    pub(super) fn note_origin(&self, head: &Parts, made: impl IntoIterator<Item = AllocationId>, now: Now) {
+        self.origins.note(&self.pool, made, head.extensions.get::<RequestId>(), now);
+    }
+
     /// Refuses new work while the service is stopping.
     pub(super) fn refuse_while_stopping(&self) -> Result<(), Problem> {
         if self.is_stopping() {
@@ -218,12 +254,37 @@ impl Api {
     #[cold]
     pub(super) fn refused(&self, error: &AllocateError, asked: Asked) -> Problem {
         refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
+            .with_retry_after(self.retry_after(error, Now::read()))
     }
 
     /// A refusal to make an arena or to allocate in one, as the client is told.
     #[cold]
     pub(super) fn arena_refused(&self, error: &ArenaAllocateError, asked: Asked) -> Problem {
-        arena_refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
+        let problem = arena_refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by));
+        match error {
+            ArenaAllocateError::Allocate(error) => {
+                problem.with_retry_after(self.retry_after(error, Now::read()))
+            }
+            _ => problem,
+        }
+    }
+
+    /// When a request that was refused so may well be served, as far as a forecast tells.
+    fn retry_after(&self, error: &AllocateError, now: Now) -> Option<Duration> {
+        let (in_use_bytes, limit_bytes) = self.pool.in_use_and_limit_bytes();
+        let relief =
+            |wanted_bytes| self.pool.gauge().outlook()?.relief(in_use_bytes, limit_bytes, wanted_bytes, now);
+        match error {
+            AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes, .. }) => {
+                relief(limit_bytes.saturating_sub(*requested_bytes))
+            }
+            AllocateError::AdmissionDeferred(turned_away) | AllocateError::AdmissionRejected(turned_away) => {
+                relief(turned_away.admitted_below.of(limit_bytes).saturating_sub(1))
+            }
+            AllocateError::CircuitOpen { left, .. } => Some(*left),
+            AllocateError::Waited { last, .. } => self.retry_after(last, now),
+            _ => None,
+        }
     }
 
     #[cold]
@@ -301,6 +362,11 @@ impl Api {
         Refusal::new(requested_bytes, numbers.unwrap_or_else(now), largest, by)
     }
 
+    /// What was counted of connections.
+    pub(super) fn totals(&self) -> Totals {
+        self.traffic.totals()
+    }
+
     /// Everything the metrics say, at about one instant.
     pub async fn snapshot(&self) -> Snapshot {
         let pool = self.pool.stats().await;
@@ -317,6 +383,7 @@ impl Api {
             inflight_bytes_max: pool.inflight_bytes_max,
             waiting_requests: pool.waiting_requests,
             reserved_bytes: pool.reserved_bytes,
+            leaked_bytes: self.leaked_bytes(),
             tag_bytes: pool.tags.iter().map(|tag| (tag.tag.to_string(), tag.allocated_bytes)).collect(),
             large_objects: pool.objects.objects,
             large_object_bytes: pool.objects.bytes,
@@ -336,7 +403,10 @@ impl Api {
                 counts: pool.calls.buckets(),
                 sum_seconds: Duration::from_nanos(pool.calls.latency.sum()).as_secs_f64(),
             },
+            circuit_open: pool.admission.breaker.is_open,
+            circuit_opened: pool.admission.breaker.opened,
             health_score: self.pool.health(&pool, now).health_score,
+            pressure: pressure_snapshot(&self.pool, &pool.relief, now),
             heap: pool.heap,
             arenas: ArenasSnapshot {
                 open: pool.arenas.active,
@@ -364,6 +434,13 @@ impl Api {
             backend: link(&self.backend),
             pushgateway: link(&self.pushgateway),
         }
+    }
+
+    /// What the last look for leaks found, by tag; what has no tag with those that no row is left for.
+    fn leaked_bytes(&self) -> Vec<(String, u64)> {
+        let report = self.pool.last_leaks();
+        let tags = report.iter().flat_map(|report| &report.tags);
+        tags.map(|tag| (tag.by.name().unwrap_or(LeakedBy::OTHERS).to_owned(), tag.bytes)).collect()
     }
 
     /// The text that a scrape and a push send.

@@ -39,7 +39,7 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
         size_bytes,
         lease: options.lease,
         tag: options.tag,
-        ..AllocateRequest::new(size_bytes)
+        priority: options.priority.unwrap_or_default(),
     };
     let mut attempt = Attempt::begin(api, head, "application/octet-stream")?;
     if let Attempt::Repeat(..) = attempt {
@@ -63,6 +63,7 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
     let made = deposit.commit(Now::read()).map_err(|error| api.refused(&error, asked))?;
     let now = Now::read();
     attempt.finish(&[made.id], now);
+    api.note_origin(head, [made.id], now);
     let mut response = created(&made, now);
     response.headers_mut().insert(ETAG, HeaderValue::from_static("\"1\""));
     Ok(response)

@@ -407,6 +407,11 @@ impl Heap {
         self.in_use.held().saturating_sub(ready)
     }
 
+    /// Bytes in use, and those that lie ready in magazines: never less than what is in use, and one load.
+    pub(crate) fn granted_bytes(&self) -> u64 {
+        self.in_use.held()
+    }
+
     /// Bytes that could be granted now.
     pub fn free_bytes(&self) -> u64 {
         self.limit_bytes() - self.in_use_bytes()

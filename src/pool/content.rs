@@ -219,7 +219,8 @@ impl Local {
         if id.is_member() {
             return Ok(self.read_member(id, now)?);
         }
-        let (_, _entry, record) = self.look_up(id, now)?;
+        let (_, entry, record) = self.look_up(id, now)?;
+        entry.touch(now);
         // Before the first write the segments may be lent to an upload, whose bytes nobody sees before it commits.
         let (version, lent) = match record.place.kind() {
             PlaceKind::Slab(location) => match self.heap().writes(location) {
@@ -261,6 +262,7 @@ impl Local {
             if length == 0 && placement != Placement::Replace {
                 return Ok(Written { version, whole });
             }
+            entry.touch(now);
             let slab = match record.place.kind() {
                 _ if entry.is_lent() => None,
                 PlaceKind::Slab(location) => Some(location),

@@ -31,6 +31,15 @@ pub struct AllocationId {
     low: u64,
 }
 
+/// What an id says of where its allocation is kept. No two live allocations have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AllocationNumber {
+    /// Whether it is one of the numbers of members of arenas, which are apart.
+    pub is_member: bool,
+    /// Counted from 0; those that are free are given away again first.
+    pub index: u32,
+}
+
 /// The name of one arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArenaId {
@@ -79,9 +88,14 @@ fn words(engine: u64, index: u32, key: Key) -> (u64, u64) {
 #[inline]
 fn decode(high: u64, low: u64, engine: u64) -> Option<(u32, Key)> {
     let ours = high >> 12 & 0xf == VERSION && low >> 62 == VARIANT && high >> 60 == engine;
-    let index = u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32");
+    let index = index_of(high);
     let key_high = u32::try_from((high >> 16 & 0xf_ffff) << 12 | high & 0xfff).expect("20 and 12 bits");
     ours.then_some((index, Key { low: low & ((1 << 62) - 1) | KEY_LIVE, high: key_high }))
+}
+
+#[inline]
+fn index_of(high: u64) -> u32 {
+    u32::try_from(high >> 36 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit in 32")
 }
 
 /// The words of a hyphenated UUID.
@@ -126,6 +140,11 @@ impl AllocationId {
     #[inline]
     pub(super) fn is_member(self) -> bool {
         self.high >> 60 == ENGINE_MEMBER
+    }
+
+    /// Where the allocation is kept, as long as it lives.
+    pub fn number(self) -> AllocationNumber {
+        AllocationNumber { is_member: self.is_member(), index: index_of(self.high) }
     }
 
     /// The id as it is written on the wire, without allocating.
@@ -191,12 +210,14 @@ mod tests {
             let key = Key::random();
             let id = AllocationId::new(index, key);
             prop_assert_eq!(id.decode(), Some((index, key)));
+            prop_assert_eq!(id.number(), AllocationNumber { is_member: false, index });
             prop_assert_eq!(id.to_string().parse(), Ok(id));
             prop_assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
             prop_assert_eq!(&id.to_string()[14..15], "8");
             prop_assert!(matches!(&id.to_string()[19..20], "8" | "9" | "a" | "b"));
             let member = AllocationId::of_member(index, key);
             prop_assert_eq!((member.decode_member(), member.decode()), (Some((index, key)), None));
+            prop_assert_eq!(member.number(), AllocationNumber { is_member: true, index });
             let arena = ArenaId::new(index, key);
             prop_assert_eq!((arena.decode(), arena.to_string().parse()), (Some((index, key)), Ok(arena)));
         }

@@ -125,6 +125,12 @@ impl Pool {
         local.heap().sample_use();
     }
 
+    /// Actual bytes of memory ever given out. Takes each class's lock in turn.
+    pub fn given_out_bytes(&self) -> u64 {
+        let Engine::Local(local) = &self.engine;
+        local.heap().given_out_bytes()
+    }
+
     /// Gives a slice of free memory back, because it gets full. Nothing is done while requests wait for the janitor.
     pub fn reclaim_for_pressure_slice(&self, depth: ReclaimDepth) -> ReclaimSlice {
         let Engine::Local(local) = &self.engine;

@@ -18,7 +18,8 @@ const CHUNK_ENTRIES: u32 = 1024;
 /// In place of a deadline: the allocation lives until freed.
 const NO_DEADLINE: u64 = 0;
 /// In place of the number of an arena plus one.
-const NO_ARENA: u64 = 0;
+const NO_ARENA: u32 = 0;
+const NANOSECONDS: u64 = 1_000_000_000;
 
 /// What an allocation is. One cache line, laid out so that it can later lie in a file.
 ///
@@ -40,7 +41,10 @@ struct DurableEntry {
     /// When it ends by itself, or `NO_DEADLINE`.
     deadline: AtomicU64,
     /// The number of the arena that it ends with, plus one, or zero.
-    arena: AtomicU64,
+    arena: AtomicU32,
+    /// When the content was last read or written, in whole seconds of `Now`, rounded up; zero where it never was. Beyond
+    /// 136 years of uptime it stands still.
+    touched: AtomicU32,
     /// Where the entry hangs in its slot's wheel of leases. Under that slot's lock. It means nothing outside of this
     /// process; it lies here because the line has room, and next to the deadline that goes with it.
     lease_links: AtomicU64,
@@ -68,8 +72,9 @@ fn deadline_word(deadline: Option<Now>) -> u64 {
     deadline.map_or(NO_DEADLINE, |deadline| deadline.0.max(1))
 }
 
-fn arena_number(word: u64) -> Option<u32> {
-    u32::try_from(word).unwrap_or(0).checked_sub(1) // a number plus one was stored, of less than 32 bits
+/// When something touched at `now` was touched, as an entry stores it.
+fn touched_word(now: Now) -> u32 {
+    u32::try_from(now.0 / NANOSECONDS + 1).unwrap_or(u32::MAX)
 }
 
 #[derive(Debug)]
@@ -179,7 +184,8 @@ impl<'a> Entry<'a> {
         durable.place.store(record.place.word(), Ordering::Relaxed);
         durable.created.store(created.0, Ordering::Relaxed);
         durable.deadline.store(deadline_word(record.deadline), Ordering::Relaxed);
-        durable.arena.store(record.arena.map_or(NO_ARENA, |number| u64::from(number) + 1), Ordering::Relaxed);
+        durable.arena.store(record.arena.map_or(NO_ARENA, |number| number + 1), Ordering::Relaxed);
+        durable.touched.store(0, Ordering::Relaxed);
         durable.key_low.store(record.key.low, Ordering::Release); // pairs with the Acquire in `read`
     }
 
@@ -278,7 +284,7 @@ impl LockedEntry<'_> {
             created: Now(durable.created.load(Ordering::Relaxed)),
             deadline: (deadline != NO_DEADLINE).then_some(Now(deadline)),
             tag: TagNumber::from_word(durable.tag.load(Ordering::Relaxed)),
-            arena: arena_number(durable.arena.load(Ordering::Relaxed)),
+            arena: durable.arena.load(Ordering::Relaxed).checked_sub(1),
         }
     }
 
@@ -290,6 +296,19 @@ impl LockedEntry<'_> {
     /// It ends with its arena no more.
     pub(super) fn leave_arena(&self) {
         self.entry.durable.arena.store(NO_ARENA, Ordering::Relaxed);
+    }
+
+    /// The content is read or written at `now`.
+    #[inline]
+    pub(super) fn touch(&self, now: Now) {
+        self.entry.durable.touched.store(touched_word(now), Ordering::Relaxed);
+    }
+
+    /// When the content was last read or written, to a second, which is never told too early; when the allocation was made
+    /// where it never was.
+    pub(super) fn touched(&self) -> Now {
+        let seconds = u64::from(self.entry.durable.touched.load(Ordering::Relaxed));
+        Now(self.entry.created().max(seconds * NANOSECONDS))
     }
 
     /// Whether an upload writes into the allocation's own segments.

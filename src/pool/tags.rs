@@ -65,7 +65,7 @@ pub struct TagStats {
 }
 
 /// A tag by its number. What an entry stores is the number plus one; zero is no tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TagNumber(u32);
 
 impl TagNumber {

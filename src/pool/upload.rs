@@ -40,6 +40,7 @@ impl Local {
                 let upload = self.upload_object(id, (placement, length), Some(precondition), room, now);
                 return upload.await.map(|upload| Upload(Kind::Object(upload)));
             };
+            entry.touch(now); // also when it begins: the body may take its time
             check_end(placement, length.unwrap_or(0), record.size_bytes)?;
             precondition.check_early(self.heap().writes(location))?;
             if self.heap().writes(location) == 0 && !entry.is_lent() {
@@ -265,6 +266,7 @@ impl<'a> SlabUpload<'a> {
             if range.is_empty() && self.placement != Placement::Replace {
                 return Ok(Written { version, whole });
             }
+            entry.touch(now);
             let next = Edit { writes: Some(version + 1), ..Edit::default() };
             if self.lent && entry.is_lent() && current == self.location {
                 // Still the only version, and its own segment: it becomes visible as it is.

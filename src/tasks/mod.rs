@@ -1,7 +1,8 @@
 //! What happens when time passes? Leases end, readers of what was freed are held to their time, and metrics are pushed
 //! to those who want them.
 //!
-//! `lease_keeper.rs` ends leases, `slab_sweeper.rs` looks for damage; `janitor.rs` is the thread for what takes long.
+//! `lease_keeper.rs` ends leases, `slab_sweeper.rs` looks for damage, `leak_watch.rs` for what was forgotten; `monitor.rs`
+//! sees pressure come and acts; `janitor.rs` is the thread for what takes long.
 //! Two peers can be configured, and each has one task that lives as long as the service:
 //!
 //! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
@@ -21,8 +22,10 @@ mod connection;
 mod drain_keeper;
 mod endpoint;
 mod janitor;
+mod leak_watch;
 mod lease_keeper;
 mod link_keeper;
+mod monitor;
 mod peer;
 mod pushgateway;
 mod slab_sweeper;
@@ -41,10 +44,13 @@ pub use peer::StartError;
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::pool::Pool;
+use crate::pressure;
 use backend::Backend;
 use drain_keeper::DrainKeeper;
 use janitor::Janitor;
+use leak_watch::LeakWatch;
 use lease_keeper::LeaseKeeper;
+use monitor::Monitor;
 use peer::Peer;
 use pushgateway::Pushgateway;
 use slab_sweeper::SlabSweeper;
@@ -129,6 +135,14 @@ impl Tasks {
         self.tracker.spawn(LeaseKeeper::new(pool).run(self.token()));
     }
 
+    /// Starts the task that looks for leaks.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watch_leaks(&self, pool: Arc<Pool>, config: LeaksConfig) {
+        self.tracker.spawn(LeakWatch::new(pool, config).run(self.token()));
+    }
+
     /// Keeps the time of those who read what was freed or replaced; `cut` ends those who do not end by themselves.
     ///
     /// # Panics
@@ -152,6 +166,14 @@ impl Tasks {
     /// Outside of a tokio runtime.
     pub fn sweep_slabs(&self, pool: Arc<Pool>) {
         self.tracker.spawn(SlabSweeper::new(pool).run(self.token()));
+    }
+
+    /// Starts the task that watches how full memory is, and has free memory given back. The janitor carries that out.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watch_pressure(&self, pool: Arc<Pool>, config: &pressure::Config) {
+        self.tracker.spawn(Monitor::new(pool, config, Now::read).run(self.token()));
     }
 
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.

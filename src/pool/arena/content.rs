@@ -46,6 +46,10 @@ impl Found<'_> {
             .find(self.place.first_created, self.number, self.key)
             .expect("it was found under the lock")
     }
+
+    fn touch(&mut self, now: Now) {
+        self.tree.node(self.place.arena).touched = now;
+    }
 }
 
 impl Local {
@@ -104,6 +108,7 @@ impl Local {
         self.with_member(id, now, |mut found| {
             let member = found.member().clone();
             let size_bytes = u64::from(member.size_bytes);
+            found.touch(now);
             let bytes = (member.writes > 0).then(|| {
                 let range = member.place..member.place + size_bytes;
                 let bytes = found.tree.node(found.place.arena).space.read(self.heap(), range);
@@ -141,6 +146,7 @@ impl Local {
             let was_written = member.writes > 0;
             member.writes += 1;
             let (version, start) = (member.writes, member.place);
+            found.touch(now);
             let space = &mut found.tree.node(found.place.arena).space;
             let mut place = start + placement.offset();
             for piece in pieces {

@@ -5,6 +5,7 @@
 //! less than that length before it, and all later ones.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// One for each length of a span in bits.
 const LEVELS: usize = 65;
@@ -64,6 +65,23 @@ impl Kept {
         (found, end)
     }
 
+    /// All of them, page by page: the next after a place, at most `count_max`. A place is a level, and what stands there.
+    pub(super) fn page(
+        &self,
+        after: Option<(usize, (u64, u32))>,
+        count_max: usize,
+    ) -> Vec<(usize, (u64, u32))> {
+        let from = after.map_or(0, |(level, _)| level);
+        let in_level = |level: usize| {
+            let start = match after {
+                Some((first, place)) if first == level => Bound::Excluded(place),
+                _ => Bound::Unbounded,
+            };
+            self.levels[level].range((start, Bound::Unbounded)).map(move |(place, _)| (level, *place))
+        };
+        (from..LEVELS).flat_map(in_level).take(count_max).collect()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.levels.iter().map(BTreeMap::len).sum()
@@ -102,6 +120,13 @@ mod tests {
                     prop_assert!(!seen || *last > created);
                 }
             }
+            let (mut paged, mut after) = (Vec::new(), None);
+            while let [.., last] = kept.page(after, 7)[..] {
+                paged.extend(kept.page(after, 7).into_iter().map(|(_, (_, number))| number));
+                after = Some(last);
+            }
+            paged.sort_unstable();
+            prop_assert_eq!(paged, (0..u32::try_from(spans.len()).expect("few")).collect::<Vec<_>>());
             for (number, span) in spans.iter().enumerate() {
                 kept.remove(u32::try_from(number).expect("few"), *span);
             }

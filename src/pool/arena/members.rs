@@ -253,6 +253,26 @@ impl Members {
         }
         After { found, looks, end: None }
     }
+
+    /// The live ones of the next members after `created`, in order, of `looks_max` that are looked at; and how far was
+    /// looked, none: to the end.
+    pub(super) fn slice(&self, created: u64, looks_max: usize) -> (Vec<(AllocationId, Member)>, Option<u64>) {
+        let (mut found, mut looks) = (Vec::new(), 0);
+        let first = self.runs.range(..=created).next_back().map_or(0, |(first, _)| *first);
+        for run in self.runs.range(first..).map(|(_, run)| run) {
+            let start = run.members.partition_point(|member| member.created <= created);
+            for (at, member) in run.members.iter().enumerate().skip(start) {
+                looks += 1;
+                if member.is_live() {
+                    found.push((run.id(at), member.clone()));
+                }
+                if looks == looks_max {
+                    return (found, Some(member.created));
+                }
+            }
+        }
+        (found, None)
+    }
 }
 
 #[cfg(all(test, not(feature = "loom")))]
@@ -309,6 +329,14 @@ mod tests {
                     Some(end) => after = end,
                     None => break,
                 }
+            }
+            assert_eq!(seen, expected);
+            let (mut seen, mut after) = (Vec::new(), Some(0));
+            while let Some(from) = after {
+                let (slice, end) = members.slice(from, looks_max);
+                assert!(slice.len() <= looks_max);
+                seen.extend(slice.into_iter().map(|(id, _)| id));
+                after = end;
             }
             assert_eq!(seen, expected);
         }

@@ -81,6 +81,7 @@ impl Local {
     ) -> Result<ObjectUpload<'_>, WriteError> {
         let (target, size_bytes, needed) = {
             let (index, entry, record) = self.look_up(id, now)?;
+            entry.touch(now);
             let number = record.place.object().expect("an allocation stays what it is");
             check_end(placement, length.unwrap_or(0), record.size_bytes)?;
             let writes = self.objects().look(number, |object| object.writes());
@@ -237,6 +238,7 @@ impl<'a> ObjectUpload<'a> {
             if self.range().is_empty() && !is_all {
                 return Ok(Written { version: base.writes, whole });
             }
+            entry.touch(now);
             if let Filled::Lent(own) = &self.filled {
                 if entry.is_lent() && self.local.objects().look(base.number, |now| Arc::ptr_eq(now, own)) {
                     // Still the only version, and its own segments: they become visible as they are.
