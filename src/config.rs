@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::limits::Limits;
-use crate::{http, memory, pool, pressure, tasks};
+use crate::{doctor, http, memory, pool, pressure, tasks};
 
 pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX};
 pub use keys::{KEYS, Key};
@@ -61,6 +61,20 @@ pub struct Config {
     pub backend: tasks::BackendConfig,
     /// The Pushgateway.
     pub prometheus: tasks::PrometheusConfig,
+}
+
+impl Config {
+    /// What the doctor looks at of it.
+    pub fn examined(&self) -> doctor::Settings {
+        doctor::Settings {
+            host: self.server.host.clone(),
+            max_connections: self.server.max_connections,
+            pool_bytes: self.memory.max_pool_size,
+            inflight_bytes: self.pool.max_inflight_bytes,
+            guard_pages: self.memory.guard_pages,
+            huge_pages: self.memory.huge_pages.slab_multiple_bytes().is_some(),
+        }
+    }
 }
 
 /// A configuration, and how it came to be.

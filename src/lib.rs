@@ -89,8 +89,8 @@
 )]
 //!
 //! In `docs/`: `tuning.md` (which knob to turn, and what to look at), `pressure.md` (what happens when it gets full),
-//! `integration.md` (calling the service, embedding the library), `profiles.md`, `recommendations.md` and `benchmarks.md`
-//! (figures).
+//! `integration.md` (calling the service, embedding the library), `doctor.md`, `profiles.md`, `recommendations.md` and
+//! `benchmarks.md` (figures).
 
 #[cfg(feature = "server")]
 pub mod app;
@@ -121,6 +121,8 @@ pub mod config;
 
 // Beside the rooms, for all of them.
 pub mod clock;
+#[cfg(feature = "server")]
+pub mod doctor;
 pub mod health;
 pub mod latency;
 #[cfg(feature = "server")]

@@ -9,13 +9,16 @@
 //!   groups.rs   the control groups that we are in, up the tree
 //!   usage.rs    how full their limits are, at any instant
 //!   psi.rs      how much somebody waits for memory
+//!   system.rs   what the machine is set to
 //! ```
 
 mod groups;
 mod psi;
+mod system;
 mod usage;
 
 pub use psi::Stalls;
+pub use system::{HugePagePolicy, Overcommit, System};
 pub use usage::{Memory, Usage};
 
 use std::fmt;
@@ -125,9 +128,7 @@ pub fn raise_open_files() -> Option<u64> {
 
 /// `MemTotal:  16384 kB` of /proc/meminfo, in bytes.
 fn total_memory(text: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024).filter(|bytes| *bytes > 0)
+    system::line(text, "MemTotal:").filter(|bytes| *bytes > 0)
 }
 
 /// Every limit of the groups that we are in.

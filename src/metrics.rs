@@ -8,7 +8,7 @@ mod pressure;
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
-use crate::memory::{HeapStats, PathCounts, ReclaimAction, Violation};
+use crate::memory::{Advice, AdviceOutcome, AdviceStats, HeapStats, PathCounts, ReclaimAction, Violation};
 use crate::units::ratio;
 pub use pressure::{PressureSnapshot, ReliefSnapshot};
 use prometheus::core::Collector;
@@ -309,6 +309,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         by(&rows::RECLAIM, "action", &reclaims),
         single(&rows::RECLAIMED_BYTES, float(heap.reclaim.bytes)),
         single(&rows::SINCE_RECLAIM, snapshot.seconds_since_reclaim),
+        family(&rows::ADVICE, advice(&heap.advice)),
         by(&rows::REFUSED, "reason", &http.refused),
         single(&rows::BACKEND_UP, float(u64::from(snapshot.backend.status.state == LinkState::Connected))),
         family(&rows::CONNECTION_STATE, states),
@@ -329,6 +330,14 @@ fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {
 }
 
 type Labels = Vec<(&'static str, String)>;
+
+fn advice(stats: &AdviceStats) -> impl Iterator<Item = (Labels, f64)> {
+    Advice::ALL.into_iter().zip(stats.0).flat_map(|(advice, counts)| {
+        AdviceOutcome::ALL.into_iter().zip(counts).map(move |(outcome, count)| {
+            (vec![("advice", advice.name().to_owned()), ("result", outcome.name().to_owned())], float(count))
+        })
+    })
+}
 
 fn labelled(labels: Labels) -> Metric {
     let pair = |(name, value): (&str, String)| {

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 const GUIDES: [&str; 7] = [
     "README.md",
     "CONTRIBUTING.md",
+    "docs/doctor.md",
     "docs/integration.md",
     "docs/tuning.md",
     "docs/pressure.md",

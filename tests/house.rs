@@ -13,7 +13,7 @@ const LEVELS: &[&[&str]] = &[
     &["limits", "lock", "slot"], // limits are said in units; slots are spread over the topology's nodes
     &["latency"],
     &["health", "link", "memory", "pressure"],
-    &["pool", "metrics", "slab"],
+    &["doctor", "pool", "metrics", "slab"],
     &["http", "tasks"],
     &["config"],
     &["app"],

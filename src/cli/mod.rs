@@ -4,6 +4,7 @@
 
 mod ask;
 mod check;
+mod doctor;
 mod healthcheck;
 mod logs;
 mod recommend;
@@ -33,6 +34,7 @@ Examples:
   maas config --check config.toml             check one file
   maas config --profile database              print what a profile sets
   maas healthcheck                            ask a running server whether it is up
+  maas doctor                                 say what is wrong with it, and what to do about it
   maas recommend                              say which size classes fit what its clients ask for
   maas recommend --file sizes.txt             the same for sizes in a file, one a line
   maas replay trace.csv                       forecast a recorded trace of seconds,used_bytes,total_bytes";
@@ -89,6 +91,9 @@ enum Command {
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    /// Say what is wrong and what to do about it, of a running server, or where none answers of this machine: exit code 1 where
+    /// there is a problem
+    Doctor(doctor::Question),
     /// Say which size classes and pool size fit what clients ask for, ready to paste into config.toml
     Recommend(recommend::Question),
     /// Forecast a recorded trace of memory in use, row by row
@@ -134,6 +139,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Config { check: Some(file), .. } => check::run(&file),
         Command::Config { profile: Some(name), .. } => show::profile(&name),
         Command::Config { settings, .. } => show::run(settings),
+        Command::Doctor(question) => doctor::run(question),
         Command::Recommend(question) => recommend::run(question),
         Command::Replay { file } => replay::run(&file),
         Command::Healthcheck { settings, url } => healthcheck::run(settings, url),

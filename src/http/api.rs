@@ -6,7 +6,7 @@ use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
 use super::events::Events;
 use super::origins::{Origins, RequestId};
-use super::traffic::{TimeOut, Traffic};
+use super::traffic::{TimeOut, Totals, Traffic};
 use super::upkeep::pressure_snapshot;
 use super::{Config, VERSION, pressure};
 use crate::clock::Now;
@@ -62,6 +62,9 @@ pub struct Api {
     pub(super) backend: Arc<Link>,
     pub(super) pushgateway: Arc<Link>,
     pub(super) started: Now,
+    /// As configured.
+    pub(super) host: String,
+    pub(super) max_connections: u32,
     pub(super) description: Description,
     traffic: Arc<Traffic>,
     pub(super) counters: Counters,
@@ -123,6 +126,8 @@ impl Api {
             backend,
             pushgateway,
             started,
+            host: config.host.clone(),
+            max_connections: config.max_connections,
             description,
             traffic,
             counters,
@@ -355,6 +360,11 @@ impl Api {
         };
         let largest = |free: u64| largest_within(free.min(room));
         Refusal::new(requested_bytes, numbers.unwrap_or_else(now), largest, by)
+    }
+
+    /// What was counted of connections.
+    pub(super) fn totals(&self) -> Totals {
+        self.traffic.totals()
     }
 
     /// Everything the metrics say, at about one instant.

@@ -72,6 +72,7 @@
 //!   compact.rs live slabs moved down, so that what is given back is whole pages
 //!   adaptation.rs  how many slabs a class keeps held follows its use
 //!   idle.rs    what nobody needed for a while is given back
+//!   advice.rs  what clients say of how they use a block, passed on to the system
 //!   pressure.rs  free memory that goes back at once, because the system or the pool gets full
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
@@ -99,6 +100,7 @@
 //! Reading order: this file, then `class.rs`, `scarce.rs`, `segment.rs`, `bytes.rs`, `os.rs`.
 
 mod adaptation;
+mod advice;
 mod allocate;
 mod arena;
 mod budget;
@@ -135,6 +137,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
+pub use advice::{Advice, AdviceOutcome, AdviceStats};
 pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
@@ -163,6 +166,7 @@ pub(crate) use shape::{Backed, Shape};
 
 use crate::slot::{self, PerSlot};
 use adaptation::Keeping;
+use advice::Advised;
 use bytes::{Protection, Slabs};
 use class::Class;
 use compact::Compactor;
@@ -259,6 +263,7 @@ pub struct Heap {
     compactor: Compactor,
     reclaimed: Reclaimed,
     pressure: Pressure,
+    advised: Advised,
     /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
     /// Told when bytes in use or a hold on a slab went; see [`Heap::when_room_is_freed`].
@@ -334,6 +339,7 @@ impl Heap {
             compactor: Compactor::default(),
             reclaimed: Reclaimed::default(),
             pressure: Pressure::default(),
+            advised: Advised::new(config.allow_mergeable),
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),

@@ -2,7 +2,7 @@
 
 use super::class::{Class, ClassStats};
 use super::magazine::Rack;
-use super::{CompactionStats, Heap, LargeStats, ReclaimStats, Violation, segment};
+use super::{AdviceStats, CompactionStats, Heap, LargeStats, ReclaimStats, Violation, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -36,6 +36,8 @@ pub struct HeapStats {
     pub classes: Vec<ClassStats>,
     /// What was given back, and why.
     pub reclaim: ReclaimStats,
+    /// What clients advised, and what became of it.
+    pub advice: AdviceStats,
     /// What was moved.
     pub compaction: CompactionStats,
     /// How many allocations each tier served.
@@ -107,6 +109,7 @@ impl Heap {
             classes,
             paths,
             reclaim: self.reclaimed.stats(),
+            advice: self.advised.stats(),
             compaction: self.compactor.stats(),
         }
     }

@@ -170,7 +170,7 @@ pub(super) const COMPACTION_MOVES: Row =
 pub(super) const COMPACTION_BYTES: Row = counter("maas_compaction_bytes_total", "Bytes of the blocks moved.");
 pub(super) const RECLAIM: Row = counter(
     "maas_reclaim_total",
-    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), or idle.",
+    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), idle, or because it gets full (pressure).",
 );
 pub(super) const RECLAIMED_BYTES: Row =
     counter("maas_reclaimed_bytes_total", "Bytes of free memory given back.");
@@ -212,6 +212,10 @@ pub(super) const PRESSURE_RECLAIM_SECONDS: Row = counter(
     "maas_pressure_reclaim_seconds_total",
     "Time from the beginning of each to its end, with what was done for requests in between.",
 );
+pub(super) const ADVICE: Row = counter(
+    "maas_advice_total",
+    "Advice taken, by what became of it: done (applied), for no whole page (nothing), not known to the system (unsupported), or not done by it (refused).",
+);
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");
 pub(super) const BACKEND_UP: Row =
@@ -223,7 +227,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 75] = [
+pub(super) const ALL: [&Row; 76] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -294,6 +298,7 @@ pub(super) const ALL: [&Row; 75] = [
     &PRESSURE_RECLAIMS,
     &PRESSURE_RECLAIMED_BYTES,
     &PRESSURE_RECLAIM_SECONDS,
+    &ADVICE,
     &REFUSED,
     &BACKEND_UP,
     &CONNECTION_STATE,

@@ -6,6 +6,7 @@
 //! ```text
 //!   mod.rs       Pool: the door
 //!   allocation.rs  the words it speaks
+//!   advice.rs    what clients say of how they use a block
 //!   admission.rs who may have what there is, where it is short
 //!   taking.rs    the calls that take memory
 //!   local.rs     the engine that keeps its allocations in this process
@@ -42,6 +43,7 @@
 //! ```
 
 mod admission;
+mod advice;
 mod allocation;
 mod arena;
 mod calls;
@@ -78,6 +80,7 @@ mod turns;
 mod upload;
 
 pub use admission::{Admission, AdmissionStats, BreakerStats, Policy, Priority, TurnedAway};
+pub use advice::AdviseError;
 pub use allocation::{AllocateRequest, Allocation, Written};
 pub use arena::{
     Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,

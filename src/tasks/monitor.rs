@@ -220,7 +220,7 @@ mod tests {
             if last.last.is_some() {
                 break;
             }
-            assert_eq!(place.pool.gauge().level(), Level::Normal, "the level asks for it by now: {percent}");
+            assert!(place.pool.gauge().level() < Level::High, "the level asks for it by now: {percent}");
         }
         let outlook = place.outlook();
         assert!(outlook.forecast.ratio < 0.6 && outlook.forecast.predicted[2] >= 0.9, "{outlook:?}");

@@ -4,6 +4,7 @@
 //! on the way, so a test that only looks at a status still proves those. Each test starts its own server, with
 //! nothing of this machine's configuration, and ends it.
 
+mod advise;
 mod allocations;
 mod arena_bodies;
 mod arena_races;
@@ -16,6 +17,7 @@ mod compaction;
 mod connections;
 mod content;
 mod description;
+mod doctor;
 mod framing;
 mod full_pool;
 mod health;

@@ -36,6 +36,8 @@ pub struct LargeStats {
     pub huge_eligible_bytes: u64,
     /// Of these, bytes in whole, aligned 2 MiB, for which huge pages are asked; 0 where they are not configured.
     pub huge_bytes: u64,
+    /// Whether huge pages are asked for.
+    pub huge_pages: bool,
 }
 
 impl LargeStats {
@@ -73,6 +75,7 @@ impl Large {
             frees,
             coalesced_frees,
             coalesces,
+            huge_pages: self.huge_pages,
             huge_eligible_bytes: account.eligible_pages * page_size(),
             huge_bytes: if self.huge_pages { account.huge_pages * page_size() } else { 0 },
         }

@@ -481,8 +481,7 @@ fn walk(actions: Vec<Action>) -> Result<(), TestCaseError> {
     for id in twin.open() {
         let _ = at_once(pool.rollback_arena(id, twin.now)); // those in others end with them
     }
-    let left: Vec<_> = list_all(&pool, 50, twin.now);
-    at_once(pool.free_batch(&left, twin.now));
+    at_once(pool.free_batch(&list_all(&pool, 50, twin.now), twin.now));
     twin.readers.clear();
     check_empty(&pool);
     prop_assert!(at_once(pool.stats()).heap.compaction.moves > 0);

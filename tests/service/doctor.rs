@@ -1,0 +1,172 @@
+//! `/doctor` and `maas doctor`: what is wrong, in plain words, and what to do about it.
+
+use crate::support::{JSON, Server, wait_until};
+use serde_json::{Value, json};
+use std::process::{Command, Output};
+
+fn diagnosis(server: &Server) -> Value {
+    let answer = server.get("/doctor");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+fn finding<'a>(diagnosis: &'a Value, code: &str) -> Option<&'a Value> {
+    diagnosis["findings"].as_array().expect("a list").iter().find(|finding| finding["code"] == code)
+}
+
+/// Runs `maas doctor`, with nothing of this machine's configuration.
+fn doctor(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_maas"));
+    command.current_dir(directory.path()).env_clear().arg("doctor").args(arguments);
+    command.output().expect("the program was built for this test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ends by itself")
+}
+
+fn url(server: &Server) -> String {
+    format!("http://{}", server.address())
+}
+
+/// Makes an allocation with that tag, and half a pool of it.
+fn fill(server: &Server, size_bytes: u64, tag: &str) -> Value {
+    let body = json!({ "size_bytes": size_bytes, "tag": tag }).to_string();
+    let answer = server.call("POST", "/allocate", &[JSON], body);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.json()
+}
+
+#[test]
+fn a_diagnosis_has_a_status_findings_with_a_fix_and_what_was_checked() {
+    let server = Server::start();
+    let healthy = diagnosis(&server);
+    let members: Vec<&String> = healthy.as_object().expect("an object").keys().collect();
+    assert_eq!(members, ["checked", "findings", "status"]);
+    let checked: Vec<&str> =
+        healthy["checked"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for expected in
+        ["memory-limit", "open-files", "pressure", "forecast", "leaks", "budgets", "backend", "leases"]
+    {
+        assert!(checked.contains(&expected), "{expected} is not in {checked:?}");
+    }
+    // The machine may be what it likes; of a service that nobody uses there is nothing to say.
+    for found in healthy["findings"].as_array().expect("a list") {
+        let members: Vec<&String> = found.as_object().expect("an object").keys().collect();
+        assert_eq!(members, ["code", "fix", "severity", "summary"]);
+        let machine = [
+            "memory-limit",
+            "overcommit",
+            "swap",
+            "huge-pages",
+            "open-files",
+            "mappings",
+            "pressure",
+            "stalls",
+        ];
+        assert!(machine.iter().any(|code| found["code"] == *code), "{found}");
+    }
+    server.get("/doctor?verbose").is_problem(400, "invalid-query");
+}
+
+#[test]
+fn a_full_pool_its_tags_its_leaks_and_its_backend_are_told() {
+    let server = Server::with()
+        .set("memory.max_pool_size", "64MiB")
+        .set("budgets.bounded", "4MiB")
+        .set("leaks.interval", "1")
+        .set("leaks.older_than", "1")
+        .set("backend.server_url", "http://127.0.0.1:1")
+        .start();
+    fill(&server, 4 << 20, "bounded");
+    fill(&server, 58 << 20, "hungry");
+    server.arena(&json!({ "profile": "tiny" }));
+    wait_until("the look for leaks has found them", || finding(&diagnosis(&server), "leaks").is_some());
+    wait_until("the backend has not answered", || finding(&diagnosis(&server), "backend").is_some());
+    wait_until("the arena is old", || finding(&diagnosis(&server), "arenas").is_some());
+    let found = diagnosis(&server);
+    assert_eq!(found["status"], "problems");
+    for (code, severity, parts) in [
+        ("pressure", "problem", &["emergency", "97 %"][..]),
+        ("biggest-tag", "warning", &["hungry", "58 MiB", "91 %"]),
+        ("budgets", "warning", &["bounded", "4 MiB"]),
+        ("leaks", "warning", &["2 allocations", "62 MiB", "hungry"]),
+        ("arenas", "warning", &["1 open arena,"]),
+        ("backend", "warning", &["attempts failed"]),
+    ] {
+        let found = finding(&found, code).unwrap_or_else(|| panic!("no {code} in {found}"));
+        assert_eq!(found["severity"], severity, "{found}");
+        let summary = found["summary"].as_str().expect("text");
+        assert!(parts.iter().all(|part| summary.contains(part)), "{summary}");
+    }
+    let severities: Vec<&str> = found["findings"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|found| found["severity"].as_str())
+        .collect();
+    assert!(severities.is_sorted_by_key(|severity| {
+        ["problem", "warning", "info"].iter().position(|known| known == severity)
+    }));
+
+    let told = doctor(&["--url", &url(&server)]);
+    assert_eq!(code(&told), 1, "{}", text(&told.stderr));
+    let told = text(&told.stdout);
+    assert!(told.starts_with(&format!("{} answers: ", url(&server))), "{told}");
+    assert!(
+        told.contains("\nproblem: Pressure is emergency") && told.contains("[pressure]\n  fix: "),
+        "{told}"
+    );
+    let json: Value =
+        serde_json::from_slice(&doctor(&["--url", &url(&server), "--json"]).stdout).expect("JSON");
+    assert_eq!((&json["status"], &json["checked"]), (&found["status"], &found["checked"]));
+}
+
+#[test]
+fn the_command_asks_the_server_of_the_configuration_and_ends_by_what_was_found() {
+    let server = Server::start();
+    let port = server.address().port().to_string();
+    let told = doctor(&["--port", &port]);
+    let problems = diagnosis(&server)["status"] == "problems";
+    assert_eq!(code(&told), i32::from(problems), "{}", text(&told.stdout));
+    assert!(text(&told.stdout).starts_with(&format!("{} answers: ", url(&server))), "{}", text(&told.stdout));
+}
+
+#[test]
+fn where_no_service_answers_the_machine_and_the_configuration_are_looked_at() {
+    // A port that nobody listens on, as far as can be known.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("a bound socket has an address").port().to_string();
+    drop(free);
+    let told = doctor(&["--port", &port, "--set", "memory.max_pool_size=1MiB"]);
+    let said = text(&told.stdout);
+    assert!(
+        said.starts_with("No service answers; the machine and the configuration were looked at: "),
+        "{said}"
+    );
+    assert!(said.contains("[not-running]\n  fix: Start one with \"maas serve\""), "{said}");
+    assert_eq!(code(&told), i32::from(said.contains("\nproblem: ")), "{said}");
+    let named = doctor(&["--url", &format!("http://127.0.0.1:{port}"), "--json"]);
+    assert_eq!(code(&named), 1, "one that was named should be there");
+    let named: Value = serde_json::from_slice(&named.stdout).expect("JSON");
+    assert_eq!(finding(&named, "not-running").map(|found| &found["severity"]), Some(&json!("problem")));
+    assert!(!named["checked"].as_array().expect("a list").contains(&json!("leaks")));
+
+    let immense = doctor(&["--port", &port, "--set", "memory.max_pool_size=32TiB"]);
+    assert!(
+        text(&immense.stdout).contains("problem: The service may come to 32"),
+        "{}",
+        text(&immense.stdout)
+    );
+    assert_eq!(code(&immense), 1);
+    let wrong = doctor(&["--set", "memory.max_pool_size=none"]);
+    assert_eq!(code(&wrong), 78, "{}", text(&wrong.stderr));
+    let stranger = doctor(&["--url", "http://127.0.0.1:1/path"]);
+    assert_eq!((code(&stranger), text(&stranger.stdout).as_str()), (1, ""));
+    assert!(text(&stranger.stderr).contains("without a path"), "{}", text(&stranger.stderr));
+}
