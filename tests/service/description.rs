@@ -192,12 +192,18 @@ fn provoke_everything(server: &mut Server) {
         "/livez",
         "/readyz",
         "/stats",
+        "/stats/leaks",
         "/stats/recommendations",
         "/metrics",
         "/openapi.json",
+        "/pressure",
     ] {
         assert_eq!(server.get(target).status, 200, "{target}");
     }
+    let mut listener = server.connect();
+    listener.send("GET /pressure/events HTTP/1.1\r\nHost: test\r\n\r\n");
+    listener.begin("GET", "/pressure/events");
+    drop(listener);
     assert_eq!(server.delete(&path).status, 204);
     provoke_allocating(server);
     provoke_arenas(server);
@@ -232,7 +238,7 @@ fn provoke_everything(server: &mut Server) {
     let mut holder = half(server);
     server.signal(Signal::TERM);
     server.wait_for_log("draining connections");
-    for target in ["/health", "/readyz"] {
+    for target in ["/health", "/readyz", "/pressure/events"] {
         server.get(target).is_problem(503, "stopping");
     }
     server.post("{\"size_bytes\":1}").is_problem(503, "stopping");
@@ -293,6 +299,8 @@ fn the_routes_are_those_of_the_contract() {
         "GET /livez",
         "GET /metrics",
         "GET /openapi.json",
+        "GET /pressure",
+        "GET /pressure/events",
         "GET /readyz",
         "GET /stats",
         "GET /stats/leaks",
