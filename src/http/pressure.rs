@@ -93,7 +93,7 @@ fn rounded(number: f64, digits: i32) -> f64 {
 }
 
 /// What a forecast says a while later of the seconds to a watermark: none is left where it did not say.
-fn seconds_left(said: Option<f64>, age_seconds: f64) -> Option<f64> {
+pub(super) fn seconds_left(said: Option<f64>, age_seconds: f64) -> Option<f64> {
     /// Below its watermark a level is not reached, even if it was to be by now.
     const LEAST_SECONDS: f64 = 0.1;
     said.filter(|seconds| *seconds > 0.0)

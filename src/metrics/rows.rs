@@ -214,7 +214,7 @@ pub(super) const PRESSURE_RECLAIM_SECONDS: Row = counter(
 );
 pub(super) const ADVICE: Row = counter(
     "maas_advice_total",
-    "Advice taken, by what became of it: done (applied), for no whole page (nothing), not known to the system (unsupported), or not done by it (refused).",
+    "Advice taken, by what became of it: done (applied), for no whole page (nothing), not known to the system (unsupported), or not done (refused).",
 );
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");

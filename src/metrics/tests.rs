@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Now;
 use crate::memory::{ClassStats, CompactionStats, LargeStats, ReclaimStats};
-use crate::pressure::{Forecast, Level, Reading, Source, Watermarks};
+use crate::pressure::{Level, Reading, Source};
 use std::time::Duration;
 
 fn snapshot() -> Snapshot {
@@ -88,11 +88,9 @@ fn snapshot() -> Snapshot {
             },
             psi_avg10: None,
             transitions: [1, 2, 3, 4, 5],
-            forecast: Forecast {
-                predicted: [0.75, 0.875, 1.0],
-                confidence: 0.25,
-                ..Forecast::still(0.75, &Watermarks::default())
-            },
+            predicted: [0.75, 0.875, 1.0],
+            confidence: 0.25,
+            seconds_to_critical: None,
             relief: [ReliefSnapshot { runs: 2, reclaimed_bytes: 4096, time: Duration::from_millis(1500) }; 3],
         },
         http: HttpSnapshot {

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::memory::{self, Heap};
     use crate::pool::{AllocateRequest, AllocationId, Chore, ReliefSlice, ReliefStats};
-    use crate::pressure::{Gauge, Level, Outlook, SystemReading, Trend};
+    use crate::pressure::{Gauge, Level, Outlook, SystemReading};
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
     use tokio::task::JoinHandle;
@@ -214,7 +214,7 @@ mod tests {
         place.fill(60).await;
         place.fill(10).await;
         let mut last = ReliefStats::default();
-        for percent in (10..).step_by(2) {
+        for percent in (10..).step_by(5) {
             place.fill(percent).await;
             last = place.wait(INTERVAL).await;
             if last.last.is_some() {
@@ -223,9 +223,9 @@ mod tests {
             assert!(place.pool.gauge().level() < Level::High, "the level asks for it by now: {percent}");
         }
         let outlook = place.outlook();
-        assert!(outlook.forecast.ratio < 0.75 && outlook.forecast.trend == Trend::Increasing, "{outlook:?}");
+        assert!(outlook.forecast.ratio < 0.6 && outlook.forecast.predicted[2] >= 0.9, "{outlook:?}");
         let heap = place.pool.stats().await.heap;
-        assert_eq!((runs(&last), heap.pool_size_bytes), ([0, 1, 0, 0], heap.in_use_bytes));
+        assert_eq!((runs(&last).iter().sum::<u64>(), heap.pool_size_bytes), (1, heap.in_use_bytes));
         place.end().await;
     }
 
