@@ -189,13 +189,14 @@ impl Doorkeeper {
     #[cold]
     pub(in crate::pool) fn refused(&self, heap: &Heap, error: &AllocateError, now: Now) {
         match error {
-            AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes, .. }) => {
-                if self.breaker.refused(*requested_bytes, now) {
-                    self.breaker.has_room(heap.free_bytes()); // nobody tells of what was freed before it opened
+            AllocateError::Memory(error) => {
+                let (memory::AllocateError::Exhausted { requested_bytes, .. }
+                | memory::AllocateError::System { requested_bytes, .. }) = error;
+                let has_opened = self.breaker.refused(*requested_bytes, now);
+                // Nobody tells of what was freed before it opened. Where the system refuses, what is free is no help.
+                if has_opened && matches!(error, memory::AllocateError::Exhausted { .. }) {
+                    self.breaker.has_room(heap.free_bytes());
                 }
-            }
-            AllocateError::Memory(memory::AllocateError::System { requested_bytes, .. }) => {
-                let _ = self.breaker.refused(*requested_bytes, now); // what is free in the pool is no help
             }
             AllocateError::Waited { waited_ms, last } => {
                 self.refused(heap, last, now.after(std::time::Duration::from_millis(*waited_ms)));
