@@ -433,7 +433,9 @@ serve() {
     mkdir -p "$work/empty"
     : >"$log" # it is looked at before the background has opened it
     cd "$work/empty"
-    launch "$log" env -i PATH="$PATH" HOME="$work" "${variables[@]}" "$maas" --port 0 "$@"
+    # How full this machine is, and what it stalls for, would change what is answered.
+    launch "$log" env -i PATH="$PATH" HOME="$work" MAAS__PRESSURE__CGROUP_ROOT="$work/empty" "${variables[@]}" \
+        "$maas" --port 0 "$@"
     cd "$root"
     server=$launched
     until_true 10 settled "$log" 'listening on http://' || true

@@ -2,15 +2,16 @@
 
 use crate::clock::Now;
 use crate::config::{Loaded, hide_credentials};
-use crate::http::VERSION;
 use crate::http::answer::Answerer;
 use crate::http::listener::{self, Listener};
 use crate::http::server::{self, Drained, Stop};
 use crate::http::signal::Signal;
 use crate::http::traffic::Traffic;
+use crate::http::{self, VERSION};
+use crate::limits;
 use crate::memory::Heap;
 use crate::pool::Pool;
-use crate::pressure::Gauge;
+use crate::pressure::{self, Gauge, SystemReading};
 use crate::tasks;
 use crate::units::ByteCount;
 use anyhow::Context as _;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Starts the service that `loaded` describes, and returns when it has ended: 0 when it was asked to stop and every
 /// running request was answered, else 1.
@@ -77,12 +78,13 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let listener = listener::bind(&config.server.host, config.server.port).await?;
     let heap = Heap::new(&config.memory).context("making the pool")?;
     let gauge = Arc::new(Gauge::new(config.pressure.watermarks));
+    read_system(&config.pressure, &gauge);
     let pool = Arc::new(Pool::with_gauge(heap, &config.pool, gauge));
     let backend = tasks::backend_link(&config.backend, started);
     let pushgateway = tasks::pushgateway_link(&config.prometheus, started);
     let traffic = Arc::new(Traffic::default());
     let answerer = Answerer::new(
-        &config.server,
+        &http::Config { event_interval: config.pressure.interval, ..config.server.clone() },
         pool.clone(),
         traffic.clone(),
         backend.clone(),
@@ -103,6 +105,7 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         .context("starting the pushes")?;
     tasks.start_janitor(pool.clone(), config.memory.adaptive.interval).context("starting the janitor")?;
     tasks.keep_leases(pool.clone());
+    tasks.watch_pressure(pool.clone(), &config.pressure);
     tasks.watch_leaks(pool.clone(), config.leaks);
     if config.memory.canaries {
         tasks.sweep_slabs(pool.clone());
@@ -130,6 +133,24 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
         // The second signal ends also what a peer holds up.
         () = abort.cancelled(), if drained == Drained::Cleanly => Ok(Drained::Aborted { running: 0 }),
         () = tasks.stop() => Ok(drained),
+    }
+}
+
+/// Has the gauge read the limits of our control groups, and how much memory stalls, where the system tells either.
+fn read_system(config: &pressure::Config, gauge: &Gauge) {
+    let root = config.cgroup_root.as_ref().map_or_else(limits::Root::default, limits::Root::new);
+    let memory = limits::Memory::find(&root);
+    let stalls = config.psi.then(|| limits::Stalls::find(&root)).filter(limits::Stalls::is_told);
+    debug!(groups = memory.has_groups(), stalls = stalls.is_some(), "the system tells of memory");
+    if memory.has_groups() || stalls.is_some() {
+        gauge.read_system_by(Box::new(move || {
+            let usage = memory.usage();
+            SystemReading {
+                used_bytes: usage.map_or(0, |usage| usage.used_bytes),
+                limit_bytes: usage.map_or(0, |usage| usage.limit_bytes),
+                psi_avg10: stalls.as_ref().and_then(limits::Stalls::some_avg10),
+            }
+        }));
     }
 }
 

@@ -88,8 +88,9 @@
            [`config`] what can be set, and [`cli`] is the program."
 )]
 //!
-//! In `docs/`: `tuning.md` (which knob to turn, and what to look at), `integration.md` (calling the service, embedding
-//! the library), `doctor.md`, `profiles.md`, `recommendations.md` and `benchmarks.md` (figures).
+//! In `docs/`: `tuning.md` (which knob to turn, and what to look at), `pressure.md` (what happens when it gets full),
+//! `integration.md` (calling the service, embedding the library), `doctor.md`, `profiles.md`, `recommendations.md` and
+//! `benchmarks.md` (figures).
 
 #[cfg(feature = "server")]
 pub mod app;

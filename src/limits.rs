@@ -4,14 +4,27 @@
 //! tree may hold one; the smallest of them and of the machine's RAM is what really bounds us. Every reader takes
 //! the root of the file system, so that tests feed it fixture trees. What is missing or cannot be read counts as
 //! no limit: a strange machine must never keep the service from starting.
+//!
+//! ```text
+//!   groups.rs   the control groups that we are in, up the tree
+//!   usage.rs    how full their limits are, at any instant
+//!   psi.rs      how much somebody waits for memory
+//!   system.rs   what the machine is set to
+//! ```
 
+mod groups;
+mod psi;
 mod system;
+mod usage;
 
+pub use psi::Stalls;
 pub use system::{HugePagePolicy, Overcommit, System};
+pub use usage::{Memory, Usage};
 
 use std::fmt;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -48,8 +61,8 @@ pub enum LimitSource {
     Ram,
 }
 
-/// Version 1 groups without a limit say a number near 2^63; nothing that has a limit says 2^60 or more.
-const NO_LIMIT_BYTES: u64 = 1 << 60;
+/// Bytes read of a file: the longest, `memory.stat`, has 2 to 4 KiB.
+const FILE_BYTES_MAX: usize = 16 << 10;
 
 impl Default for Root {
     fn default() -> Root {
@@ -118,55 +131,36 @@ fn total_memory(text: &str) -> Option<u64> {
     system::line(text, "MemTotal:").filter(|bytes| *bytes > 0)
 }
 
-/// Every limit of the groups that /proc/self/cgroup puts us in. A line is `id:controllers:path`; version 2 has id 0
-/// and no controllers.
+/// Every limit of the groups that we are in.
 fn group_limits(root: &Root) -> Vec<MemoryLimit> {
-    let Some(groups) = root.read("proc/self/cgroup") else { return Vec::new() };
-    let mut limits = Vec::new();
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
-        if id == "0" && controllers.is_empty() {
-            for mount in ["sys/fs/cgroup", "sys/fs/cgroup/unified"] {
-                limits.extend(limits_up_the_tree(&root.0.join(mount), path, "memory.max"));
-            }
-        } else if controllers.split(',').any(|controller| controller == "memory") {
-            let mount = root.0.join("sys/fs/cgroup/memory");
-            limits.extend(limits_up_the_tree(&mount, path, "memory.limit_in_bytes"));
-        }
-    }
-    limits
+    let limits = groups::groups(root).into_iter().filter_map(|group| {
+        let source = group.directory.join(group.version.limit_file());
+        let bytes = read_file(&source, groups::limit)?;
+        Some(MemoryLimit { bytes, source: LimitSource::File(source) })
+    });
+    limits.collect()
 }
 
-/// The limits in `file` of the group at `path` below `mount` and of all groups above it, the mount itself included:
-/// in a container the mount is often the container's own group, whatever path the process is told.
-fn limits_up_the_tree(mount: &Path, path: &str, file: &str) -> Vec<MemoryLimit> {
-    // Outside of its namespace a path may read `/../other`: only plain names lead to a group below the mount.
-    let names = Path::new(path).components().filter(|part| matches!(part, Component::Normal(_)));
-    let mut group = mount.join(names.collect::<PathBuf>());
-    let mut limits = Vec::new();
+/// What `find` finds in the first [`FILE_BYTES_MAX`] bytes of a file; none where the file cannot be read, or is no text.
+fn read_file<T>(path: &Path, find: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    let (mut bytes, mut length) = ([0; FILE_BYTES_MAX], 0);
+    let mut file = fs::File::open(path).ok()?;
     loop {
-        let source = group.join(file);
-        if let Some(bytes) = fs::read_to_string(&source).ok().and_then(|text| group_limit(&text)) {
-            limits.push(MemoryLimit { bytes, source: LimitSource::File(source) });
-        }
-        if group == mount || !group.pop() {
-            return limits;
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
         }
     }
-}
-
-/// A number of bytes; `max`, a huge number, zero and garbage are no limit.
-fn group_limit(text: &str) -> Option<u64> {
-    text.trim().parse().ok().filter(|bytes| (1..NO_LIMIT_BYTES).contains(bytes))
+    find(std::str::from_utf8(&bytes[..length]).ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A directory with these files.
     pub(super) fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for (path, text) in files {

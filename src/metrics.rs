@@ -4,11 +4,13 @@
 //! composes a [`Snapshot`] sums them. A family has its children from the first scrape on, so that rates and alerts
 //! work from the start.
 
+mod pressure;
 mod rows;
 
 use crate::link::{LinkState, LinkStatus};
-use crate::memory::{HeapStats, PathCounts, ReclaimAction, Violation};
+use crate::memory::{Advice, AdviceOutcome, AdviceStats, HeapStats, PathCounts, ReclaimAction, Violation};
 use crate::units::ratio;
+pub use pressure::{PressureSnapshot, ReliefSnapshot};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -147,12 +149,18 @@ pub struct Snapshot {
     pub seconds_since_reclaim: f64,
     /// How long allocating took.
     pub allocation_durations: Distribution,
+    /// Whether the circuit breaker is open.
+    pub circuit_open: bool,
+    /// Times that it opened.
+    pub circuit_opened: u64,
     /// How the pool does, 0 to 1.
     pub health_score: f64,
     /// The memory below.
     pub heap: HeapStats,
     /// Groups of allocations.
     pub arenas: ArenasSnapshot,
+    /// How full memory is, and will be.
+    pub pressure: PressureSnapshot,
     /// The HTTP server.
     pub http: HttpSnapshot,
     /// The backend.
@@ -240,7 +248,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
                 (vec![("target", target.to_owned()), ("result", result.to_owned())], float(count))
             })
         });
-    vec![
+    let mut families = vec![
         single(&rows::ACTIVE_ALLOCATIONS, float(snapshot.active_allocations)),
         single(&rows::ALLOCATION_SIZE, float(snapshot.allocated_bytes)),
         single(&rows::POOL_SIZE, float(heap.pool_size_bytes)),
@@ -281,6 +289,8 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         distribution(&rows::LEASE_EXPIRY_LAG, &snapshot.lease_lag),
         distribution(&rows::ALLOCATION_DURATION, &snapshot.allocation_durations),
         single(&rows::HEALTH_SCORE, snapshot.health_score),
+        single(&rows::CIRCUIT_OPEN, f64::from(u8::from(snapshot.circuit_open))),
+        single(&rows::CIRCUIT_OPENED, float(snapshot.circuit_opened)),
         family(&rows::SLABS, slabs),
         by_slab(&rows::SLAB_CREATED, &|class| float(class.created)),
         by(&rows::ALLOCATION_PATH, "path", &paths(&heap.paths)),
@@ -299,12 +309,15 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
         by(&rows::RECLAIM, "action", &reclaims),
         single(&rows::RECLAIMED_BYTES, float(heap.reclaim.bytes)),
         single(&rows::SINCE_RECLAIM, snapshot.seconds_since_reclaim),
+        family(&rows::ADVICE, advice(&heap.advice)),
         by(&rows::REFUSED, "reason", &http.refused),
         single(&rows::BACKEND_UP, float(u64::from(snapshot.backend.status.state == LinkState::Connected))),
         family(&rows::CONNECTION_STATE, states),
         family(&rows::PUSH_ATTEMPTS, pushes),
         family(&rows::BUILD_INFO, [(vec![("version", snapshot.version.to_owned())], 1.0)]),
-    ]
+    ];
+    families.extend(pressure::families(&snapshot.pressure));
+    families
 }
 
 fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {
@@ -317,6 +330,14 @@ fn paths(counts: &PathCounts) -> [(&'static str, u64); 4] {
 }
 
 type Labels = Vec<(&'static str, String)>;
+
+fn advice(stats: &AdviceStats) -> impl Iterator<Item = (Labels, f64)> {
+    Advice::ALL.into_iter().zip(stats.0).flat_map(|(advice, counts)| {
+        AdviceOutcome::ALL.into_iter().zip(counts).map(move |(outcome, count)| {
+            (vec![("advice", advice.name().to_owned()), ("result", outcome.name().to_owned())], float(count))
+        })
+    })
+}
 
 fn labelled(labels: Labels) -> Metric {
     let pair = |(name, value): (&str, String)| {

@@ -6,12 +6,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const GUIDES: [&str; 7] = [
+const GUIDES: [&str; 8] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/doctor.md",
     "docs/integration.md",
     "docs/tuning.md",
+    "docs/pressure.md",
     "docs/profiles.md",
     "docs/recommendations.md",
 ];
@@ -51,11 +52,11 @@ fn names<'a>(text: &'a str, beginning: &'a str) -> impl Iterator<Item = &'a str>
 }
 
 #[test]
-fn each_preset_of_the_tuning_guide_is_a_configuration() {
+fn each_preset_of_the_guides_is_a_configuration() {
     let place = tempfile::tempdir().expect("a temporary directory");
-    let presets = blocks(&read("docs/tuning.md"), "toml");
-    assert!(presets.len() >= 3, "the presets were found: {}", presets.len());
-    for preset in presets {
+    let presets = ["docs/tuning.md", "docs/pressure.md"].map(|guide| blocks(&read(guide), "toml"));
+    assert!(presets[0].len() >= 3 && presets[1].len() >= 2, "the presets were found: {presets:?}");
+    for preset in presets.into_iter().flatten() {
         let file = place.path().join("config.toml");
         fs::write(&file, &preset).expect("a temporary file");
         let output =
@@ -71,13 +72,13 @@ fn metrics_and_keys_that_guides_name_exist() {
     let metrics: BTreeSet<&str> = names(&readme, "| `maas_").map(|row| &row[3..]).collect();
     assert!(metrics.len() > 30, "the table was found: {}", metrics.len());
     let mut unknown = Vec::new();
-    for guide in ["docs/integration.md", "docs/tuning.md"] {
+    for guide in ["docs/integration.md", "docs/tuning.md", "docs/pressure.md"] {
         let text = read(guide);
         for metric in names(&text, "maas_").filter(|name| !metrics.contains(name.trim_end_matches("_bucket")))
         {
             unknown.push(format!("{guide}: {metric}"));
         }
-        for room in ["`memory.", "`server."] {
+        for room in ["`memory.", "`server.", "`pressure."] {
             let keys = text.match_indices(room).map(|(at, _)| &text[at + 1..]);
             let keys = keys.filter_map(|rest| rest.split(['`', ' ', '=']).next());
             let is_known = |key: &str| readme.contains(&format!("| `{key}`"));

@@ -8,6 +8,7 @@ mod doctor;
 mod healthcheck;
 mod logs;
 mod recommend;
+mod replay;
 mod serve;
 mod show;
 
@@ -35,7 +36,8 @@ Examples:
   maas healthcheck                            ask a running server whether it is up
   maas doctor                                 say what is wrong with it, and what to do about it
   maas recommend                              say which size classes fit what its clients ask for
-  maas recommend --file sizes.txt             the same for sizes in a file, one a line";
+  maas recommend --file sizes.txt             the same for sizes in a file, one a line
+  maas replay trace.csv                       forecast a recorded trace of seconds,used_bytes,total_bytes";
 
 const EXIT_CODES: &str = "\
 Configuration: defaults < profile < config.toml < .env < environment < flags. Every key has a name in the environment:
@@ -94,6 +96,12 @@ enum Command {
     Doctor(doctor::Question),
     /// Say which size classes and pool size fit what clients ask for, ready to paste into config.toml
     Recommend(recommend::Question),
+    /// Forecast a recorded trace of memory in use, row by row
+    Replay {
+        /// CSV of seconds,used_bytes,total_bytes, with or without that header; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// The flags that say what the configuration is.
@@ -133,6 +141,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Config { settings, .. } => show::run(settings),
         Command::Doctor(question) => doctor::run(question),
         Command::Recommend(question) => recommend::run(question),
+        Command::Replay { file } => replay::run(&file),
         Command::Healthcheck { settings, url } => healthcheck::run(settings, url),
     }
 }

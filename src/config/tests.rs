@@ -6,6 +6,7 @@ use std::time::Duration;
 
 mod adaptive;
 mod large;
+mod pressure;
 mod profiles;
 
 use super::*;

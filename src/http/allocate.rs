@@ -36,12 +36,12 @@ pub(super) struct AllocateBody {
     /// Milliseconds that the request waits for room; 0 if not given.
     #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
-    /// How much the request matters. It decides nothing yet.
+    /// How much the request matters where room is short; `normal` if not given.
     #[schema(nullable = false)]
     priority: Option<Priority>,
 }
 
-/// How much a request matters. It decides nothing yet.
+/// How much a request matters: `low` gives way as soon as memory gets short, `high` only where there is none.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "it describes a field")]
@@ -99,6 +99,7 @@ const FIELDS: &[&str] = &["size_bytes", "lease_seconds", "tag", "wait_ms", "prio
             ("Location" = String, description = "Path of the allocation"),
             ("ETag" = String, description = "With an octet-stream: the version of the content"),
             ("Idempotent-Replayed" = String, description = "`true` where the allocation was made before"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),
@@ -145,7 +146,7 @@ async fn asked_for<'a>(
         size_bytes,
         lease: options.lease,
         tag: options.tag.clone(),
-        ..AllocateRequest::new(size_bytes)
+        priority: options.priority.unwrap_or_default(),
     };
     Ok((request, options, attempt))
 }

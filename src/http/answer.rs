@@ -9,6 +9,7 @@ use super::description::Description;
 use super::error::{Code, Problem};
 use super::exchange::Arrival;
 use super::origins::RequestId;
+use super::pressure::{self, X_MAAS_PRESSURE};
 use super::traffic::Traffic;
 use super::{Config, request_id, routes};
 use crate::clock::Now;
@@ -62,6 +63,7 @@ impl Answerer {
         let id = request_id::of(request.headers());
         let route = self.api.description.find(request.uri().path());
         let place = self.api.counters.place(request.method(), route);
+        let tells_pressure = self.api.tells_pressure(request.method(), route);
         // Told before the request is given away; made only where somebody listens.
         let span = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| {
             let headers = request.headers();
@@ -98,8 +100,12 @@ impl Answerer {
                 response.headers_mut().insert(ALLOW, allow);
             }
         }
-        let took = Now::read().since(arrival.now);
+        let now = Now::read();
+        let took = now.since(arrival.now);
         self.api.counters.count(place, response.status(), took);
+        if tells_pressure && let Some(level) = self.api.pool.raised_level(now) {
+            response.headers_mut().extend(pressure::header_of(level).map(|level| (X_MAAS_PRESSURE, level)));
+        }
         if let Some(span) = span {
             span.in_scope(|| debug!(status = response.status().as_u16(), took = ?took, "answered"));
         }

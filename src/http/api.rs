@@ -4,11 +4,14 @@ use super::body::Collector;
 use super::counters::Counters;
 use super::description::Description;
 use super::error::{Asked, Code, Problem, Refusal, arena_refused, refused};
+use super::events::Events;
 use super::origins::{Origins, RequestId};
 use super::traffic::{TimeOut, Totals, Traffic};
-use super::{Config, VERSION};
+use super::upkeep::pressure_snapshot;
+use super::{Config, VERSION, pressure};
 use crate::clock::Now;
 use crate::link::Link;
+use crate::memory;
 use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
 use crate::pool::{
     ALLOCATION_BUCKETS, AllocateError, AllocationId, ArenaAllocateError, ArenaState, InflightCharge,
@@ -17,7 +20,7 @@ use crate::pool::{
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use bytes::Bytes;
 use http_body::Body as _;
 use std::sync::Arc;
@@ -72,6 +75,10 @@ pub struct Api {
     /// For bodies that are read although the in-flight budget is exhausted.
     lanes: Semaphore,
     stopping: AtomicBool,
+    /// Those who are told how full memory is.
+    pub(super) events: Events,
+    /// By a template's number: whether its POST allocates, so that the answer tells the level.
+    allocating: Box<[bool]>,
 }
 
 /// A body that was read whole; what it was charged ends with it.
@@ -111,6 +118,9 @@ impl Api {
         let origins = Origins::new(&description);
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
+        let events = Events::new(pool.gauge(), config.event_interval);
+        let is_allocating = |template: &String| pressure::is_allocating(&Method::POST, template);
+        let allocating = description.templates().iter().map(is_allocating).collect();
         Api {
             pool,
             backend,
@@ -126,6 +136,8 @@ impl Api {
             body_limit_bytes,
             lanes: Semaphore::new(LANES),
             stopping,
+            events,
+            allocating,
         }
     }
 
@@ -134,6 +146,13 @@ impl Api {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.pool.stop_waiting();
+        self.events.close();
+    }
+
+    /// Whether the answer to a request tells the level of pressure; `route` is the number of its template.
+    #[inline]
+    pub(super) fn tells_pressure(&self, method: &Method, route: Option<usize>) -> bool {
+        route.is_some_and(|route| self.allocating[route]) && *method == Method::POST
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -235,12 +254,37 @@ impl Api {
     #[cold]
     pub(super) fn refused(&self, error: &AllocateError, asked: Asked) -> Problem {
         refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
+            .with_retry_after(self.retry_after(error, Now::read()))
     }
 
     /// A refusal to make an arena or to allocate in one, as the client is told.
     #[cold]
     pub(super) fn arena_refused(&self, error: &ArenaAllocateError, asked: Asked) -> Problem {
-        arena_refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by))
+        let problem = arena_refused(error, asked, &|numbers, by| self.refusal_of(asked, numbers, by));
+        match error {
+            ArenaAllocateError::Allocate(error) => {
+                problem.with_retry_after(self.retry_after(error, Now::read()))
+            }
+            _ => problem,
+        }
+    }
+
+    /// When a request that was refused so may well be served, as far as a forecast tells.
+    fn retry_after(&self, error: &AllocateError, now: Now) -> Option<Duration> {
+        let (in_use_bytes, limit_bytes) = self.pool.in_use_and_limit_bytes();
+        let relief =
+            |wanted_bytes| self.pool.gauge().outlook()?.relief(in_use_bytes, limit_bytes, wanted_bytes, now);
+        match error {
+            AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes, .. }) => {
+                relief(limit_bytes.saturating_sub(*requested_bytes))
+            }
+            AllocateError::AdmissionDeferred(turned_away) | AllocateError::AdmissionRejected(turned_away) => {
+                relief(turned_away.admitted_below.of(limit_bytes).saturating_sub(1))
+            }
+            AllocateError::CircuitOpen { left, .. } => Some(*left),
+            AllocateError::Waited { last, .. } => self.retry_after(last, now),
+            _ => None,
+        }
     }
 
     #[cold]
@@ -359,7 +403,10 @@ impl Api {
                 counts: pool.calls.buckets(),
                 sum_seconds: Duration::from_nanos(pool.calls.latency.sum()).as_secs_f64(),
             },
+            circuit_open: pool.admission.breaker.is_open,
+            circuit_opened: pool.admission.breaker.opened,
             health_score: self.pool.health(&pool, now).health_score,
+            pressure: pressure_snapshot(&self.pool, &pool.relief, now),
             heap: pool.heap,
             arenas: ArenasSnapshot {
                 open: pool.arenas.active,

@@ -7,7 +7,7 @@ use super::fields::{Fields, Nested, Value};
 use super::options::{self, Options};
 use super::query::shown;
 use crate::clock::Now;
-use crate::pool::{Arena, ArenaFreed, ArenaId, ArenaRequest, ArenaSize, Keep, Profile};
+use crate::pool::{Arena, ArenaFreed, ArenaId, ArenaRequest, ArenaSize, Keep, Priority, Profile};
 use serde::de::SeqAccess;
 use serde::{Serialize, Serializer};
 use std::time::Duration;
@@ -37,9 +37,10 @@ pub(super) fn parse_arena(body: &[u8]) -> Result<(ArenaRequest, Duration), Probl
         limit_bytes: fields.whole("limit_bytes", 1..=u64::MAX, SIZE_RULE)?,
         lease: None,
         tag: None,
+        priority: Priority::Normal,
     };
-    let Options { lease, tag, wait } = Options::of_fields(&fields)?;
-    Ok((ArenaRequest { lease, tag, ..request }, wait))
+    let Options { lease, tag, priority, wait } = Options::of_fields(&fields)?;
+    Ok((ArenaRequest { lease, tag, priority: priority.unwrap_or_default(), ..request }, wait))
 }
 
 fn size_of(fields: &Fields) -> Result<ArenaSize, Problem> {
@@ -77,15 +78,26 @@ fn parent_of(fields: &Fields) -> Result<Option<ArenaId>, Problem> {
     Ok(Some(id))
 }
 
-/// Parses what is to be allocated in an arena: how many bytes, and how long the request waits for room.
-pub(super) fn parse_member(body: &[u8]) -> Result<(u64, Duration), Problem> {
+/// What is to be allocated in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MemberRequest {
+    pub(super) size_bytes: u64,
+    pub(super) priority: Priority,
+    /// How long the request waits for room.
+    pub(super) wait: Duration,
+}
+
+/// Parses what is to be allocated in an arena.
+pub(super) fn parse_member(body: &[u8]) -> Result<MemberRequest, Problem> {
     let fields = Fields::parse(body, MEMBER_FIELDS).map_err(|mut problem| {
         if problem.code == Code::UnknownField {
             problem.detail.push_str("; lease and tag are the arena's");
         }
         problem
     })?;
-    Ok((fields.size("size_bytes")?, options::wait_of(&fields)?))
+    let size_bytes = fields.size("size_bytes")?;
+    let (wait, priority) = options::wait_and_priority_of(&fields)?;
+    Ok(MemberRequest { size_bytes, priority, wait })
 }
 
 /// Parses the body of a call that takes no fields.
@@ -145,7 +157,7 @@ pub(super) struct CreateBody {
     /// Milliseconds that the request waits for room; 0 if not given.
     #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
-    /// How much the request matters. It decides nothing yet.
+    /// How much the request matters where room is short; `normal` if not given.
     #[schema(nullable = false)]
     priority: Option<super::allocate::Priority>,
 }
@@ -178,7 +190,7 @@ pub(super) struct MemberBody {
     /// Milliseconds that the request waits for room; 0 if not given.
     #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
-    /// How much the request matters. It decides nothing yet.
+    /// How much the request matters where room is short; `normal` if not given.
     #[schema(nullable = false)]
     priority: Option<super::allocate::Priority>,
 }
@@ -307,6 +319,7 @@ mod tests {
             limit_bytes: None,
             lease: None,
             tag: None,
+            priority: Priority::Normal,
         };
         assert_eq!((request, wait), (expected, Duration::ZERO));
     }
@@ -323,6 +336,7 @@ mod tests {
             limit_bytes: Some(1),
             lease: Some(Duration::from_secs(2)),
             tag: Some("a".parse().expect("a tag")),
+            priority: Priority::Low,
         };
         assert_eq!((request, wait), (expected, Duration::from_millis(3)));
         let (request, _) = arena(r#"{"estimated_size_bytes":18446744073709551615}"#).expect("an arena");
@@ -355,7 +369,8 @@ mod tests {
     fn a_member_that_says_its_tag_is_told_whose_that_is() {
         let member =
             |body: &str| parse_member(body.as_bytes()).map_err(|problem| (problem.code, problem.detail));
-        assert_eq!(member(r#"{"size_bytes":7,"wait_ms":9}"#), Ok((7, Duration::from_millis(9))));
+        let said = MemberRequest { size_bytes: 7, priority: Priority::High, wait: Duration::from_millis(9) };
+        assert_eq!(member(r#"{"size_bytes":7,"wait_ms":9,"priority":"high"}"#), Ok(said));
         let (code, detail) = member(r#"{"size_bytes":7,"tag":"a"}"#).expect_err("a tag");
         assert_eq!(code, Code::UnknownField);
         let expected = "the field \"tag\" is not known; this request takes: size_bytes, wait_ms, priority; lease and tag are the arena's";

@@ -6,8 +6,8 @@ use super::allocate::RenewBody;
 use super::allocation::{AllocationBody, created, json};
 use super::api::{Api, BeyondBudget};
 use super::arena_body::{
-    ArenaBody, CommitBody, CreateBody, FreedBody, MemberBody, parse_arena, parse_keep, parse_member,
-    parse_nothing,
+    ArenaBody, CommitBody, CreateBody, FreedBody, MemberBody, MemberRequest, parse_arena, parse_keep,
+    parse_member, parse_nothing,
 };
 use super::error::{Asked, Problem, ProblemBody};
 use super::fields::Fields;
@@ -151,6 +151,7 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
     responses(
         (status = 201, description = "The block", body = AllocationBody, headers(
             ("Location" = String, description = "Path of the allocation"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),
@@ -164,12 +165,12 @@ pub(super) async fn allocate(State(api): State<Arc<Api>>, request: Request) -> R
     api.refuse_while_stopping()?;
     query::none(&head.uri)?;
     let id = id_of(&head.uri)?;
-    let (size_bytes, wait) = {
+    let MemberRequest { size_bytes, priority, wait } = {
         let body = api.read_json(&head, body, "").await?;
         parse_member(body.bytes())?
     };
     let asked = Now::read();
-    let made = api.pool.allocate_in_arena(id, size_bytes, wait, asked).await;
+    let made = api.pool.allocate_in_arena(id, size_bytes, priority, wait, asked).await;
     let asked_for = Asked::Member { bytes: size_bytes, arena: id };
     let made = made.map_err(|error| api.arena_refused(&error, asked_for))?;
     let now = if wait.is_zero() { asked } else { Now::read() };

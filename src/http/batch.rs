@@ -44,7 +44,8 @@ pub(super) struct AllocateBatchBody {
     /// Milliseconds that the batch waits for room, as one unit; 0 if not given.
     #[schema(nullable = false, maximum = 30_000)]
     wait_ms: Option<u64>,
-    /// How much the batch matters. It decides nothing yet.
+    /// How much each block matters where room is short, unless its entry says otherwise; `normal` if not given. The batch
+    /// matters as much as the least of them.
     #[schema(nullable = false)]
     priority: Option<Priority>,
 }
@@ -65,7 +66,7 @@ pub(super) struct BatchEntry {
     /// Its tag.
     #[schema(nullable = false, pattern = "^[a-z0-9_.-]{1,64}$")]
     tag: Option<String>,
-    /// How much it matters. It decides nothing yet.
+    /// How much it matters.
     #[schema(nullable = false)]
     priority: Option<Priority>,
 }
@@ -80,6 +81,7 @@ pub(super) struct BatchEntry {
     responses(
         (status = 201, description = "The blocks; of a repeat, those that still live", body = BatchAnswer, headers(
             ("Idempotent-Replayed" = String, description = "`true` where the allocations were made before"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),

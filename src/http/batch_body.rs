@@ -4,7 +4,7 @@
 use super::error::{Code, Problem};
 use super::fields::{Fields, Nested, Value, ValueSeed};
 use super::options::Options;
-use crate::pool::{AllocateRequest, AllocationId, ParseIdError};
+use crate::pool::{AllocateRequest, AllocationId, ParseIdError, Priority};
 use serde::de::{MapAccess, SeqAccess};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Batch {
                 size_bytes,
                 lease: options.lease,
                 tag: options.tag,
-                ..AllocateRequest::new(size_bytes)
+                priority: options.priority.unwrap_or_default(),
             };
             vec![request; usize::try_from(count).expect("it is at most 10,000")]
         };
@@ -68,6 +68,8 @@ impl Batch {
 struct Entries {
     /// What an entry does not say is filled in at the end: the defaults may stand behind the list.
     requests: Vec<AllocateRequest>,
+    /// What each says of how much it matters.
+    priorities: Vec<Option<Priority>>,
     problem: Option<Problem>,
     /// Of all elements, however many there are.
     count: usize,
@@ -85,7 +87,8 @@ impl Entries {
             let detail = format!("{LIST} has {} entries; {LIST_RULE}", self.count);
             return Err(Problem::new(Code::InvalidField, detail));
         }
-        for request in &mut self.requests {
+        for (request, priority) in self.requests.iter_mut().zip(self.priorities) {
+            request.priority = priority.or(options.priority).unwrap_or_default();
             request.lease = request.lease.or(options.lease);
             if request.tag.is_none() {
                 request.tag.clone_from(&options.tag);
@@ -103,7 +106,10 @@ impl Nested for Entries {
             let Some(value) = list.next_element_seed(ValueSeed(&mut entry))? else { return Ok(()) };
             if self.problem.is_none() && self.count < BATCH_MAX {
                 match entry.request(&value, self.count) {
-                    Ok(request) => self.requests.push(request),
+                    Ok((request, priority)) => {
+                        self.requests.push(request);
+                        self.priorities.push(priority);
+                    }
                     Err(problem) => self.problem = Some(problem),
                 }
             }
@@ -118,15 +124,16 @@ struct Entry {
 }
 
 impl Entry {
-    fn request(&self, value: &Value, at: usize) -> Result<AllocateRequest, Problem> {
+    /// What it asks for, and what it says of how much that matters.
+    fn request(&self, value: &Value, at: usize) -> Result<(AllocateRequest, Option<Priority>), Problem> {
         if *value != Value::Object {
             let detail = format!("{LIST}[{at}] {}; it is an object with size_bytes", value.what());
             return Err(Problem::new(Code::InvalidField, detail));
         }
         self.fields.check()?;
         let size_bytes = self.fields.size("size_bytes")?;
-        let Options { lease, tag, .. } = Options::of_entry(&self.fields)?;
-        Ok(AllocateRequest { size_bytes, lease, tag, ..AllocateRequest::new(size_bytes) })
+        let Options { lease, tag, priority, .. } = Options::of_entry(&self.fields)?;
+        Ok((AllocateRequest { size_bytes, lease, tag, ..AllocateRequest::new(size_bytes) }, priority))
     }
 }
 
@@ -222,13 +229,16 @@ mod tests {
         let batch = parse(r#"{"count":3,"size_bytes":7,"tag":"a","wait_ms":5}"#).expect("a batch");
         assert_eq!(batch.requests, vec![request(7, None, Some("a")); 3]);
         assert_eq!((batch.wait, batch.is_list), (Duration::from_millis(5), false));
+        let low = parse(r#"{"count":1,"size_bytes":7,"priority":"low"}"#).expect("a batch");
+        assert_eq!(low.requests[0].priority, Priority::Low);
         let list = r#"{"allocations":[{"size_bytes":1},{"tag":"b","size_bytes":2,"lease_seconds":9},
             {"size_bytes":3,"priority":"low"}],"lease_seconds":60,"tag":"a","priority":"high"}"#;
         let batch = parse(list).expect("a batch");
+        let of = |priority, request| AllocateRequest { priority, ..request };
         let expected = [
-            request(1, Some(60), Some("a")),
-            request(2, Some(9), Some("b")),
-            request(3, Some(60), Some("a")),
+            of(Priority::High, request(1, Some(60), Some("a"))),
+            of(Priority::High, request(2, Some(9), Some("b"))),
+            of(Priority::Low, request(3, Some(60), Some("a"))),
         ];
         assert_eq!((batch.requests, batch.wait, batch.is_list), (expected.to_vec(), Duration::ZERO, true));
     }

@@ -22,6 +22,8 @@ pub struct Config {
     pub body_limit: u64,
     /// Time running requests have to finish when the server is asked to stop. Default: 20 s.
     pub drain_timeout: Duration,
+    /// Between two events that tell how full memory is: `pressure.interval`, which is no key of this room. Default: 5 s.
+    pub event_interval: Duration,
 }
 
 impl Default for Config {
@@ -35,6 +37,7 @@ impl Default for Config {
             min_body_bytes_per_second: 1024,
             body_limit: 1 << 20,
             drain_timeout: Duration::from_secs(20),
+            event_interval: crate::pressure::Config::default().interval,
         }
     }
 }

@@ -16,6 +16,8 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 use utoipa::{ToResponse, ToSchema};
 
 /// Every code a client can meet, with its status and title. The contract fixes their spelling.
@@ -68,6 +70,8 @@ codes! {
     SizeTooLarge "size-too-large" UNPROCESSABLE_ENTITY "The size can never be allocated here";
     KeyReused "key-reused" UNPROCESSABLE_ENTITY "The key was used for another request";
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong inside";
+    AdmissionDeferred "admission-deferred" SERVICE_UNAVAILABLE "Memory is short, and the request can come later";
+    CircuitOpen "circuit-open" SERVICE_UNAVAILABLE "So many were refused before that it is not tried";
     InflightExhausted "inflight-exhausted" SERVICE_UNAVAILABLE "Too many bytes are on their way";
     WaitTimeout "wait-timeout" SERVICE_UNAVAILABLE "No room came in time";
     WriteWaited "write-waited" SERVICE_UNAVAILABLE "Readers left no room for the write in time";
@@ -77,6 +81,7 @@ codes! {
     NoRoomToReplace "no-room-to-replace" INSUFFICIENT_STORAGE "There is no room for a second version";
     TableFull "table-full" INSUFFICIENT_STORAGE "A table is full";
     BudgetExhausted "budget-exhausted" INSUFFICIENT_STORAGE "The tag's budget is used up";
+    AdmissionRejected "admission-rejected" INSUFFICIENT_STORAGE "Memory is short, and the request matters little";
     ArenaExhausted "arena-exhausted" INSUFFICIENT_STORAGE "The arena's limit is used up";
 }
 
@@ -89,6 +94,11 @@ impl Code {
 
 /// Seconds after which a client may try again where nothing better is known.
 const RETRY_AFTER_SECONDS: u64 = 1;
+/// The same where there is no room: by then there is another forecast, as `pressure.interval` is meant to be.
+const RETRY_AFTER_NO_ROOM_SECONDS: u64 = 5;
+/// What a forecast is brought between: a client that comes back so soon does no harm, and one that comes back so late has
+/// missed little.
+const RETRY_AFTER_SECONDS_BOUNDS: RangeInclusive<u64> = 1..=300;
 
 /// An error that a client can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +146,16 @@ impl Problem {
         Problem { refusal: Some(Box::new(refusal)), ..self }
     }
 
+    /// When the client may come back is known.
+    pub(crate) fn with_retry_after(mut self, length: Option<Duration>) -> Problem {
+        if let (Some(refusal), Some(length)) = (&mut self.refusal, length) {
+            let seconds = length.as_secs() + u64::from(length.subsec_nanos() > 0);
+            let (least, most) = RETRY_AFTER_SECONDS_BOUNDS.into_inner();
+            refusal.retry_after_seconds = Some(seconds.clamp(least, most));
+        }
+        self
+    }
+
     /// The answer carries this header too.
     pub(crate) fn with_header(self, name: HeaderName, value: HeaderValue) -> Problem {
         Problem { header: Some(Box::new((name, value))), ..self }
@@ -172,9 +192,13 @@ impl Problem {
         let mut response = (self.code.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = self.refusal.as_ref().and_then(|refusal| refusal.retry_after_seconds);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_AFTER_SECONDS)));
+        if self.code.is_refusal() {
+            let known = self.refusal.as_ref().and_then(|refusal| refusal.retry_after_seconds);
+            let seconds = known.unwrap_or(match self.code.status() {
+                StatusCode::INSUFFICIENT_STORAGE => RETRY_AFTER_NO_ROOM_SECONDS,
+                _ => RETRY_AFTER_SECONDS,
+            });
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some((name, value)) = self.header.as_deref() {
             headers.insert(name, value.clone());
@@ -295,10 +319,23 @@ mod tests {
     }
 
     #[test]
-    fn every_503_says_when_to_come_back() {
-        for code in Code::ALL.iter().filter(|code| code.status() == 503) {
+    fn every_503_and_507_says_when_to_come_back() {
+        for code in Code::ALL.iter().filter(|code| code.is_refusal()) {
             let retry_after = Problem::new(*code, "").render("x").headers()[RETRY_AFTER].clone();
-            assert_eq!(retry_after, "1", "{}", code.name());
+            assert_eq!(retry_after, if code.status() == 503 { "1" } else { "5" }, "{}", code.name());
+        }
+    }
+
+    #[test]
+    fn when_to_come_back_is_rounded_up_to_whole_seconds_within_bounds_and_the_same_in_head_and_body() {
+        for (milliseconds, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (299_500, 300), (400_000, 300)]
+        {
+            let refusal = Refusal::new(None, (1, 2), Some, "pool");
+            let problem = Problem::new(Code::PoolExhausted, "").with_refusal(refusal);
+            let problem = problem.with_retry_after(Some(Duration::from_millis(milliseconds)));
+            assert_eq!(problem.render("x").headers()[RETRY_AFTER], seconds.to_string().as_str());
+            let refusal = problem.refusal.as_ref().expect("it was given one");
+            assert_eq!(refusal.retry_after_seconds, Some(seconds));
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) struct HealthBlock {
     fragmentation_score: f64,
     /// The part of live blocks' bytes that nobody asked for.
     fragmentation_ratio: f64,
-    /// Whether nobody is served for now. There is no circuit breaker yet, so it never is.
+    /// Whether requests as large as many that were refused are not even tried for now.
     circuit_breaker_open: bool,
     /// Nanoseconds of the last slice of free memory that was given back; null where there was none.
     #[schema(required)]

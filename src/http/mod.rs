@@ -4,14 +4,17 @@
 //!   sockets      server.rs ▶ listener.rs, signal.rs, driver.rs, protocol.rs, socket.rs, connection.rs, exchange.rs
 //!                accept, bound, count, drain; body.rs holds request bodies to a minimum rate; traffic.rs counts
 //!   around all   answer.rs: one function around the routes; counters.rs, request_id.rs, error.rs
-//!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, arenas.rs, service.rs, recommendations.rs, leaks.rs, doctor.rs ▶
-//!                api.rs, what they share; origins.rs knows which request made what
+//!   routes       routes.rs ▶ allocate.rs, one_shot.rs, batch.rs, content.rs, advise.rs, arenas.rs, service.rs, pressure.rs,
+//!                leaks.rs, doctor.rs, recommendations.rs ▶ api.rs, what they share; events.rs tells those who listen,
+//!                origins.rs knows which request made what
 //!   words        fields.rs, batch_body.rs, arena_body.rs, query.rs and options.rs parse what clients send; allocation.rs is what they
 //!                get; idempotent.rs knows those who come twice; description.rs is the OpenAPI document
 //! ```
 //!
 //! Reading order: `answer.rs`, `routes.rs`, `allocate.rs`, `error.rs`; then `server.rs` and `driver.rs`.
 
+mod admission;
+mod advise;
 mod allocate;
 mod allocation;
 pub mod answer;
@@ -31,6 +34,7 @@ mod description;
 mod doctor;
 mod driver;
 mod error;
+mod events;
 mod exchange;
 mod fields;
 mod health;
@@ -41,6 +45,7 @@ pub mod listener;
 mod one_shot;
 mod options;
 mod origins;
+mod pressure;
 mod protocol;
 mod query;
 mod recommendations;

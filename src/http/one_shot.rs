@@ -39,7 +39,7 @@ pub(super) async fn store(api: &Api, head: &Parts, mut body: Body) -> Result<Res
         size_bytes,
         lease: options.lease,
         tag: options.tag,
-        ..AllocateRequest::new(size_bytes)
+        priority: options.priority.unwrap_or_default(),
     };
     let mut attempt = Attempt::begin(api, head, "application/octet-stream")?;
     if let Attempt::Repeat(..) = attempt {

@@ -1,11 +1,11 @@
-//! What a request that allocates may say beside its size: a lease, a tag, how long it waits, how much it matters.
+//! What a request that allocates may say beside its size: a lease, a tag, how much it matters, how long it waits.
 //!
 //! The same four come as fields of a JSON body and as parameters of a query; the rules are here once.
 
 use super::error::{Code, Problem};
 use super::fields::Fields;
 use super::query::{self, Query};
-use crate::pool::Tag;
+use crate::pool::{Priority, Tag};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ const LEASE_SECONDS: RangeInclusive<u64> = 1..=u64::MAX;
 const LEASE_RULE: &str = "it is a whole number of seconds, at least 1";
 const WAIT_RULE: &str = "it is a whole number of milliseconds from 0 to 30000";
 const TAG_RULE: &str = "it is 1 to 64 of the characters a to z, 0 to 9, _, . and -";
-const PRIORITIES: [&str; 3] = ["low", "normal", "high"];
 const PRIORITY_RULE: &str = "it is low, normal or high";
 
 /// The names of all options, which a one-shot request takes as parameters.
@@ -27,6 +26,8 @@ pub(super) const NAMES: &[&str] = &["lease_seconds", "tag", "wait_ms", "priority
 pub(super) struct Options {
     pub(super) lease: Option<Duration>,
     pub(super) tag: Option<Tag>,
+    /// None where nothing was said: it is normal then, or what stands beside the entry of a batch.
+    pub(super) priority: Option<Priority>,
     /// Zero where the request does not wait.
     pub(super) wait: Duration,
 }
@@ -44,25 +45,23 @@ impl Options {
             Some(text) => Some(text.parse().map_err(|_| refuse(fields, "tag", text, TAG_RULE))?),
             None => None,
         };
-        check_priority(fields)?;
-        Ok(Options { lease, tag, wait: Duration::ZERO })
+        Ok(Options { lease, tag, priority: priority_of(fields)?, wait: Duration::ZERO })
     }
 
     /// From the parameters of a query that takes [`NAMES`].
     pub(super) fn of_query(query: &Query) -> Result<Options, Problem> {
         let lease = query.whole("lease_seconds", LEASE_SECONDS, LEASE_RULE)?.map(Duration::from_secs);
         let wait_ms = query.whole("wait_ms", 0..=WAIT_MS_MAX, WAIT_RULE)?.unwrap_or(0);
-        if let Some(text) = query.get("priority").filter(|text| !PRIORITIES.contains(text)) {
-            return Err(query::refuse("priority", text, PRIORITY_RULE));
-        }
-        Ok(Options { lease, tag: tag_of(query)?, wait: Duration::from_millis(wait_ms) })
+        let priority = |text| named(text).ok_or_else(|| query::refuse("priority", text, PRIORITY_RULE));
+        let priority = query.get("priority").map(priority).transpose()?;
+        Ok(Options { lease, tag: tag_of(query)?, priority, wait: Duration::from_millis(wait_ms) })
     }
 }
 
 /// How long a request waits that can say nothing but that, and its priority.
-pub(super) fn wait_of(fields: &Fields) -> Result<Duration, Problem> {
-    check_priority(fields)?;
-    wait_ms_of(fields)
+pub(super) fn wait_and_priority_of(fields: &Fields) -> Result<(Duration, Priority), Problem> {
+    let priority = priority_of(fields)?;
+    Ok((wait_ms_of(fields)?, priority.unwrap_or_default()))
 }
 
 fn wait_ms_of(fields: &Fields) -> Result<Duration, Problem> {
@@ -70,11 +69,13 @@ fn wait_ms_of(fields: &Fields) -> Result<Duration, Problem> {
     Ok(Duration::from_millis(wait_ms.unwrap_or(0)))
 }
 
-fn check_priority(fields: &Fields) -> Result<(), Problem> {
-    match fields.text("priority", PRIORITY_RULE)? {
-        Some(text) if !PRIORITIES.contains(&text) => Err(refuse(fields, "priority", text, PRIORITY_RULE)),
-        _ => Ok(()),
-    }
+fn named(text: &str) -> Option<Priority> {
+    Priority::ALL.into_iter().find(|priority| priority.name() == text)
+}
+
+fn priority_of(fields: &Fields) -> Result<Option<Priority>, Problem> {
+    let Some(text) = fields.text("priority", PRIORITY_RULE)? else { return Ok(None) };
+    named(text).map(Some).ok_or_else(|| refuse(fields, "priority", text, PRIORITY_RULE))
 }
 
 /// The length of a lease that must be there.
@@ -118,14 +119,21 @@ mod tests {
         let whole = Options {
             lease: Some(Duration::from_secs(u64::MAX)),
             tag: Some("a.b-c_9".parse().expect("a tag")),
+            priority: Some(Priority::Low),
             wait: Duration::from_secs(30),
         };
         let fields =
             r#""lease_seconds":18446744073709551615,"tag":"a.b-c_9","wait_ms":30000,"priority":"low""#;
         assert_eq!(of_fields(fields), Ok(whole.clone()));
-        let query = "lease_seconds=18446744073709551615&tag=a.b-c_9&wait_ms=30000&priority=high";
+        let query = "lease_seconds=18446744073709551615&tag=a.b-c_9&wait_ms=30000&priority=low";
         assert_eq!(of_query(query), Ok(whole));
         assert_eq!((of_fields(""), of_query("")), (Ok(Options::default()), Ok(Options::default())));
+        for priority in Priority::ALL {
+            let expected = Options { priority: Some(priority), ..Options::default() };
+            let name = priority.name();
+            assert_eq!(of_fields(&format!("\"priority\":\"{name}\"")), Ok(expected.clone()));
+            assert_eq!(of_query(&format!("priority={name}")), Ok(expected));
+        }
     }
 
     #[test]

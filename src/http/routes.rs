@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::error::{Code, Problem, ProblemBody, Refusal};
-use super::{allocate, arenas, batch, content, doctor, leaks, recommendations, service};
+use super::{advise, allocate, arenas, batch, content, doctor, leaks, pressure, recommendations, service};
 use axum::Router;
 use axum::extract::Request;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use utoipa_axum::routes;
     components(schemas(Refusal), responses(ProblemBody)),
     tags(
         (name = "allocations", description = "Blocks of memory, one or many: make, look at, renew, list, free."),
-        (name = "content", description = "The bytes of a block: read, replace, patch."),
+        (name = "content", description = "The bytes of a block: read, replace, patch; and how they are used."),
         (name = "arenas", description = "Groups of allocations that end together: make one, allocate in it, commit it or roll it back."),
-        (name = "service", description = "The service itself: health, statistics, metrics, description."),
+        (name = "service", description = "The service itself: health, pressure, statistics, metrics, description."),
     )
 )]
 struct Preamble;
@@ -37,6 +37,7 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(allocate::renew))
         .routes(routes!(batch::deallocate))
         .routes(routes!(content::read, content::replace, content::patch))
+        .routes(routes!(advise::advise))
         .routes(routes!(arenas::create, arenas::list))
         .routes(routes!(arenas::get))
         .routes(routes!(arenas::renew))
@@ -50,6 +51,8 @@ pub(super) fn all() -> (Router<Arc<Api>>, OpenApi) {
         .routes(routes!(service::stats))
         .routes(routes!(recommendations::recommendations))
         .routes(routes!(leaks::leaks))
+        .routes(routes!(pressure::pressure))
+        .routes(routes!(pressure::events))
         .routes(routes!(doctor::doctor))
         .routes(routes!(service::metrics))
         .routes(routes!(service::openapi))

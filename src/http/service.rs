@@ -1,6 +1,7 @@
 //! The service itself: health, readiness, statistics, metrics, its description, and a page that says what there is.
 
 use super::VERSION;
+use super::admission::AdmissionBlock;
 use super::allocation::json;
 use super::api::Api;
 use super::arena_stats::ArenasBlock;
@@ -8,7 +9,7 @@ use super::error::{Problem, ProblemBody};
 use super::health::HealthBlock;
 use super::large_objects::LargeObjectsBlock;
 use super::query::{self, Query};
-use super::upkeep::{CompactionBlock, ReclaimBlock};
+use super::upkeep::{CompactionBlock, PressureBlock, ReclaimBlock};
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::memory::ClassStats;
@@ -96,8 +97,10 @@ pub(super) struct Stats {
     tags: Vec<TagBlock>,
     arenas: ArenasBlock,
     large_objects: LargeObjectsBlock,
+    pressure: PressureBlock,
     reclaim: ReclaimBlock,
     compaction: CompactionBlock,
+    admission: AdmissionBlock,
     health: HealthBlock,
 }
 
@@ -288,8 +291,10 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
         tags: stats.tags.iter().map(TagBlock::new).collect(),
         arenas: ArenasBlock::new(&stats.arenas),
         large_objects: LargeObjectsBlock::new(&stats),
-        reclaim: ReclaimBlock::new(&stats.heap.reclaim, &stats.janitor, now),
+        pressure: PressureBlock::new(&api.pool, now),
+        reclaim: ReclaimBlock::new(&stats, now),
         compaction: CompactionBlock::new(&stats.heap.compaction),
+        admission: AdmissionBlock::new(&stats.admission, now),
         health: HealthBlock::new(&api.pool.health(&stats, now), &stats),
     };
     Ok(json(StatusCode::OK, &body))

@@ -5,18 +5,19 @@
 //! fewer are kept, and what lies idle goes back (`idle.rs`).
 //!
 //! What is kept is free memory like any other: it is reclaimed when another class needs it, so nobody is ever refused for
-//! it. Nothing is added while three quarters of the pool are in use, or held.
+//! it. Nothing is added while memory is under pressure, which the caller knows, or beyond the share of the pool that it
+//! names. Under pressure what was added is given up (`pressure.rs`).
 //!
 //! Whoever knows the time calls [`Heap::sample_use`] about once a second, says when an interval is over, and then asks for
 //! slice after slice.
 
+use super::Heap;
 use super::class::Class;
-use super::config::{Adaptive, ClassConfig};
-use super::{Heap, PREWARM_SHARE};
+use super::config::{Adaptive, ClassConfig, Config};
 use crate::units::Factor;
 
-/// No class grows while so much of the pool is in use or held, in thousandths: what is left is for whoever comes.
-const NO_GROWTH_FROM: Factor = Factor::thousandths(750);
+/// Share of the pool that may be made ready at start: one part in ten.
+const PREWARM_SHARE: u64 = 10;
 /// Slabs added in one slice, under one hold of the class's lock: up to 3 µs each where they are large, 0.1 ms.
 const SLICE_SLABS: u64 = 32;
 
@@ -85,6 +86,12 @@ impl Kept {
         self.slabs
     }
 
+    /// No more than at start are kept from now on.
+    pub(super) fn give_up(&mut self, keeping: &Keeping) {
+        self.slabs = keeping.initial;
+        self.wanted = 0;
+    }
+
     fn sample(&mut self, used: u64, held: u64) {
         self.used_thousandths += (used.min(held) * 1000).checked_div(held).unwrap_or(0);
         self.samples += 1;
@@ -99,6 +106,36 @@ impl Kept {
 }
 
 impl Heap {
+    /// Makes slabs ready, smallest class first, until a tenth of the pool is held. What cannot be had is left out:
+    /// it is only a head start.
+    pub(super) fn prewarm(&self, config: &Config) {
+        let bytes_max = self.budget.limit() / PREWARM_SHARE;
+        for class in &self.classes {
+            let wanted = class.keeping().initial().min(class.max_free());
+            let mut account = class.lock();
+            let mut is_enough = false;
+            for _ in 0..wanted {
+                is_enough = self.budget.held() + class.slab_bytes() > bytes_max
+                    || !self.budget.take(class.slab_bytes());
+                if is_enough {
+                    break;
+                }
+                if class.add_fresh(&mut account).is_err() {
+                    self.budget.give_back(class.slab_bytes());
+                    is_enough = true;
+                    break;
+                }
+            }
+            if config.prefault {
+                // Without its pages the slab works all the same: they come at the first write.
+                let _ = class.slabs().populate(0..account.fresh());
+            }
+            if is_enough {
+                return;
+            }
+        }
+    }
+
     /// Notes how much of each class is in use.
     pub fn sample_use(&self) {
         for (at, class) in self.classes.iter().enumerate() {
@@ -111,9 +148,10 @@ impl Heap {
     }
 
     /// An interval is over: from now on each class keeps as many slabs as its use over the interval asks for. What is
-    /// missing is added by [`Heap::keep_ready_slice`].
-    pub fn end_adaptive_interval(&self) {
-        let may_grow = self.in_use_bytes() < NO_GROWTH_FROM.of(self.limit_bytes());
+    /// missing is added by [`Heap::keep_ready_slice`]. None grows while as much of the pool is in use as `grows_below`, nor
+    /// where it is none.
+    pub fn end_adaptive_interval(&self, grows_below: Option<Factor>) {
+        let may_grow = grows_below.is_some_and(|share| self.in_use_bytes() < share.of(self.limit_bytes()));
         for class in &self.classes {
             let mut account = class.lock();
             let Some(used) = account.kept.take_use() else { continue };
@@ -125,16 +163,16 @@ impl Heap {
         }
     }
 
-    /// Adds a slice of the slabs that are to be kept ready. False where nothing is left to be done, or others need the
-    /// memory.
-    pub fn keep_ready_slice(&self) -> bool {
-        !self.scarce.is_raised() && self.classes.iter().any(|class| self.keep_ready(class))
+    /// Adds a slice of the slabs that are to be kept ready, until as much of the pool is held as `grows_below`. False where
+    /// nothing is left to be done, or others need the memory, or it is none.
+    pub fn keep_ready_slice(&self, grows_below: Option<Factor>) -> bool {
+        let held_max = grows_below.map_or(0, |share| share.of(self.limit_bytes()));
+        !self.scarce.is_raised() && self.classes.iter().any(|class| self.keep_ready(class, held_max))
     }
 
-    fn keep_ready(&self, class: &Class) -> bool {
+    fn keep_ready(&self, class: &Class, held_max: u64) -> bool {
         let mut account = class.lock();
         let slice = account.kept.wanted.min(SLICE_SLABS);
-        let held_max = NO_GROWTH_FROM.of(self.limit_bytes());
         for _ in 0..slice {
             let has_room = account.free_slabs() < class.max_free()
                 && self.budget.held() + class.slab_bytes() <= held_max

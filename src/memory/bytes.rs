@@ -44,6 +44,8 @@ pub(super) struct Slabs {
     /// How long each slab is; none where all have one size.
     spans: Option<Spans>,
     pub(super) canaries: bool,
+    /// Huge pages are asked for.
+    is_huge: bool,
     /// What tells them from all others: an owned slab is one of these, or is refused.
     serial: NonZeroU64,
     /// Before `region`: nothing is told of a region that is gone.
@@ -96,27 +98,6 @@ impl Slabs {
         }
     }
 
-    /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
-    /// is looked at: what a stray write left makes it damaged, which its record says.
-    ///
-    /// # Panics
-    /// If the slab was never committed.
-    pub(super) fn claim(&self, index: u64) -> bool {
-        // Everything below relies on this: a slab that can have holders is readable and writable.
-        let usable = self.usable_bytes.load(Ordering::Acquire); // pairs with the Release in `commit`
-        assert!(self.span(index).end <= usable, "slab {index} was never committed");
-        let record = self.record(index);
-        if !self.canaries || !record.was_written() {
-            return record.claim();
-        }
-        let Some(access) = record.close_free() else { return false };
-        if !self.ends_are_zero(index, &access) {
-            access.set_damaged();
-        }
-        access.end(0);
-        true
-    }
-
     /// Whether a range of a slab reads as zeros. The slab was written since its pages came, or that costs a fault.
     ///
     /// # Panics
@@ -129,16 +110,6 @@ impl Slabs {
         // SAFETY: both assertions: the slab was committed, and the access is to it and exclusive, so its bytes do not
         // change before that ends, which is after the slice.
         is_zero(&unsafe { self.lend(index) }[in_memory(range.start)..in_memory(range.end)])
-    }
-
-    /// Closes a free slab, which then lies in a magazine or a batch; false if it is not free.
-    ///
-    /// # Panics
-    /// If the slab was never committed.
-    pub(super) fn close(&self, index: u64) -> bool {
-        let usable = self.usable_bytes.load(Ordering::Acquire); // as in `claim`
-        assert!(self.span(index).end <= usable, "slab {index} was never committed");
-        self.record(index).close_free().map(Exclusive::stay_closed).is_some()
     }
 
     /// Changes the bytes of a slab that has exactly one holder.
@@ -247,6 +218,28 @@ impl Slabs {
         access.set_dirty(access.dirty() & dirty::mask_of(slab_bytes, &kept));
     }
 
+    /// Makes all of a slab zeros by giving its pages back to the system; what shares a page with another slab, and all of it
+    /// where the system does not take them, is overwritten.
+    ///
+    /// # Panics
+    /// If the access is to another slab, or the slab was never committed.
+    pub(super) fn discard(&self, index: u64, access: &Exclusive<'_>) {
+        assert!(access.is_for(self.record(index)), "slab {index} was to be discarded with access to another");
+        let (span, pages) = (self.span(index), self.pages_inside(index));
+        let usable = self.usable_bytes.load(Ordering::Acquire); // as in `claim`
+        assert!(span.end <= usable, "slab {index} was never committed");
+        // SAFETY: the pages lie wholly inside the slab, access to which is exclusive by the assertion above: no slice of it
+        // is lent and nobody else writes. They read as zeros afterwards, which is what the slab is to be.
+        if pages.is_empty() || unsafe { self.region.decommit(pages.clone()) }.is_err() {
+            return self.scrub(index, access);
+        }
+        self.scrub_outside(index, access, pages.start - span.start..pages.end - span.start);
+        access.set_dirty(0);
+        if pages == span {
+            access.forget_written(); // looking at it would only bring pages back
+        }
+    }
+
     /// Zeroes everything that was written of a slab.
     ///
     /// # Panics
@@ -353,6 +346,11 @@ impl Change<'_> {
     /// Zeroes everything outside `kept`.
     pub(super) fn zero_outside(&self, kept: Range<u64>) {
         self.slabs.scrub_outside(self.index, &self.access, kept);
+    }
+
+    /// Makes all of it zeros, and gives its pages back.
+    pub(super) fn discard(&self) {
+        self.slabs.discard(self.index, &self.access);
     }
 
     /// Whether `range` reads as zeros.

@@ -172,6 +172,9 @@ impl Heap {
         let emptied = if is_moved { from } else { to };
         let access = slabs.record(emptied).release().expect("nobody else knows where it lies");
         slabs.scrub(emptied, &access);
+        if access.is_advised() {
+            self.undo_advice(SlabLocation::new(class, emptied), &access); // hints stay with the place that they were for
+        }
         access.make_free();
         room.end_move(&mut room.lock(), emptied, is_moved.then_some(to));
         self.scarce.wake();

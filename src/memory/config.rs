@@ -27,6 +27,9 @@ pub struct Config {
     pub guard_pages: bool,
     /// Pages that the system is asked for. Default: off.
     pub huge_pages: HugePages,
+    /// Whether the system may be asked to make one page of several with the same content. It tells whoever can measure how long
+    /// a write takes what other processes hold. Default: false.
+    pub allow_mergeable: bool,
     /// Which free run a block larger than the largest class gets. Default: the one that fits best.
     pub large_fit: Fit,
     /// Magazines of each class at most; threads share them where there are fewer than CPUs. Default: one for each CPU.
@@ -125,6 +128,7 @@ impl Default for Config {
             canaries: true,
             guard_pages: false,
             huge_pages: HugePages::Off,
+            allow_mergeable: false,
             large_fit: Fit::default(),
             shards_max: None,
             adaptive: Adaptive::default(),

@@ -45,6 +45,9 @@ impl Heap {
     /// Zeroes a slab that nobody holds any more, and makes it one of its class's free slabs.
     #[cold]
     pub(super) fn free_past_magazine(&self, location: SlabLocation, access: Exclusive<'_>) {
+        if access.is_advised() {
+            self.undo_advice(location, &access);
+        }
         if access.is_damaged() {
             return self.retire_released(location, access);
         }

@@ -33,7 +33,7 @@ pub(super) struct IdleWork {
 impl Heap {
     /// An interval is over: what lay idle all through it is given back from now on, by [`Heap::reclaim_idle_slice`].
     pub fn end_idle_interval(&self) {
-        self.shrink_magazines();
+        self.shrink_unused_magazines();
         self.end_idle_interval_of_runs();
         for class in &self.classes {
             let mut account = class.lock();
@@ -73,7 +73,10 @@ impl Heap {
         let room = self.class(class);
         let slabs = {
             let mut account = room.lock();
-            account.idle.slabs = account.idle.slabs.min(account.stats().free);
+            let stats = account.stats();
+            // Others may have given some of them back since.
+            let beyond = stats.total.saturating_sub(account.kept.slabs());
+            account.idle.slabs = account.idle.slabs.min(stats.free).min(beyond);
             account.idle.slabs
         };
         if slabs == 0 {

@@ -56,7 +56,9 @@ struct Account {
     /// Segments that somebody holds, and their pages.
     segments: u64,
     used_pages: u64,
-    /// Of these, pages of segments of a huge page and more; and of those, pages that huge pages can be had for.
+    /// Pages ever taken.
+    taken_pages: u64,
+    /// Of those used, pages of segments of a huge page and more; and of those, pages that huge pages can be had for.
     eligible_pages: u64,
     huge_pages: u64,
     /// Pages of segments that nobody holds, and that are being zeroed or wait for it.
@@ -80,6 +82,7 @@ impl Large {
                 runs: Runs::new(pages, config.large_fit, align),
                 segments: 0,
                 used_pages: 0,
+                taken_pages: 0,
                 eligible_pages: 0,
                 huge_pages: 0,
                 scrubbing_pages: 0,
@@ -106,6 +109,11 @@ impl Large {
         self.lock().runs.held().pages() * page_size()
     }
 
+    /// Bytes of pages ever taken for blocks.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        self.lock().taken_pages * page_size()
+    }
+
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         self.lock().runs.check();
@@ -113,6 +121,11 @@ impl Large {
 }
 
 impl Account {
+    fn use_pages(&mut self, pages: u64) {
+        self.used_pages += pages;
+        self.taken_pages += pages;
+    }
+
     fn begin_segment(&mut self, pages: Range<u64>) {
         self.segments += 1;
         self.segments_max = self.segments_max.max(self.segments);
@@ -262,7 +275,7 @@ impl Heap {
             }
             return Err(error);
         }
-        account.used_pages += pages;
+        account.use_pages(pages);
         Ok(Some(taken))
     }
 

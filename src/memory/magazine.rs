@@ -268,6 +268,15 @@ impl OpenRack<'_> {
         magazine.low.store(get(&magazine.len) - unused, Ordering::Relaxed);
         unused
     }
+
+    /// A magazine may hold as few as before it saw any traffic, once the caller has taken out what it holds: so many.
+    pub(super) fn reset(&self, class: usize) -> u64 {
+        let magazine = &self.rack.magazines[class];
+        let capacity = ROUNDS_AT_FIRST.min(magazine.rounds.len() as u64);
+        magazine.capacity.store(capacity, Ordering::Relaxed);
+        magazine.low.store(0, Ordering::Relaxed);
+        get(&magazine.len)
+    }
 }
 
 #[cfg(all(test, not(feature = "loom")))]

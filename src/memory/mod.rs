@@ -72,6 +72,8 @@
 //!   compact.rs live slabs moved down, so that what is given back is whole pages
 //!   adaptation.rs  how many slabs a class keeps held follows its use
 //!   idle.rs    what nobody needed for a while is given back
+//!   advice.rs  what clients say of how they use a block, passed on to the system
+//!   pressure.rs  free memory that goes back at once, because the system or the pool gets full
 //!   bytes.rs   the bytes of a class: copied in, lent, zeroed           (unsafe)
 //!   owned.rs   slabs as plain memory: blocks of the library
 //!   arena.rs   pieces that end together
@@ -98,6 +100,7 @@
 //! Reading order: this file, then `class.rs`, `scarce.rs`, `segment.rs`, `bytes.rs`, `os.rs`.
 
 mod adaptation;
+mod advice;
 mod allocate;
 mod arena;
 mod budget;
@@ -121,6 +124,7 @@ mod location;
 mod magazine;
 mod os;
 mod owned;
+mod pressure;
 mod reads;
 mod reclaim;
 mod recommendation;
@@ -133,6 +137,7 @@ mod sizes;
 mod stats;
 mod tiers;
 
+pub use advice::{Advice, AdviceOutcome, AdviceStats};
 pub use arena::{Arena, ArenaConfig, ArenaError, ArenaFreed, ChildArena, Kin, Nested};
 pub use buffer::{Buffer, Home};
 pub use class::ClassStats;
@@ -143,6 +148,7 @@ pub use large::LargeStats;
 pub use location::{SizeClass, SlabLocation};
 pub use os::{OsError, page_size};
 pub use owned::{Block, BlockError, Damaged};
+pub use pressure::{ReclaimDepth, ReclaimSlice};
 pub use reclaim::{ReclaimAction, ReclaimStats};
 pub use recommendation::{Recommendation, Seen};
 pub use segment::AccessError;
@@ -160,6 +166,7 @@ pub(crate) use shape::{Backed, Shape};
 
 use crate::slot::{self, PerSlot};
 use adaptation::Keeping;
+use advice::Advised;
 use bytes::{Protection, Slabs};
 use class::Class;
 use compact::Compactor;
@@ -168,6 +175,7 @@ use hardening::Hardening;
 use large::Large;
 use magazine::Rack;
 use owned::HeapRef;
+use pressure::Pressure;
 use reclaim::Reclaimed;
 use scarce::Scarce;
 use std::ops::Range;
@@ -254,6 +262,8 @@ pub struct Heap {
     scarce: Scarce,
     compactor: Compactor,
     reclaimed: Reclaimed,
+    pressure: Pressure,
+    advised: Advised,
     /// The most that was ever in use.
     peak_in_use_bytes: AtomicU64,
     /// Told when bytes in use or a hold on a slab went; see [`Heap::when_room_is_freed`].
@@ -268,9 +278,6 @@ pub struct Heap {
     zeroes_on_free: bool,
     adaptive: Adaptive,
 }
-
-/// Share of the pool that may be made ready at start: one part in ten.
-const PREWARM_SHARE: u64 = 10;
 
 impl Heap {
     /// Reserves address space for every class and makes the first slabs ready. Uses no memory but for records,
@@ -331,6 +338,8 @@ impl Heap {
             scarce: Scarce::default(),
             compactor: Compactor::default(),
             reclaimed: Reclaimed::default(),
+            pressure: Pressure::default(),
+            advised: Advised::new(config.allow_mergeable),
             peak_in_use_bytes: AtomicU64::new(0),
             room_freed: OnceLock::new(),
             draining_bytes: AtomicU64::new(0),
@@ -340,36 +349,6 @@ impl Heap {
         };
         heap.prewarm(config);
         Ok(heap)
-    }
-
-    /// Makes slabs ready, smallest class first, until a tenth of the pool is held. What cannot be had is left out:
-    /// it is only a head start.
-    fn prewarm(&self, config: &Config) {
-        let bytes_max = self.budget.limit() / PREWARM_SHARE;
-        for class in &self.classes {
-            let wanted = class.keeping().initial().min(class.max_free());
-            let mut account = class.lock();
-            let mut is_enough = false;
-            for _ in 0..wanted {
-                is_enough = self.budget.held() + class.slab_bytes() > bytes_max
-                    || !self.budget.take(class.slab_bytes());
-                if is_enough {
-                    break;
-                }
-                if class.add_fresh(&mut account).is_err() {
-                    self.budget.give_back(class.slab_bytes());
-                    is_enough = true;
-                    break;
-                }
-            }
-            if config.prefault {
-                // Without its pages the slab works all the same: they come at the first write.
-                let _ = class.slabs().populate(0..account.fresh());
-            }
-            if is_enough {
-                return;
-            }
-        }
     }
 
     /// Bytes of records about slabs when every slab of every class was held at least once.
@@ -426,6 +405,11 @@ impl Heap {
     pub fn in_use_bytes(&self) -> u64 {
         let ready = self.magazine_bytes();
         self.in_use.held().saturating_sub(ready)
+    }
+
+    /// Bytes in use, and those that lie ready in magazines: never less than what is in use, and one load.
+    pub(crate) fn granted_bytes(&self) -> u64 {
+        self.in_use.held()
     }
 
     /// Bytes that could be granted now.

@@ -1,8 +1,8 @@
 //! The OS floor: address space reserved, made writable, given back and zeroed. One of the files with unsafe code: see `bytes.rs`.
 //!
 //! A [`Reservation`] is address space without memory. [`Reservation::commit`] makes a run of it usable;
-//! [`Reservation::decommit`] lets the system have the run's pages back while the run stays usable. Nobody may rely on
-//! a decommitted run reading as zeros: whoever needs zeros zeroes first. Every call can fail and says so by value.
+//! [`Reservation::decommit`] lets the system have the run's pages back while the run stays usable, and reads as zeros: it is
+//! private memory that no file is behind (madvise(2), MADV_DONTNEED). Every call can fail and says so by value.
 //! A [`SideTable`] is an array of records on such memory: all zeros at first, resident only where it was touched.
 //! Whoever touches a guard page is ended with SIGSEGV; [`tell_guard_hits`] has that told in one line before.
 #![allow(unsafe_code)] // the floor: the rest of the crate decides in indices
@@ -123,7 +123,7 @@ impl Reservation {
         unsafe { mm::mprotect(start, length, MprotectFlags::READ | MprotectFlags::WRITE) }.map_err(error)
     }
 
-    /// Gives the pages of a committed run back to the system. The run stays usable; its content is lost.
+    /// Gives the pages of a committed run back to the system. The run stays usable; its content is zeros.
     ///
     /// # Errors
     /// [`OsError`] where the system refuses; the pages are then still resident.
@@ -174,20 +174,30 @@ impl Reservation {
         unsafe { mm::madvise(start, length, Advice::LinuxPopulateWrite) }.map_err(error)
     }
 
-    /// Says how the system is to treat all of the reservation: it changes no byte.
+    /// Says how the system is to treat a run: it changes no byte.
     ///
     /// # Errors
-    /// [`OsError`] where the system does not know the advice.
-    pub(super) fn advise(&self, treatment: Treatment) -> Result<(), OsError> {
-        let (start, length) = self.pages(&(0..self.len()));
+    /// [`OsError`] where the system does not know the advice, or has no mapping left for a run that differs from those
+    /// beside it.
+    ///
+    /// # Panics
+    /// If the run is not whole pages inside the reservation.
+    pub(super) fn advise(&self, run: Range<u64>, treatment: Treatment) -> Result<(), OsError> {
+        let (start, length) = self.pages(&run);
         let error = |errno| OsError { call: "madvise", bytes: length as u64, errno };
         let advice = match treatment {
             Treatment::NoDump => Advice::LinuxDontDump,
             Treatment::HugePages => Advice::LinuxHugepage,
             Treatment::SmallPages => Advice::LinuxNoHugepage,
+            Treatment::AnyOrder => Advice::Normal,
+            Treatment::Sequential => Advice::Sequential,
+            Treatment::Random => Advice::Random,
+            Treatment::WillNeed => Advice::WillNeed,
+            Treatment::Mergeable => Advice::LinuxMergeable,
+            Treatment::Unmergeable => Advice::LinuxUnmergeable,
         };
         faults::gate().map_err(error)?;
-        // SAFETY: `pages` asserted that the run lies inside this mapping; none of the three changes a byte.
+        // SAFETY: `pages` asserted that the run lies inside this mapping; none of these changes a byte.
         unsafe { mm::madvise(start, length, advice) }.map_err(error)
     }
 
@@ -270,8 +280,8 @@ impl Drop for Reservation {
     }
 }
 
-/// How the system is to treat a reservation.
-#[derive(Clone, Copy, Debug)]
+/// How the system is to treat a reservation, or a run of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Treatment {
     /// Its bytes stand in no core dump.
     NoDump,
@@ -279,6 +289,18 @@ pub(super) enum Treatment {
     HugePages,
     /// No huge pages, whatever the system does by itself: what was not touched stays without memory.
     SmallPages,
+    /// Nothing is known of the order of accesses, as at first.
+    AnyOrder,
+    /// It is read from front to back.
+    Sequential,
+    /// It is read here and there.
+    Random,
+    /// What was swapped out is wanted soon.
+    WillNeed,
+    /// Pages of the same content, in any process, may become one.
+    Mergeable,
+    /// Pages are of their own, also those that became one.
+    Unmergeable,
 }
 
 /// What the process did at SIGSEGV before us. Written once, before the handler that reads it is there.
@@ -387,7 +409,7 @@ impl<T: ZeroIsValid> SideTable<T> {
             let region = Reservation::reserve(bytes)?;
             // Without this a record that is touched may cost 2 MiB where the system gives huge pages to everybody. A
             // system that does not know the advice has none.
-            let _ = region.advise(Treatment::SmallPages);
+            let _ = region.advise(0..region.len(), Treatment::SmallPages);
             region.commit(0..region.len())?;
             Ok(SideTable { region, count, records_are: std::marker::PhantomData })
         }
@@ -421,63 +443,7 @@ impl<T: ZeroIsValid> SideTable<T> {
 }
 
 #[cfg(test)]
-pub(crate) mod faults {
-    //! Makes the nth system call of this thread fail, so that every error path is walked.
-
-    use std::cell::Cell;
-
-    thread_local! {
-        static FAIL_AT: Cell<Option<u64>> = const { Cell::new(None) };
-        static FAIL_ON: Cell<bool> = const { Cell::new(false) };
-        static REFUSE_MARKERS: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// Whether the system has no guard markers for this thread from now on.
-    #[cfg(not(feature = "loom"))]
-    pub(crate) fn refuse_markers(refused: bool) {
-        REFUSE_MARKERS.set(refused);
-    }
-
-    pub(super) fn markers_are_refused() -> bool {
-        REFUSE_MARKERS.get()
-    }
-
-    /// The call after `successes` more ones fails, once.
-    pub(crate) fn fail_after(successes: u64) {
-        FAIL_AT.set(Some(successes));
-        FAIL_ON.set(false);
-    }
-
-    /// Every call after `successes` more ones fails.
-    #[cfg(not(feature = "loom"))]
-    pub(crate) fn fail_on_after(successes: u64) {
-        FAIL_AT.set(Some(successes));
-        FAIL_ON.set(true);
-    }
-
-    /// No call fails any more; true if the planned failure was still to come.
-    pub(crate) fn disarm() -> bool {
-        FAIL_ON.set(false);
-        FAIL_AT.take().is_some_and(|successes| successes != FAILING)
-    }
-
-    /// In place of the successes that are left: calls fail on.
-    const FAILING: u64 = u64::MAX;
-
-    pub(super) fn gate() -> Result<(), rustix::io::Errno> {
-        match FAIL_AT.get() {
-            Some(0 | FAILING) => {
-                FAIL_AT.set(FAIL_ON.get().then_some(FAILING));
-                Err(rustix::io::Errno::NOMEM)
-            }
-            Some(successes) => {
-                FAIL_AT.set(Some(successes - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
+pub(crate) mod faults;
 
 #[cfg(not(test))]
 mod faults {

@@ -11,12 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Runs given back in one slice: a page alone costs 2 µs, 17 µs while another CPU runs: 0.5 ms.
-const SLICE_RUNS_MAX: u64 = 32;
+pub(super) const SLICE_RUNS_MAX: u64 = 32;
 /// Bytes given back in one slice, unless it is one slab: 4 MiB in one call cost 0.25 ms.
-const SLICE_BYTES_MAX: u64 = 4 << 20;
+pub(super) const SLICE_BYTES_MAX: u64 = 4 << 20;
 /// Slabs given back in one slice: each is taken off the class's account, its pages and its record, under the class's lock.
 /// As many as are forgotten at the top of the class under one hold of it.
 const SLICE_SLABS_MAX: u64 = SHRINK_SLABS_MAX;
+
+/// Slabs of a size given back in one slice at most.
+pub(super) fn slabs_in_slice(slab_bytes: u64) -> u64 {
+    (SLICE_BYTES_MAX / slab_bytes).clamp(1, SLICE_SLABS_MAX)
+}
 
 /// Why free slabs of a class are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +32,14 @@ pub enum ReclaimAction {
     Surplus,
     /// Nobody needed them for a while.
     Idle,
+    /// The pool, or the system, gets full.
+    Pressure,
 }
 
 impl ReclaimAction {
     /// All of them.
-    pub const ALL: [ReclaimAction; 3] = [ReclaimAction::Backing, ReclaimAction::Surplus, ReclaimAction::Idle];
+    pub const ALL: [ReclaimAction; 4] =
+        [ReclaimAction::Backing, ReclaimAction::Surplus, ReclaimAction::Idle, ReclaimAction::Pressure];
 
     /// What users see.
     pub fn name(self) -> &'static str {
@@ -39,6 +47,7 @@ impl ReclaimAction {
             ReclaimAction::Backing => "backing",
             ReclaimAction::Surplus => "surplus",
             ReclaimAction::Idle => "idle",
+            ReclaimAction::Pressure => "pressure",
         }
     }
 }
@@ -106,7 +115,7 @@ impl Heap {
         if room.is_packed() && self.clear_top(class, sweep) {
             (floor, left) = (sweep.below, sweep.cleared.min(sweep.wanted));
         }
-        left = left.min((SLICE_BYTES_MAX / size).clamp(1, SLICE_SLABS_MAX));
+        left = left.min(slabs_in_slice(size));
         let mut bytes = 0;
         for _ in 0..SLICE_RUNS_MAX {
             match room.reclaim_run(&mut room.lock(), floor, left) {

@@ -16,16 +16,21 @@
 //! Shared references to the bytes exist only while there are holders; bytes change only while the record is exclusive.
 //! A slab whose bytes changed by themselves ends RETIRED: from there no way leads on.
 //!
-//! Four flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
+//! Five flags travel with the count, in the same word. DRAINING: the client freed the slab while readers held it.
 //! OVERDUE: those readers have had their time. It is only ever set beside DRAINING, and it takes nothing away: holders
 //! may look at it and let go, and until they do the bytes stay as they are. DAMAGED: whoever holds the slab last retires
-//! it. These end when the slab is free. WRITTEN stays with a free slab, until its pages go back to the system: something
+//! it. ADVISED: the system treats its pages unlike those of its neighbours, which whoever is the last to let go undoes. These
+//! end when the slab is free. WRITTEN stays with a free slab, until its pages go back to the system: something
 //! was written since, so its pages are there, and a look whether all of it is zero costs no fault.
+
+mod exclusive;
+
+pub(super) use exclusive::Exclusive;
 
 use crate::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
 
-/// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 44
-/// bits for writes: half a year at a million a second, all to one block.
+/// Low bits of the state word count holders; the rest, below the flags, counts writes, for the `ETag`. That leaves 43
+/// bits for writes: three months at a million a second, all to one block.
 const HOLDER_BITS: u32 = 16;
 const HOLDERS: u64 = (1 << HOLDER_BITS) - 1;
 /// In place of a holder count: one thread is changing the bytes.
@@ -46,13 +51,15 @@ const OVERDUE: u64 = 1 << 62;
 const WRITTEN: u64 = 1 << 61;
 /// Bytes changed that nobody wrote.
 const DAMAGED: u64 = 1 << 60;
-const FLAGS: u64 = DRAINING | OVERDUE | WRITTEN | DAMAGED;
-const WRITES_MAX: u64 = (DAMAGED >> HOLDER_BITS) - 1;
+/// Hints about its pages were given to the system. Beside holders, and until they are undone.
+const ADVISED: u64 = 1 << 59;
+const FLAGS: u64 = DRAINING | OVERDUE | WRITTEN | DAMAGED | ADVISED;
+const WRITES_MAX: u64 = (ADVISED >> HOLDER_BITS) - 1;
 
 /// The record of one slab. All zero is a free slab whose bytes are zero.
 #[derive(Debug, Default)]
 pub(super) struct SegmentRecord {
-    /// Draining << 63 | overdue << 62 | written << 61 | damaged << 60 | writes << 16 | holders. Changed by
+    /// Draining << 63 | overdue << 62 | written << 61 | damaged << 60 | advised << 59 | writes << 16 | holders. Changed by
     /// compare-and-swap, and by whoever is exclusive; see the drawing above.
     state: AtomicU64,
     /// One bit for each 32nd of the slab that may be other than zero. Written while exclusive, read by holders.
@@ -258,8 +265,8 @@ impl SegmentRecord {
     /// If it is not closed.
     pub(super) fn reopen(&self) -> Exclusive<'_> {
         let state = self.state.load(Ordering::Relaxed);
-        assert_eq!(state & !WRITTEN, CLOSED, "a slab was looked at that is not closed");
-        self.state.store(state & WRITTEN | EXCLUSIVE, Ordering::Relaxed); // nobody else changes it
+        assert_eq!(state & !(WRITTEN | ADVISED), CLOSED, "a slab was looked at that is not closed");
+        self.state.store(state & (WRITTEN | ADVISED) | EXCLUSIVE, Ordering::Relaxed); // nobody else changes it
         Exclusive(self)
     }
 
@@ -313,6 +320,32 @@ impl SegmentRecord {
         self.state.load(Ordering::Relaxed) & DAMAGED != 0
     }
 
+    /// Says that hints about its pages are given to the system. For holders, beside whom another may be writing: that is
+    /// waited out. Whether it is new.
+    pub(super) fn set_advised(&self) -> bool {
+        let mut backoff = Backoff::new();
+        loop {
+            let state = self.state.load(Ordering::Relaxed);
+            if state & HOLDERS == EXCLUSIVE {
+                backoff.wait();
+            } else if !is_held(state) || state & ADVISED != 0 {
+                return false;
+            } else if self
+                .state
+                // Relaxed: the flag orders nothing, who is the last to let go finds it in the word that says so.
+                .compare_exchange_weak(state, state | ADVISED, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return true;
+            }
+        }
+    }
+
+    /// Whether hints about its pages are to be undone. For holders, and for whoever has exclusive access.
+    pub(super) fn is_advised(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & ADVISED != 0
+    }
+
     /// Whether anything was written to the slab since its pages came.
     pub(super) fn was_written(&self) -> bool {
         self.state.load(Ordering::Relaxed) & WRITTEN != 0
@@ -359,114 +392,6 @@ fn is_held(state: u64) -> bool {
 /// Whether `state` is that of a slab that was freed and has holders.
 fn has_lingering_readers(state: u64) -> bool {
     state & DRAINING != 0 && is_held(state)
-}
-
-/// Exclusive access to one slab's bytes. Made by the record, one at a time; ends as a write or as a free slab.
-#[derive(Debug)]
-#[must_use]
-pub(super) struct Exclusive<'a>(&'a SegmentRecord);
-
-impl Exclusive<'_> {
-    /// Whether this is access to the slab of `record`.
-    pub(super) fn is_for(&self, record: &SegmentRecord) -> bool {
-        std::ptr::eq(self.0, record)
-    }
-
-    pub(super) fn dirty(&self) -> u32 {
-        self.0.dirty()
-    }
-
-    /// Whether readers held the slab when its client freed it.
-    pub(super) fn was_draining(&self) -> bool {
-        self.0.state.load(Ordering::Relaxed) & DRAINING != 0
-    }
-
-    /// Whether anything was written to the slab since its pages came.
-    pub(super) fn was_written(&self) -> bool {
-        self.0.was_written()
-    }
-
-    /// Whether bytes changed that nobody wrote.
-    pub(super) fn is_damaged(&self) -> bool {
-        self.0.is_damaged()
-    }
-
-    /// Says that bytes changed that nobody wrote.
-    pub(super) fn set_damaged(&self) {
-        self.set_state(self.state() | DAMAGED);
-    }
-
-    /// Notes that the slab's pages may be there.
-    pub(super) fn note_written(&self) {
-        self.set_state(self.state() | WRITTEN);
-    }
-
-    /// Notes that the slab's pages went back to the system.
-    pub(super) fn forget_written(&self) {
-        self.set_state(self.state() & !WRITTEN);
-    }
-
-    fn state(&self) -> u64 {
-        self.0.state.load(Ordering::Relaxed)
-    }
-
-    /// Relaxed: nobody but us changes the state while it is exclusive, and whoever takes over synchronises with the
-    /// store that ends that.
-    fn set_state(&self, state: u64) {
-        self.0.state.store(state, Ordering::Relaxed);
-    }
-
-    /// Marks parts as written, before their bytes change.
-    pub(super) fn raise_dirty(&self, mask: u32) {
-        if mask != 0 && !self.was_written() {
-            self.set_state(self.state() | WRITTEN);
-        }
-        self.0.dirty.store(self.0.dirty.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
-    }
-
-    /// Says which parts may be other than zero, after all others became zero.
-    pub(super) fn set_dirty(&self, mask: u32) {
-        self.0.dirty.store(mask, Ordering::Relaxed);
-    }
-
-    /// Writes counted so far.
-    pub(super) fn writes(&self) -> u64 {
-        self.0.writes()
-    }
-
-    /// Ends a change of the bytes: back to one holder, with `writes` counted in all.
-    pub(super) fn end(self, writes: u64) {
-        debug_assert!(writes <= WRITES_MAX, "{writes} writes are more than can be counted");
-        let kept = self.state() & (WRITTEN | DAMAGED);
-        self.0.state.store(kept | writes << HOLDER_BITS | 1, Ordering::Release); // pairs with the Acquire in `hold`
-    }
-
-    /// The slab stays closed: nobody can hold it, or claim it, until it is opened from where it lies then. Its bytes are
-    /// all zero. For what nobody holds and no reader drained.
-    #[inline]
-    pub(super) fn stay_closed(self) {
-        debug_assert_eq!(self.dirty(), 0, "a slab was closed with written parts");
-        self.set_state(self.state() & WRITTEN | CLOSED); // handed on by a rack's lock
-    }
-
-    /// As [`Exclusive::stay_closed`], of a slab with written parts, which whoever opens it zeroes.
-    pub(super) fn stay_closed_written(self) {
-        self.set_state(self.state() & WRITTEN | CLOSED); // handed on by a lock
-    }
-
-    /// The slab is free from here on; its bytes are all zero.
-    pub(super) fn make_free(self) {
-        debug_assert_eq!(self.dirty(), 0, "a slab became free with written parts");
-        debug_assert!(!self.is_damaged(), "a damaged slab became free");
-        self.0.set_owner(0);
-        self.0.state.store(self.state() & WRITTEN, Ordering::Release); // pairs with the Acquire in `leave_free`
-    }
-
-    /// The slab is out of use for good: nobody holds it or writes to it any more.
-    pub(super) fn make_retired(self) {
-        self.0.set_owner(0);
-        self.0.state.store(RETIRED, Ordering::Relaxed); // nobody comes after us
-    }
 }
 
 #[cfg(all(test, not(feature = "loom")))]

@@ -1,8 +1,8 @@
 //! What the heap has to say about itself: its numbers, and whether they agree.
 
-use super::class::ClassStats;
+use super::class::{Class, ClassStats};
 use super::magazine::Rack;
-use super::{CompactionStats, Heap, LargeStats, ReclaimStats, Violation, segment};
+use super::{AdviceStats, CompactionStats, Heap, LargeStats, ReclaimStats, Violation, segment};
 use std::sync::atomic::Ordering;
 
 /// Numbers of the whole heap, each consistent in itself.
@@ -36,6 +36,8 @@ pub struct HeapStats {
     pub classes: Vec<ClassStats>,
     /// What was given back, and why.
     pub reclaim: ReclaimStats,
+    /// What clients advised, and what became of it.
+    pub advice: AdviceStats,
     /// What was moved.
     pub compaction: CompactionStats,
     /// How many allocations each tier served.
@@ -107,6 +109,7 @@ impl Heap {
             classes,
             paths,
             reclaim: self.reclaimed.stats(),
+            advice: self.advised.stats(),
             compaction: self.compactor.stats(),
         }
     }
@@ -114,6 +117,16 @@ impl Heap {
     /// The most bytes that were ever in use.
     pub fn peak_in_use_bytes(&self) -> u64 {
         self.peak_in_use_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes ever given out, at actual size: what each thread got from its magazine, and all others. Never less than before.
+    /// Takes each class's lock in turn, for a copy of a few words.
+    pub fn given_out_bytes(&self) -> u64 {
+        let given_out = |(at, class): (usize, &Class)| {
+            let from_magazines: u64 = self.racks.iter().map(|rack| rack.allocations_and_reused(at).0).sum();
+            (class.lock().stats().allocations + from_magazines) * class.slab_bytes()
+        };
+        self.classes.iter().enumerate().map(given_out).sum::<u64>() + self.large.taken_bytes()
     }
 
     /// How often anything was reclaimed. Cheap: a few loads.

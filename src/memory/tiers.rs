@@ -10,6 +10,7 @@
 //! with it. Whoever holds all racks' locks in turn, with the gate closed, finds nothing on its way: see `grant.rs`.
 
 use super::bytes::{OwnedSlab, Slabs};
+use super::class::Class;
 use super::depot::BATCH_ROUNDS;
 use super::dirty;
 use super::grant::ClosedGate;
@@ -228,14 +229,28 @@ impl Heap {
     /// Takes all batches out of the depots. After [`Heap::empty_magazines`], all free slabs are in their classes.
     fn empty_depots(&self) {
         for room in &self.classes {
-            let mut account = room.lock();
-            while room.depot().take(|_| true, |round| room.put_rounds(&mut account, [round])).is_some() {}
+            self.empty_depot(room);
         }
+    }
+
+    /// Takes all batches out of a class's depot; how many slabs these were.
+    pub(super) fn empty_depot(&self, room: &Class) -> u64 {
+        let mut account = room.lock();
+        let take = || room.depot().take(|_| true, |round| room.put_rounds(&mut account, [round]));
+        std::iter::from_fn(take).sum()
+    }
+
+    /// Takes all slabs out of the magazine of a class in one slot, which begins small again; how many these were.
+    pub(super) fn reset_magazine(&self, slot: usize, class: SizeClass) -> u64 {
+        let rack = self.racks.of(slot).open();
+        let slabs = rack.reset(usize::from(class.0));
+        self.empty(&rack, class, slabs);
+        slabs
     }
 
     /// Gives back what magazines held and nobody wanted since the last call, and lets them hold less. The depots
     /// are emptied too.
-    pub(super) fn shrink_magazines(&self) {
+    pub(super) fn shrink_unused_magazines(&self) {
         for rack in self.racks.iter() {
             for class in 0..self.classes.len() {
                 let class = SizeClass(u8::try_from(class).expect("`new` allows at most 255 classes"));

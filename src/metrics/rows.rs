@@ -63,6 +63,12 @@ pub(super) const ALLOCATION_DURATION: Row = Row {
     kind: MetricType::HISTOGRAM,
     help: "Time that the pool took to allocate a block, without waits for room. Estimated from samples of the fast ones.",
 };
+pub(super) const CIRCUIT_OPEN: Row = gauge(
+    "maas_circuit_breaker_open",
+    "1 while requests as large as many that were refused are not even tried, else 0.",
+);
+pub(super) const CIRCUIT_OPENED: Row =
+    counter("maas_circuit_breaker_opened_total", "Times that the circuit breaker opened.");
 pub(super) const HEALTH_SCORE: Row = gauge(
     "maas_health_score",
     "How well the pool does, 0 to 1, from recent refusals, slow allocations, damage, pressure, misses and fragmentation.",
@@ -164,13 +170,51 @@ pub(super) const COMPACTION_MOVES: Row =
 pub(super) const COMPACTION_BYTES: Row = counter("maas_compaction_bytes_total", "Bytes of the blocks moved.");
 pub(super) const RECLAIM: Row = counter(
     "maas_reclaim_total",
-    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), or idle.",
+    "Slices of free memory given back: for another size (backing), beyond what is kept (surplus), idle, or because it gets full (pressure).",
 );
 pub(super) const RECLAIMED_BYTES: Row =
     counter("maas_reclaimed_bytes_total", "Bytes of free memory given back.");
 pub(super) const SINCE_RECLAIM: Row = gauge(
     "maas_seconds_since_last_reclaim",
     "Seconds since free memory was last given back; since the start where it never was.",
+);
+pub(super) const PRESSURE_LEVEL: Row = gauge(
+    "maas_pressure_level",
+    "How full memory is: 0 normal, 1 moderate, 2 high, 3 critical, 4 emergency.",
+);
+pub(super) const PRESSURE_RATIO: Row = gauge(
+    "maas_pressure_ratio",
+    "Used as a part of the limit, of the pool, and of the system's limit that is fullest; NaN where it has none.",
+);
+pub(super) const PRESSURE_STALLED: Row = gauge(
+    "maas_pressure_stalled_ratio",
+    "Part of the last 10 seconds in which something stood still for lack of memory; NaN where it is not read.",
+);
+pub(super) const PRESSURE_TRANSITIONS: Row =
+    counter("maas_pressure_transitions_total", "Times that the level was entered, by level.");
+pub(super) const PREDICTED: Row = gauge(
+    "maas_predicted_utilization_ratio",
+    "How full memory is expected to be, of the pool's limit or the system's, whichever is fuller, 0 to 1.",
+);
+pub(super) const CONFIDENCE: Row =
+    gauge("maas_prediction_confidence_ratio", "How far to trust what is predicted, 0 to 1.");
+pub(super) const SECONDS_TO_CRITICAL: Row = gauge(
+    "maas_seconds_to_critical",
+    "Seconds until the level is expected to be critical; 0 where it is, infinite where it is not expected.",
+);
+pub(super) const PRESSURE_RECLAIMS: Row = counter(
+    "maas_pressure_reclaims_total",
+    "Times that free memory was given back because it got full, by what was recommended.",
+);
+pub(super) const PRESSURE_RECLAIMED_BYTES: Row =
+    counter("maas_pressure_reclaimed_bytes_total", "Bytes of free memory that were given back so.");
+pub(super) const PRESSURE_RECLAIM_SECONDS: Row = counter(
+    "maas_pressure_reclaim_seconds_total",
+    "Time from the beginning of each to its end, with what was done for requests in between.",
+);
+pub(super) const ADVICE: Row = counter(
+    "maas_advice_total",
+    "Advice taken, by what became of it: done (applied), for no whole page (nothing), not known to the system (unsupported), or not done (refused).",
 );
 pub(super) const REFUSED: Row =
     counter("maas_refused_total", "Requests refused for lack of room, by reason.");
@@ -183,7 +227,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
 #[cfg(test)]
-pub(super) const ALL: [&Row; 63] = [
+pub(super) const ALL: [&Row; 76] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
     &POOL_SIZE,
@@ -227,6 +271,8 @@ pub(super) const ALL: [&Row; 63] = [
     &ALLOCATION_PATH,
     &ALLOCATION_DURATION,
     &HEALTH_SCORE,
+    &CIRCUIT_OPEN,
+    &CIRCUIT_OPENED,
     &SLAB_REUSE_RATIO,
     &LARGE_OBJECTS,
     &LARGE_OBJECT_BYTES,
@@ -242,6 +288,17 @@ pub(super) const ALL: [&Row; 63] = [
     &RECLAIM,
     &RECLAIMED_BYTES,
     &SINCE_RECLAIM,
+    &PRESSURE_LEVEL,
+    &PRESSURE_RATIO,
+    &PRESSURE_STALLED,
+    &PRESSURE_TRANSITIONS,
+    &PREDICTED,
+    &CONFIDENCE,
+    &SECONDS_TO_CRITICAL,
+    &PRESSURE_RECLAIMS,
+    &PRESSURE_RECLAIMED_BYTES,
+    &PRESSURE_RECLAIM_SECONDS,
+    &ADVICE,
     &REFUSED,
     &BACKEND_UP,
     &CONNECTION_STATE,

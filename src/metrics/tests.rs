@@ -3,6 +3,8 @@
 use super::*;
 use crate::clock::Now;
 use crate::memory::{ClassStats, CompactionStats, LargeStats, ReclaimStats};
+use crate::pressure::{Level, Reading, Source};
+use std::time::Duration;
 
 fn snapshot() -> Snapshot {
     let class = ClassStats {
@@ -43,6 +45,8 @@ fn snapshot() -> Snapshot {
             counts: vec![700, 20, 1],
             sum_seconds: 0.25,
         },
+        circuit_open: true,
+        circuit_opened: 3,
         health_score: 0.875,
         heap: HeapStats {
             in_use_bytes: 4096,
@@ -51,7 +55,7 @@ fn snapshot() -> Snapshot {
             retired_bytes: 1024,
             guard_violations: [1, 2],
             classes: vec![class],
-            reclaim: ReclaimStats { slices: [1, 2, 3], bytes: 4096, last_slice: None },
+            reclaim: ReclaimStats { slices: [1, 2, 3, 4], bytes: 4096, last_slice: None },
             compaction: CompactionStats { moves: 6, moved_bytes: 6144, kept: 1 },
             large: LargeStats {
                 free_bytes: 4096,
@@ -73,6 +77,21 @@ fn snapshot() -> Snapshot {
             ended: vec![("committed", 1), ("rolled_back", 0)],
             chunk_bytes: 8192,
             used_bytes: 400,
+        },
+        pressure: PressureSnapshot {
+            reading: Reading {
+                level: Level::High,
+                ratio: 0.75,
+                pool_ratio: 0.75,
+                system_ratio: Some(0.5),
+                source: Source::Pool,
+            },
+            psi_avg10: None,
+            transitions: [1, 2, 3, 4, 5],
+            predicted: [0.75, 0.875, 1.0],
+            confidence: 0.25,
+            seconds_to_critical: None,
+            relief: [ReliefSnapshot { runs: 2, reclaimed_bytes: 4096, time: Duration::from_millis(1500) }; 3],
         },
         http: HttpSnapshot {
             requests: vec![RequestCount {
@@ -117,6 +136,8 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_allocation_duration_seconds_bucket{le="+Inf"} 721"#,
         "maas_allocation_duration_seconds_sum 0.25",
         "maas_health_score 0.875",
+        "maas_circuit_breaker_open 1",
+        "maas_circuit_breaker_opened_total 3",
         r#"maas_guard_violations_total{kind="canary"} 1"#,
         r#"maas_guard_violations_total{kind="use_after_free"} 2"#,
         r#"maas_http_request_duration_seconds_bucket{method="POST",route="/allocate",le="0.000025"} 2"#,
@@ -155,6 +176,17 @@ fn the_text_says_what_the_snapshot_says() {
         r#"maas_reclaim_total{action="surplus"} 2"#,
         "maas_reclaimed_bytes_total 4096",
         "maas_seconds_since_last_reclaim 12.5",
+        "maas_pressure_level 2",
+        r#"maas_pressure_ratio{source="pool"} 0.75"#,
+        r#"maas_pressure_ratio{source="system"} 0.5"#,
+        "maas_pressure_stalled_ratio NaN",
+        r#"maas_pressure_transitions_total{level="emergency"} 5"#,
+        r#"maas_predicted_utilization_ratio{horizon="60s"} 0.875"#,
+        "maas_prediction_confidence_ratio 0.25",
+        "maas_seconds_to_critical inf",
+        r#"maas_pressure_reclaims_total{action="aggressive_reclaim"} 2"#,
+        r#"maas_pressure_reclaimed_bytes_total{action="gentle_reclaim"} 4096"#,
+        r#"maas_pressure_reclaim_seconds_total{action="emergency"} 1.5"#,
         r#"maas_lease_expiry_lag_seconds_bucket{le="0.1"} 2"#,
         "maas_lease_expiry_lag_seconds_count 3",
         "maas_lease_expiry_lag_seconds_sum 1.5",

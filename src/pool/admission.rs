@@ -1,4 +1,21 @@
-//! Who may have what there is, where it is short.
+//! Who may have what there is, where it is short: the words of it.
+//!
+//! ```text
+//!   doorkeeper.rs  whom the policy turns away, asked once for each request that takes memory
+//!   draw.rs        which one of ten
+//!   breaker.rs     after so many refusals, nobody who asks for as much is tried
+//! ```
+//!
+//! Frees, reads, renewals and writes to what there is are never asked about: they do not come here.
+
+mod breaker;
+mod doorkeeper;
+mod draw;
+
+pub use breaker::BreakerStats;
+pub use doorkeeper::{AdmissionStats, TurnedAway};
+
+pub(super) use doorkeeper::Doorkeeper;
 
 use std::time::Duration;
 

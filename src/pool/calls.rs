@@ -193,7 +193,7 @@ impl PoolStats {
         if unasked == 0 { 0.0 } else { unasked as f64 / self.allocated_bytes as f64 }
     }
 
-    /// What health is made of. There is no circuit breaker yet: it is closed.
+    /// What health is made of.
     fn reading(&self) -> Reading {
         let PathCounts { magazine, shared, fresh, reclaim, .. } = self.heap.paths;
         let latency = self.calls.latency.clone();
@@ -210,7 +210,7 @@ impl PoolStats {
             in_use_bytes: self.heap.in_use_bytes,
             limit_bytes: self.heap.limit_bytes,
             fragmentation_ratio: self.fragmentation_ratio(),
-            circuit_open: false,
+            circuit_open: self.admission.breaker.is_open,
             last_reclaim: self.heap.reclaim.last_slice,
         }
     }

@@ -43,7 +43,7 @@ pub struct Content {
 /// Where content is read from.
 #[derive(Debug)]
 enum Lent {
-    /// It was never written: it is all zeros.
+    /// It was never written, or was discarded: it is all zeros.
     Zeros,
     Slab(Arc<Pin>),
     Object(Arc<Reading>),
@@ -230,11 +230,10 @@ impl Local {
                     (version, Lent::Slab(Arc::new(pin)))
                 }
             },
-            PlaceKind::Object(number) => self
-                .objects()
-                .read(number)
-                .ok_or(ReadError::TooManyReaders)?
-                .map_or((0, Lent::Zeros), |(version, reading)| (version, Lent::Object(Arc::new(reading)))),
+            PlaceKind::Object(number) => {
+                let (version, reading) = self.objects().read(number).ok_or(ReadError::TooManyReaders)?;
+                (version, reading.map_or(Lent::Zeros, |reading| Lent::Object(Arc::new(reading))))
+            }
         };
         Ok(Content { size_bytes: record.size_bytes, version, lent })
     }

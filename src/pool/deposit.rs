@@ -62,6 +62,11 @@ impl<'a> Deposit<'a> {
         Ok(Deposit { local, plan, target: Some(target), size_bytes, received_bytes: 0 })
     }
 
+    /// Bytes of its block.
+    pub(super) fn actual_bytes(&self) -> u64 {
+        self.plan.need().bytes
+    }
+
     /// As [`Plan::handed_over`].
     pub(super) fn handed_over(&self) -> Option<Stopwatch> {
         self.plan.handed_over()

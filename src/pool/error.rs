@@ -1,8 +1,10 @@
 //! Why the pool says no. Each variant carries the numbers of its instant.
 
+use super::admission::TurnedAway;
 use super::id::AllocationId;
 use super::tags::Tag;
 use crate::memory;
+use std::time::Duration;
 
 /// Why an allocation cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +71,24 @@ pub enum AllocateError {
         in_use_bytes: u64,
         /// What they may have.
         budget_bytes: u64,
+    },
+    /// The policy turns it away for now.
+    #[error("deferred: {0}")]
+    AdmissionDeferred(TurnedAway),
+    /// The policy turns it away.
+    #[error("rejected: {0}")]
+    AdmissionRejected(TurnedAway),
+    /// So many were refused for lack of memory before it that this one is not tried.
+    #[error(
+        "{requested_bytes} bytes requested, and {smallest_refused_bytes} bytes and more are refused for another {left:?}"
+    )]
+    CircuitOpen {
+        /// Actual bytes asked for.
+        requested_bytes: u64,
+        /// From how many on the circuit breaker refuses.
+        smallest_refused_bytes: u64,
+        /// How long it does, if nothing is freed.
+        left: Duration,
     },
     /// The request waited for room, in vain.
     #[error("waited {waited_ms} ms: {last}")]

@@ -109,6 +109,8 @@ struct Queue {
     broken: VecDeque<Broken>,
     /// Something was freed that the heap may not have zeroed yet.
     wants_scrubs: bool,
+    /// Free memory is to be given back, because it gets full.
+    wants_relief: bool,
     /// There is a janitor, and it will look.
     is_served: bool,
 }
@@ -126,6 +128,8 @@ pub enum Chore {
     Ready,
     /// Something that nobody waits for, to be done by [`Pool::scrub_slice`](super::Pool::scrub_slice).
     Scrub,
+    /// Free memory is to be given back, by [`Pool::relieve_slice`](super::Pool::relieve_slice).
+    Relief,
     /// There was nothing in all that time.
     Nothing,
     /// It is to end, and nothing is left.
@@ -172,6 +176,23 @@ impl Handover {
         std::mem::take(&mut self.queue.lock().wants_scrubs)
     }
 
+    /// Free memory is to be given back. False where nobody would do that.
+    pub(super) fn want_relief(&self) -> bool {
+        let mut queue = self.queue.lock();
+        queue.wants_relief = queue.is_served;
+        let is_served = queue.is_served;
+        drop(queue);
+        if is_served {
+            self.told.notify_one();
+        }
+        is_served
+    }
+
+    /// Whoever takes this does a slice of it, and wants it again where there is more.
+    pub(super) fn take_relief(&self) {
+        self.queue.lock().wants_relief = false;
+    }
+
     /// Takes in what an upload left; gives it back where nobody would zero it.
     pub(super) fn enter_broken(&self, broken: Broken) -> Option<Broken> {
         let mut queue = self.queue.lock();
@@ -211,11 +232,13 @@ impl Handover {
     /// Waits for a job, if there is none.
     pub(super) fn await_chore(&self, patience: Duration) -> Chore {
         let mut queue = self.queue.lock();
-        if queue.jobs.is_empty() && !queue.has_scrubs() && queue.is_served {
+        if queue.jobs.is_empty() && !queue.has_scrubs() && !queue.wants_relief && queue.is_served {
             self.told.wait_for(&mut queue, patience);
         }
         match queue.jobs.is_empty() {
             false => Chore::Ready,
+            // It ends after one pass, and what is freed in between never does: so that would keep it from its turn.
+            true if queue.wants_relief && queue.is_served => Chore::Relief,
             true if queue.has_scrubs() => Chore::Scrub,
             true if queue.is_served => Chore::Nothing,
             true => Chore::Ended,
@@ -275,6 +298,7 @@ mod tests {
         Local::new(
             Arc::new(Heap::new(&memory).expect("the configuration is right")),
             &crate::pool::Config::default(),
+            Arc::default(),
         )
     }
 
@@ -343,7 +367,7 @@ mod tests {
             ..Config::default()
         };
         let heap = Arc::new(Heap::new(&memory).expect("the configuration is right"));
-        let local = Local::new(Arc::clone(&heap), &crate::pool::Config::default());
+        let local = Local::new(Arc::clone(&heap), &crate::pool::Config::default(), Arc::default());
         let (small, _) = heap.class_for(4096).expect("a class");
         let slabs: Vec<_> = (0..256).map(|_| heap.allocate(small).expect("there is room")).collect();
         slabs.into_iter().for_each(|slab| heap.free(slab));

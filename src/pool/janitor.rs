@@ -4,6 +4,9 @@
 use super::handover::Chore;
 use super::{Engine, Pool};
 use crate::clock::Now;
+use crate::memory::{ReclaimDepth, ReclaimSlice};
+use crate::pressure::Level;
+use crate::units::Factor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -122,16 +125,48 @@ impl Pool {
         local.heap().sample_use();
     }
 
-    /// An interval is over: what each class keeps ready follows its use over it from now on.
-    pub fn end_adaptive_interval(&self) {
+    /// Actual bytes of memory ever given out. Takes each class's lock in turn.
+    pub fn given_out_bytes(&self) -> u64 {
         let Engine::Local(local) = &self.engine;
-        local.heap().end_adaptive_interval();
+        local.heap().given_out_bytes()
     }
 
-    /// Makes a slice of what is to be kept ready. False where nothing is left to be done, or requests come first.
+    /// Gives a slice of free memory back, because it gets full. Nothing is done while requests wait for the janitor.
+    pub fn reclaim_for_pressure_slice(&self, depth: ReclaimDepth) -> ReclaimSlice {
+        let Engine::Local(local) = &self.engine;
+        if local.handover().waiting() > 0 {
+            return ReclaimSlice::default();
+        }
+        local.heap().reclaim_for_pressure_slice(depth)
+    }
+
+    /// Empties a slice of all magazines, which begin small again. Nothing is done while requests wait for the janitor.
+    pub fn shrink_magazines_slice(&self) -> ReclaimSlice {
+        let Engine::Local(local) = &self.engine;
+        if local.handover().waiting() > 0 {
+            return ReclaimSlice::default();
+        }
+        local.heap().shrink_magazines_slice()
+    }
+
+    /// An interval is over: what each class keeps ready follows its use over it from now on. None keeps more at high and
+    /// above.
+    pub fn end_adaptive_interval(&self) {
+        let Engine::Local(local) = &self.engine;
+        local.heap().end_adaptive_interval(self.grows_below());
+    }
+
+    /// Makes a slice of what is to be kept ready, until as much of the pool is held as makes it high. False where nothing is
+    /// left to be done, or requests come first, or it is high already.
     pub fn keep_ready_slice(&self) -> bool {
         let Engine::Local(local) = &self.engine;
-        local.handover().waiting() == 0 && local.heap().keep_ready_slice()
+        local.handover().waiting() == 0 && local.heap().keep_ready_slice(self.grows_below())
+    }
+
+    /// What may be made ready leaves the pool below high; where it is high, by whatever reading, nothing may.
+    fn grows_below(&self) -> Option<Factor> {
+        let gauge = self.gauge();
+        (gauge.level() < Level::High).then_some(gauge.watermarks().high)
     }
 
     /// Notes that the janitor worked for so long, and whether memory was reclaimed since the last note.
@@ -142,6 +177,77 @@ impl Pool {
         let reclaims = local.heap().reclaim_count();
         if local.janitor.reclaims.swap(reclaims, Ordering::Relaxed) != reclaims {
             local.janitor.last_reclaim.store(now.0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::memory::{self, Heap};
+    use crate::pool::{AllocateRequest, Config};
+    use crate::pressure::SystemReading;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    const NOW: Now = Now(1_000_000_000);
+
+    fn pool() -> Pool {
+        let memory = memory::Config {
+            slab_sizes: vec![4096],
+            max_pool_size: 64 << 20,
+            initial_slabs_per_size: 10,
+            ..memory::Config::default()
+        };
+        Pool::new(Heap::new(&memory).expect("the configuration is right"), &Config::default())
+    }
+
+    #[tokio::test]
+    async fn no_size_grows_while_the_system_is_at_high_though_the_pool_is_not() {
+        let pool = pool();
+        for _ in 0..1000 {
+            pool.allocate(&AllocateRequest::new(4096), Duration::ZERO, NOW).await.expect("there is room");
+        }
+        let used_percent = Arc::new(AtomicU64::new(80));
+        let its = Arc::clone(&used_percent);
+        pool.gauge().read_system_by(Box::new(move || SystemReading {
+            used_bytes: its.load(Ordering::Relaxed),
+            limit_bytes: 100,
+            psi_avg10: None,
+        }));
+        let mut now = NOW;
+        let mut held_after_interval = async || {
+            now = Now(now.0 + 1_000_000_000);
+            pool.pressure(now);
+            pool.sample_use();
+            pool.end_adaptive_interval();
+            while pool.keep_ready_slice() {}
+            pool.stats().await.heap.classes[0].total
+        };
+        let before = held_after_interval().await;
+        used_percent.store(10, Ordering::Relaxed);
+        let grown = held_after_interval().await;
+        assert!(before <= 1024 && grown >= before * 6 / 5, "{before}, then {grown}");
+        used_percent.store(80, Ordering::Relaxed);
+        assert_eq!(held_after_interval().await, grown);
+    }
+
+    #[tokio::test]
+    async fn what_is_free_goes_back_in_slices_as_deep_as_it_is_asked_for() {
+        let pool = pool();
+        let mut ids = Vec::new();
+        for _ in 0..1000 {
+            let made = pool.allocate(&AllocateRequest::new(4096), Duration::ZERO, NOW).await;
+            ids.push(made.expect("there is room").id);
+        }
+        for id in ids.drain(1..) {
+            pool.free(id, NOW).await.expect("live");
+        }
+        for (depth, left) in [(ReclaimDepth::Gentle, 10), (ReclaimDepth::Aggressive, 1)] {
+            while !pool.reclaim_for_pressure_slice(depth).is_done {}
+            while !pool.shrink_magazines_slice().is_done {}
+            let heap = pool.stats().await.heap;
+            assert_eq!((heap.classes[0].total, heap.in_use_bytes), (left, 4096));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The engine that keeps its allocations in this process: a heap, a table, and per slot what changes often.
 
+use super::admission::Doorkeeper;
 use super::arena::Arenas;
 use super::drain::Drains;
 use super::entries::Slot;
@@ -11,11 +12,13 @@ use super::object::Objects;
 use super::place::{ObjectNumber, Place, PlaceKind};
 use super::plan::Plan;
 use super::queue::Queue;
+use super::relief::Relief;
 use super::table::{LockedEntry, Record, Table};
 use super::tags::{TagShare, Tags};
 use super::{AllocateError, AllocateRequest, Allocation, Config, NotFound, Unavailable};
 use crate::clock::Now;
 use crate::memory::{self, Budget, Heap, Shape, SizeClass, SlabLocation};
+use crate::pressure::Gauge;
 use crate::slot::PerSlot;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -41,15 +44,17 @@ pub(super) struct Local {
     /// How many decide about claims: slots claim none ahead meanwhile.
     pub(super) claims_called: AtomicU32,
     tags: Tags,
+    doorkeeper: Arc<Doorkeeper>,
     queue: Arc<Queue>,
     slots: PerSlot<Mutex<Slot>>,
-    allocation_size_max: u64,
+    pub(super) allocation_size_max: u64,
     objects: Objects,
     drains: Drains,
     handover: Arc<Handover>,
     arenas: Arenas,
     inflight: Inflight,
     pub(super) janitor: Janitor,
+    pub(super) relief: Relief,
     /// Set once, when the service stops.
     closed: AtomicBool,
     /// Held while leases are taken from a wheel and ended.
@@ -59,7 +64,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn new(heap: Arc<Heap>, config: &Config) -> Arc<Local> {
+    pub(super) fn new(heap: Arc<Heap>, config: &Config, gauge: Arc<Gauge>) -> Arc<Local> {
         const ALLOCATIONS_MAX: u64 = 1 << super::id::INDEX_BITS;
         let default_max = (heap.limit_bytes() / heap.smallest_class_bytes()).min(ALLOCATIONS_MAX);
         let default_max = u32::try_from(default_max).expect("2^24 fits in 32 bits");
@@ -72,6 +77,7 @@ impl Local {
             entries: Budget::new(u64::from(allocations_max)),
             claims_called: AtomicU32::new(0),
             tags: Tags::new(&config.budgets),
+            doorkeeper: Arc::new(Doorkeeper::new(&config.admission, gauge)),
             queue: Arc::new(Queue::default()),
             slots: PerSlot::new(|number| Mutex::new(Slot::new(number))),
             allocation_size_max: config.max_allocation_size.unwrap_or(u64::MAX).min(heap.limit_bytes()),
@@ -82,16 +88,19 @@ impl Local {
             arenas: Arenas::default(),
             inflight: Inflight::new(config.max_inflight_bytes),
             janitor: Janitor::default(),
+            relief: Relief::default(),
             closed: AtomicBool::new(false),
             reaping: Mutex::new(()),
             leases_begun: Notify::new(),
         });
         let (queue, weak) = (Arc::clone(&local.queue), Arc::downgrade(&local));
+        let doorkeeper = Arc::clone(&local.doorkeeper);
         local.heap.when_room_is_freed(move || {
-            if queue.bell.is_wanted()
+            // The doorkeeper after the bell, which fences; and one branch, for neither of them mostly wants anything.
+            if (queue.bell.is_wanted() | doorkeeper.wants_room())
                 && let Some(local) = Weak::upgrade(&weak)
             {
-                queue.offer(&local);
+                local.room_freed();
             }
         });
         let weak = Arc::downgrade(&local);
@@ -99,6 +108,10 @@ impl Local {
             Weak::upgrade(&weak).is_some_and(|local| local.move_segment(owner, from, to))
         });
         local
+    }
+
+    pub(super) fn doorkeeper(&self) -> &Doorkeeper {
+        &self.doorkeeper
     }
 
     pub(super) fn handover(&self) -> &Handover {
@@ -153,30 +166,6 @@ impl Local {
         &self.slots
     }
 
-    /// What a block of that size is made of, and its actual bytes.
-    pub(super) fn shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
-        self.if_it_can_be_had(size_bytes, self.heap.shape_for(size_bytes))
-    }
-
-    /// As [`Local::shape_for`], of whole pages, whatever classes there are.
-    pub(super) fn page_shape_for(&self, size_bytes: u64) -> Result<(Shape, u64), AllocateError> {
-        self.if_it_can_be_had(size_bytes, Heap::run_shape(size_bytes))
-    }
-
-    fn if_it_can_be_had(
-        &self,
-        size_bytes: u64,
-        fitting: Option<(Shape, u64)>,
-    ) -> Result<(Shape, u64), AllocateError> {
-        let can_be_had = |(_, actual): &(Shape, u64)| {
-            size_bytes <= self.allocation_size_max && *actual <= self.heap.limit_bytes()
-        };
-        match fitting.filter(can_be_had) {
-            Some(shape) => Ok(shape),
-            None => Err(self.too_large(size_bytes, fitting.map(|(_, actual)| actual))),
-        }
-    }
-
     /// Makes one allocation of what lies ready: the way that most requests go. None where that is not all there is to it:
     /// then [`Local::allocate`] is to be asked.
     #[inline(always)] // what it makes is written to where it goes, not copied there: a third of its time
@@ -205,15 +194,6 @@ impl Local {
             PlaceKind::Slab(location) => self.heap.slab_bytes(location),
             PlaceKind::Object(_) => self.object_bytes(record.size_bytes),
         }
-    }
-
-    /// The largest size that a request may ask for where so many bytes are free; none where even the smallest needs more.
-    pub(super) fn largest_within(&self, free_bytes: u64) -> Option<u64> {
-        let free_bytes = free_bytes.min(self.heap.limit_bytes());
-        let run_bytes = free_bytes - free_bytes % memory::page_size();
-        let is_run = run_bytes > self.heap.largest_class_bytes();
-        let largest = if is_run { Some(run_bytes) } else { self.heap.largest_class_within(free_bytes) };
-        largest.map(|bytes| bytes.min(self.allocation_size_max))
     }
 
     #[inline(always)] // see `allocate_at_once`
@@ -340,12 +320,6 @@ impl Local {
         Ok(made)
     }
 
-    #[cold]
-    fn too_large(&self, size_bytes: u64, actual_size_bytes: Option<u64>) -> AllocateError {
-        let size_bytes_max = self.largest_within(self.heap.limit_bytes()).unwrap_or(0);
-        AllocateError::TooLarge { size_bytes, actual_size_bytes, size_bytes_max }
-    }
-
     /// The live allocation of that id under its lock. One past its deadline is ended on the way.
     #[inline(always)] // with what it finds in registers: as a call it took a tenth of a free
     pub(super) fn look_up(
@@ -447,10 +421,13 @@ impl Local {
         }
     }
 
-    /// Tells those who wait that something was freed, where the heap does not.
+    /// Tells those who wait that something was freed, and the doorkeeper.
     pub(super) fn room_freed(&self) {
         if self.queue.bell.is_wanted() {
             self.queue.offer(self);
+        }
+        if self.doorkeeper.wants_room() {
+            self.doorkeeper.room_freed(&self.heap);
         }
     }
 

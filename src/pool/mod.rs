@@ -6,13 +6,17 @@
 //! ```text
 //!   mod.rs       Pool: the door
 //!   allocation.rs  the words it speaks
+//!   advice.rs    what clients say of how they use a block
 //!   admission.rs who may have what there is, where it is short
+//!   taking.rs    the calls that take memory
 //!   local.rs     the engine that keeps its allocations in this process
+//!   fitting.rs   what a size takes, and the largest that can be had
 //!   plan.rs      what a request takes: all of it, or nothing
 //!   queue.rs     who waits for room                (its bell: lock-free, loom-tested)
 //!   turns.rs     requests that wait for their turn
 //!   handover.rs  work that is done by the janitor, and awaited
 //!   janitor.rs   what the janitor does at this door
+//!   relief.rs    free memory given back because it gets full
 //!   table.rs     id → allocation
 //!   content.rs   reads of one instant, writes whole or not at all
 //!   upload.rs    writes of any length
@@ -39,6 +43,7 @@
 //! ```
 
 mod admission;
+mod advice;
 mod allocation;
 mod arena;
 mod calls;
@@ -49,6 +54,7 @@ mod drain;
 mod entries;
 mod error;
 mod expiry;
+mod fitting;
 mod handover;
 mod id;
 mod idempotency;
@@ -65,13 +71,16 @@ mod order;
 mod place;
 mod plan;
 mod queue;
+mod relief;
 mod stats;
 mod table;
 mod tags;
+mod taking;
 mod turns;
 mod upload;
 
-pub use admission::{Admission, Policy, Priority};
+pub use admission::{Admission, AdmissionStats, BreakerStats, Policy, Priority, TurnedAway};
+pub use advice::AdviseError;
 pub use allocation::{AllocateRequest, Allocation, Written};
 pub use arena::{
     Arena, ArenaAllocateError, ArenaError, ArenaFreed, ArenaPage, ArenaRequest, ArenaSize, ArenaState,
@@ -95,16 +104,17 @@ pub use lag::{LEASE_LAG_BUCKETS, LeaseLag};
 pub use leaks::{LEAKS_SHOWN, LEAKY_TAGS_SHOWN, LeakReport, Leaked, LeakedBy, LeakedTag};
 pub use listing::{Cursor, Page};
 pub use object::ObjectStats;
+pub use relief::{ReliefCount, ReliefSlice, ReliefStats, Relieved};
 pub use stats::PoolStats;
 pub use tags::{ParseTagError, TAGS_MAX, Tag, TagStats};
 pub use upload::Upload;
 
 use crate::clock::Now;
 use crate::memory::{self, Heap};
-use crate::pressure::{Gauge, Reading};
+use crate::pressure::{Gauge, Level, Reading};
 use bytes::Bytes;
 use calls::Calls;
-use local::{Local, Started};
+use local::Local;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,8 +133,9 @@ pub struct Pool {
     idempotency: Idempotency,
     calls: Calls,
     write_wait: Duration,
-    gauge: Arc<Gauge>,
     last_leaks: Mutex<Option<Arc<LeakReport>>>,
+    /// Bytes in use from which on the level is above normal.
+    moderate_bytes: u64,
 }
 
 impl Pool {
@@ -135,7 +146,8 @@ impl Pool {
 
     /// A pool on `heap` whose fullness this gauge shows.
     pub fn with_gauge(heap: Heap, config: &Config, gauge: Arc<Gauge>) -> Pool {
-        let local = Local::new(Arc::new(heap), config);
+        let moderate_bytes = gauge.watermarks().moderate.of(heap.limit_bytes());
+        let local = Local::new(Arc::new(heap), config, gauge);
         let inflight = local.inflight().clone();
         let engine = Engine::Local(local);
         let write_wait = Duration::from_millis(config.write_wait_ms);
@@ -145,103 +157,9 @@ impl Pool {
             idempotency: Idempotency::default(),
             calls: Calls::default(),
             write_wait,
-            gauge,
             last_leaks: Mutex::new(None),
+            moderate_bytes,
         }
-    }
-
-    /// Makes an allocation, waiting for room up to `wait` where there is none.
-    ///
-    /// # Errors
-    /// [`AllocateError`], with the numbers; nothing was changed then.
-    pub async fn allocate(
-        &self,
-        request: &AllocateRequest,
-        wait: Duration,
-        now: Now,
-    ) -> Result<Allocation, AllocateError> {
-        let Engine::Local(local) = &self.engine;
-        match self.calls.should_time() {
-            None => {
-                if let Some(made) = local.allocate_at_once(request, now) {
-                    return Ok(made);
-                }
-            }
-            Some(weight) => {
-                if let Some(made) = self.allocate_at_once_timed(request, weight, now) {
-                    return Ok(made);
-                }
-            }
-        }
-        let refused = |error| self.calls.refused(1, error);
-        let timing = self.calls.begin();
-        match local.allocate(request, now) {
-            Ok(Started::Made(made)) => {
-                self.calls.end(timing);
-                Ok(made)
-            }
-            Ok(Started::Claimed(mut plan)) => {
-                let made = local.fulfil(&mut plan, now).await.map_err(refused)?;
-                self.calls.end_planned(timing, plan.handed_over());
-                Ok(made.into_iter().next().expect("as many as were asked for"))
-            }
-            Err(error) if !wait.is_zero() && error.may_pass() => {
-                // In a box: who waits can pay for it. As a part of everybody's future it cost those who are served at
-                // once a tenth of their time.
-                let turn = Box::pin(local.allocate_in_turn(std::slice::from_ref(request), wait, now, error));
-                let made = turn.await.map_err(refused)?;
-                Ok(made.into_iter().next().expect("as many as were asked for"))
-            }
-            Err(error) => Err(refused(error)),
-        }
-    }
-
-    /// Makes all of these allocations or none, in the order asked. It waits for room as one.
-    ///
-    /// # Errors
-    /// [`AllocateError`], with the numbers; nothing was changed then.
-    pub async fn allocate_batch(
-        &self,
-        requests: &[AllocateRequest],
-        wait: Duration,
-        now: Now,
-    ) -> Result<Vec<Allocation>, AllocateError> {
-        let Engine::Local(local) = &self.engine;
-        self.calls.count_batch_allocation();
-        let outcome = match local.allocate_all(requests, now).await {
-            Err(error) if !wait.is_zero() && error.may_pass() => {
-                local.allocate_in_turn(requests, wait, now, error).await
-            }
-            outcome => outcome,
-        };
-        outcome.map_err(|error| self.calls.refused(requests.len(), error))
-    }
-
-    /// Begins an allocation whose content comes with it, waiting for room up to `wait`. Nobody can find it before it is
-    /// complete.
-    ///
-    /// # Errors
-    /// [`AllocateError`], with the numbers; nothing was changed then.
-    pub async fn deposit(
-        &self,
-        request: &AllocateRequest,
-        wait: Duration,
-        now: Now,
-    ) -> Result<Deposit<'_>, AllocateError> {
-        let Engine::Local(local) = &self.engine;
-        let timing = self.calls.begin();
-        let outcome = match local.deposit(request, now).await {
-            Err(error) if !wait.is_zero() && error.may_pass() => {
-                local.deposit_in_turn(request, wait, now, error).await
-            }
-            outcome => {
-                if let Ok(deposit) = &outcome {
-                    self.calls.end_planned(timing, deposit.handed_over());
-                }
-                outcome
-            }
-        };
-        outcome.map_err(|error| self.calls.refused(1, error))
     }
 
     /// Gives an allocation a lease of that length from now on, whatever lease it had.
@@ -429,12 +347,25 @@ impl Pool {
     /// How full memory is at this instant.
     pub fn pressure(&self, now: Now) -> Reading {
         let (in_use, limit) = self.in_use_and_limit_bytes();
-        self.gauge.observe(in_use, limit, now)
+        self.gauge().observe(in_use, limit, now)
+    }
+
+    /// The level at this instant where it is above normal. Cheap where it is not: a few loads.
+    #[inline]
+    pub fn raised_level(&self, now: Now) -> Option<Level> {
+        let Engine::Local(local) = &self.engine;
+        // What is granted is no less than what is in use.
+        if local.heap().granted_bytes() < self.moderate_bytes && self.gauge().is_normal_but_for_the_pool(now)
+        {
+            return None;
+        }
+        Some(self.pressure(now).level).filter(|level| *level > Level::Normal)
     }
 
     /// What shows how full memory is.
     pub fn gauge(&self) -> &Arc<Gauge> {
-        &self.gauge
+        let Engine::Local(local) = &self.engine;
+        local.doorkeeper().gauge()
     }
 
     /// The largest size that a request may ask for where so many bytes are free; none where even the smallest block needs

@@ -21,10 +21,12 @@
 //!   write.rs     small writes, in place
 //!   upload.rs    all others
 //!   drain.rs     versions that were freed or replaced, and are still read
-//!   broken.rs    uploads that broke off, and left much to zero
+//!   discard.rs   content that is given up: zeros from there on
+//!   broken.rs    uploads that broke off, and left much to zero; and content that was discarded
 //! ```
 
 mod broken;
+mod discard;
 mod drain;
 mod list;
 mod read;
@@ -63,6 +65,9 @@ pub(super) struct Object {
     /// Writes counted. It changes under the entry's lock, where the content is changed in place; that is not done while
     /// anybody else has this version.
     writes: AtomicU64,
+    /// Its content was discarded, and reads as zeros, whatever its segments hold still; they are lent to whoever gives their
+    /// pages back. It changes under the entry's lock.
+    is_blank: AtomicBool,
     /// It was freed or replaced, and its readers have had their time.
     is_overdue: AtomicBool,
 }
@@ -70,7 +75,7 @@ pub(super) struct Object {
 impl Object {
     pub(super) fn new(segments: Segments, writes: u64) -> Object {
         segments.upkeep().begin_version(segments.count());
-        Object { segments, writes: AtomicU64::new(writes), is_overdue: AtomicBool::new(false) }
+        Object { segments, writes: AtomicU64::new(writes), is_blank: false.into(), is_overdue: false.into() }
     }
 
     pub(super) fn writes(&self) -> u64 {
@@ -80,6 +85,17 @@ impl Object {
     /// Under the entry's lock.
     fn set_writes(&self, writes: u64) {
         self.writes.store(writes, Ordering::Relaxed);
+    }
+
+    /// Whether it reads as zeros without a look at its segments: it was never written, or what was is discarded. Under the
+    /// entry's lock.
+    fn reads_zero(&self) -> bool {
+        self.writes() == 0 || self.is_blank.load(Ordering::Relaxed)
+    }
+
+    /// Under the entry's lock.
+    fn set_blank(&self, is_blank: bool) {
+        self.is_blank.store(is_blank, Ordering::Relaxed);
     }
 
     fn segments(&self) -> &Segments {

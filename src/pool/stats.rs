@@ -7,7 +7,7 @@ use super::lag::LeaseLag;
 use super::local::Local;
 use super::order::Order;
 use super::table::Table;
-use super::{ArenaStats, CallStats, JanitorStats, ObjectStats, TagStats};
+use super::{AdmissionStats, ArenaStats, CallStats, JanitorStats, ObjectStats, ReliefStats, TagStats};
 use crate::memory::{HeapStats, Seen, SizeCounts};
 
 /// Numbers of the pool.
@@ -47,8 +47,12 @@ pub struct PoolStats {
     pub lease_lag: LeaseLag,
     /// What the janitor did.
     pub janitor: JanitorStats,
+    /// What was given back because it got full.
+    pub relief: ReliefStats,
     /// Numbers of the arenas.
     pub arenas: ArenaStats,
+    /// Who was turned away at the door.
+    pub admission: AdmissionStats,
     /// What was counted of the calls at the door.
     pub calls: CallStats,
 }
@@ -115,7 +119,9 @@ impl Local {
             leases_expired: lease_lag.total(),
             lease_lag,
             janitor: self.janitor.stats(self.handover().waiting(), heap.reclaim.slices.iter().sum()),
+            relief: self.relief.stats(),
             arenas: self.arenas().stats(),
+            admission: self.doorkeeper().stats(),
             calls: calls.stats(),
             heap,
         }

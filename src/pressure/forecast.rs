@@ -123,6 +123,28 @@ impl Forecast {
             action: Action::of(watermarks.of(ratio), None),
         }
     }
+
+    /// Of two that bound the same memory, what is to be expected: the fuller of both at each instant, and the sooner. Trend,
+    /// speed and confidence are of the one that is critical first; where neither will be, of the one that will be fuller.
+    #[must_use]
+    pub fn or_worse(self, other: Forecast) -> Forecast {
+        let critical = |forecast: &Forecast| forecast.seconds_to[2].unwrap_or(f64::INFINITY);
+        let fullest = |forecast: &Forecast| forecast.predicted.iter().copied().fold(forecast.ratio, f64::max);
+        let by_time = critical(&other).total_cmp(&critical(&self));
+        let is_worse = by_time.then(fullest(&self).total_cmp(&fullest(&other))).is_lt();
+        let (decides, less) = if is_worse { (other, self) } else { (self, other) };
+        let sooner = |at: usize| {
+            let both = [decides.seconds_to[at], less.seconds_to[at]];
+            both.into_iter().flatten().reduce(f64::min)
+        };
+        Forecast {
+            ratio: decides.ratio.max(less.ratio),
+            predicted: std::array::from_fn(|at| decides.predicted[at].max(less.predicted[at])),
+            seconds_to: std::array::from_fn(sooner),
+            action: decides.action.max(less.action),
+            ..decides
+        }
+    }
 }
 
 /// What was forecast last, of what service, and how fast memory is taken and given back.
@@ -154,6 +176,38 @@ mod tests {
         ] {
             assert_eq!(Trend::of(points), trend, "{points}");
         }
+    }
+
+    #[test]
+    fn of_two_forecasts_the_worse_counts_at_each_instant() {
+        let still = |ratio| Forecast::still(ratio, &Watermarks::default());
+        let growing = Forecast {
+            predicted: [0.5, 0.7, 0.95],
+            confidence: 0.8,
+            ratio_per_second: 0.005,
+            trend: Trend::Critical,
+            seconds_to: [Some(40.0), Some(70.0), Some(100.0), Some(120.0)],
+            action: Action::GentleReclaim,
+            ..still(0.4)
+        };
+        let expected = Forecast {
+            ratio: 0.8,
+            predicted: [0.8, 0.8, 0.95],
+            seconds_to: [Some(0.0), Some(0.0), Some(100.0), Some(120.0)],
+            ..growing
+        };
+        assert_eq!(growing.or_worse(still(0.8)), expected);
+        assert_eq!(still(0.8).or_worse(growing), expected);
+        // One that is critical already is so before any other.
+        assert_eq!(growing.or_worse(still(0.92)).trend, Trend::Stable);
+        assert_eq!(growing.or_worse(still(0.92)).action, Action::AggressiveReclaim);
+        assert_eq!(still(0.1).or_worse(still(0.3)), still(0.3));
+        let falling = Forecast { ratio_per_second: -1.0, predicted: [0.0; 3], ..still(0.5) };
+        assert_eq!(
+            falling.or_worse(still(0.3)).ratio_per_second.to_bits(),
+            (-1.0_f64).to_bits(),
+            "it is fuller now"
+        );
     }
 
     #[test]

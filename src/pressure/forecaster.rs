@@ -1,15 +1,37 @@
-//! From samples to a forecast: a line through the samples of the last minute.
+//! From samples to a forecast.
+//!
+//! ```text
+//!   recent.rs    the points of the last minutes
+//!   lines.rs     levels and slopes of now
+//!   echoes.rs    an hour in steps of five seconds: what came after times like now
+//!   learned.rs   by which signs the level changed so far
+//!   guesses.rs   simple forecasters, each right in its own kind of weather
+//!   mixture.rs   who was right of late, at each horizon
+//!   ensemble.rs  all of them together: every guess is kept until its time comes, and judged
+//!   path.rs      from levels on the way to seconds until each watermark
+//!   alarm.rs     when to say that the critical watermark will be reached
+//! ```
 
-use super::{Action, Forecast, HORIZONS_SECONDS, Trend, Watermarks};
+mod alarm;
+mod echoes;
+mod ensemble;
+mod guesses;
+mod learned;
+mod lines;
+mod mixture;
+mod path;
+mod recent;
+
+use super::{Action, Forecast, Level, Trend, Watermarks};
 use crate::units::ratio;
-use std::collections::VecDeque;
+use alarm::Alarm;
+use ensemble::{Ensemble, at_horizons};
 
-/// Samples further back say nothing.
-const WINDOW_SECONDS: f64 = 60.0;
-/// Samples kept at most.
-const SAMPLES_MAX: usize = 256;
-/// Beyond an hour nothing is foretold.
-const HORIZON_SECONDS_MAX: f64 = 3600.0;
+/// What is held back stays so far below the critical watermark.
+const BELOW: f64 = 0.001;
+
+/// From parts of the whole in a second.
+const POINTS_PER_5_SECONDS: f64 = 500.0;
 
 /// How full memory was at one time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,14 +67,16 @@ pub enum SampleError {
 #[derive(Clone, Debug)]
 pub struct Forecaster {
     watermarks: Watermarks,
-    /// Time and ratio.
-    samples: VecDeque<(f64, f64)>,
+    ensemble: Ensemble,
+    /// Of the critical watermark.
+    alarm: Alarm,
+    level: Level,
 }
 
 impl Forecaster {
     /// A forecaster that has seen nothing.
     pub fn new(watermarks: Watermarks) -> Forecaster {
-        Forecaster { watermarks, samples: VecDeque::new() }
+        Forecaster { watermarks, ensemble: Ensemble::new(), alarm: Alarm::default(), level: Level::Normal }
     }
 
     /// Takes the next sample. Samples may be any time apart.
@@ -64,50 +88,56 @@ impl Forecaster {
         if !seconds.is_finite() {
             return Err(SampleError::NoTime(seconds));
         }
-        if let Some((last_seconds, _)) = self.samples.back().filter(|(last, _)| *last > seconds) {
-            return Err(SampleError::TimeWentBack { seconds, last_seconds: *last_seconds });
+        if let Some((last_seconds, _)) = self.ensemble.newest().filter(|(last, _)| *last > seconds) {
+            return Err(SampleError::TimeWentBack { seconds, last_seconds });
         }
         if sample.total_bytes == 0 {
             return Err(SampleError::NothingThere);
         }
-        self.samples.push_back((seconds, ratio(sample.used_bytes, sample.total_bytes).min(1.0)));
-        while self.samples.len() > SAMPLES_MAX
-            || self.samples.front().is_some_and(|(first, _)| *first < seconds - WINDOW_SECONDS)
-        {
-            self.samples.pop_front();
-        }
+        let ratio = ratio(sample.used_bytes, sample.total_bytes).min(1.0);
+        self.level = self.watermarks.settle(self.level, |mark| ratio >= mark.as_f64());
+        self.ensemble.record(seconds, ratio);
+        let mark = self.watermarks.critical.as_f64();
+        let claim = path::reaches(mark, ratio, self.ensemble.path()).filter(|_| ratio < mark);
+        self.alarm.look(seconds, claim, self.ensemble.rise_seconds());
         Ok(())
+    }
+
+    /// The level of the samples so far: up at once, and down when it is two points below where the level began.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// What is expected after the last sample; none before the first.
     pub fn forecast(&self) -> Option<Forecast> {
-        let (last, now) = *self.samples.back()?;
-        #[expect(clippy::cast_precision_loss, reason = "there are few samples")]
-        let count = self.samples.len() as f64;
-        let mean = |of: &dyn Fn(&(f64, f64)) -> f64| self.samples.iter().map(of).sum::<f64>() / count;
-        let (time, level) = (mean(&|sample| sample.0 - last), mean(&|sample| sample.1));
-        let spread = mean(&|sample| (sample.0 - last - time).powi(2));
-        let joint = mean(&|sample| (sample.0 - last - time) * (sample.1 - level));
-        if spread <= 0.0 {
-            return Some(Forecast::still(now, &self.watermarks));
-        }
-        let slope = joint / spread;
+        let (_, ratio) = self.ensemble.newest()?;
+        let critical = self.watermarks.critical.as_f64();
+        // What is not sure enough to be told is not foretold by other fields either.
+        let held_back = ratio < critical && !self.alarm.stands();
+        let below = critical - BELOW;
+        let path = self.ensemble.path().map(|value| if held_back { value.min(below) } else { value });
+        let drift = self.ensemble.drift();
         let seconds_to = self.watermarks.marks().map(|mark| {
-            let left = mark.as_f64() - now;
-            if left <= 0.0 {
+            let mark = mark.as_f64();
+            if ratio >= mark {
                 return Some(0.0);
             }
-            (slope > 0.0).then(|| left / slope).filter(|seconds| *seconds <= HORIZON_SECONDS_MAX)
+            let drifts_to = || path::drifts_to(mark, ratio, &path, drift?);
+            let reached = path::reaches(mark, ratio, self.ensemble.path());
+            if held_back && mark >= critical && reached.is_some() {
+                return None;
+            }
+            reached.or_else(drifts_to)
         });
+        let slope = self.ensemble.slope();
         Some(Forecast {
-            ratio: now,
-            predicted: HORIZONS_SECONDS
-                .map(|ahead| (level + slope * (f64::from(ahead) - time)).clamp(0.0, 1.0)),
-            confidence: (count / 12.0).min(1.0),
+            ratio,
+            predicted: at_horizons(&path),
+            confidence: self.ensemble.right(),
             ratio_per_second: slope,
-            trend: Trend::of(slope * 500.0),
+            trend: Trend::of(slope * POINTS_PER_5_SECONDS),
             seconds_to,
-            action: Action::of(self.watermarks.of(now), seconds_to[2]),
+            action: Action::of(self.level, seconds_to[2]),
         })
     }
 }

@@ -11,6 +11,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// Those that are told of changes, at most.
+const LISTENERS_MAX: usize = 8;
 /// A reading of the system older than this is read again.
 const SYSTEM_READING_AGE_MAX: Duration = Duration::from_millis(100);
 /// Percent of 10 seconds in which something stalled for lack of memory, from which the level is one step higher; it is so
@@ -91,7 +93,8 @@ pub struct Gauge {
     system_ratio: AtomicU64,
     psi_avg10: AtomicU64,
     read_system: OnceLock<ReadSystem>,
-    tell: OnceLock<Tell>,
+    /// Filled from the first place on.
+    listeners: [OnceLock<Tell>; LISTENERS_MAX],
     /// Times that each level was entered.
     transitions: [AtomicU64; 5],
     outlook: Mutex<Option<Arc<Outlook>>>,
@@ -132,7 +135,7 @@ impl Gauge {
             system_ratio: none(),
             psi_avg10: none(),
             read_system: OnceLock::new(),
-            tell: OnceLock::new(),
+            listeners: std::array::from_fn(|_| OnceLock::new()),
             transitions: std::array::from_fn(|_| AtomicU64::new(0)),
             outlook: Mutex::new(None),
         }
@@ -148,9 +151,19 @@ impl Gauge {
         let _ = self.read_system.set(read);
     }
 
-    /// From now on each change is told to `tell`, by whoever found it: it has to be quick. Only the first call counts.
+    /// From now on each change is told to `tell` too, by whoever found it: it has to be quick.
+    ///
+    /// # Panics
+    /// If more than 8 want to be told.
     pub fn tell(&self, tell: Tell) {
-        let _ = self.tell.set(tell);
+        let mut left = Some(tell);
+        for place in &self.listeners {
+            match left.take().map(|tell| place.set(tell)) {
+                Some(Err(tell)) => left = Some(tell),
+                Some(Ok(())) | None => return,
+            }
+        }
+        panic!("{LISTENERS_MAX} are told of changes, as many as can be");
     }
 
     /// Where the level is, of so many bytes of a limit.
@@ -203,6 +216,21 @@ impl Gauge {
         State::from_word(self.state.load(Ordering::Relaxed)).level()
     }
 
+    /// `some avg10` in percent, as it was read last; none where it is not read.
+    pub fn psi_avg10(&self) -> Option<f64> {
+        Some(f64::from_bits(self.psi_avg10.load(Ordering::Relaxed))).filter(|percent| !percent.is_nan())
+    }
+
+    /// Whether [`Gauge::observe`] would find the level where it is, normal, as far as the pool does not raise it: for who asks
+    /// often. It is not known where the system was not read lately.
+    #[inline]
+    pub fn is_normal_but_for_the_pool(&self, now: Now) -> bool {
+        let is_fresh = |_: &ReadSystem| {
+            now.since(Now(self.system_read_at.load(Ordering::Relaxed))) < SYSTEM_READING_AGE_MAX
+        };
+        self.state.load(Ordering::Relaxed) == 0 && self.read_system.get().is_none_or(is_fresh)
+    }
+
     /// How often each level was entered, by its number.
     pub fn transitions(&self) -> [u64; 5] {
         std::array::from_fn(|level| self.transitions[level].load(Ordering::Relaxed))
@@ -248,9 +276,7 @@ impl Gauge {
         } else {
             tracing::info!(from, level, ratio, source, "memory pressure falls");
         }
-        if let Some(tell) = self.tell.get() {
-            tell(change);
-        }
+        self.listeners.iter().map_while(OnceLock::get).for_each(|tell| tell(change));
     }
 }
 
@@ -278,11 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn the_level_follows_the_pool_up_at_once_and_down_two_points_below_and_each_change_is_told_once() {
+    fn the_level_follows_the_pool_up_at_once_and_down_two_points_below_and_each_change_is_told_to_all_once() {
         let gauge = Gauge::default();
         let told = Arc::new(AtomicUsize::new(0));
-        let counts = told.clone();
-        gauge.tell(Box::new(move |_| _ = counts.fetch_add(1, Ordering::Relaxed)));
+        for _ in 0..2 {
+            let counts = told.clone();
+            gauge.tell(Box::new(move |_| _ = counts.fetch_add(1, Ordering::Relaxed)));
+        }
         for (used, level, changes) in [
             (599, Level::Normal, 0),
             (600, Level::Moderate, 1),
@@ -291,7 +319,7 @@ mod tests {
             (929, Level::Critical, 3),
             (0, Level::Normal, 4),
         ] {
-            assert_eq!((at(&gauge, used), told.load(Ordering::Relaxed)), (level, changes), "{used}");
+            assert_eq!((at(&gauge, used), told.load(Ordering::Relaxed)), (level, 2 * changes), "{used}");
             assert_eq!(gauge.level(), level);
         }
         assert_eq!(gauge.transitions(), [1, 1, 0, 1, 1]);
@@ -315,6 +343,7 @@ mod tests {
         assert_eq!(look(80, 100, Some(20.0), 100), (Level::Critical, Source::Psi, Some(0.8)));
         assert_eq!(look(80, 100, Some(18.0), 100), (Level::Critical, Source::Psi, Some(0.8)));
         assert_eq!(look(80, 100, Some(17.9), 950), (Level::Emergency, Source::Pool, Some(0.8)));
+        assert_eq!(gauge.psi_avg10(), Some(17.9));
         assert_eq!(look(0, 0, Some(99.0), 950), (Level::Emergency, Source::Pool, None));
     }
 
@@ -331,6 +360,21 @@ mod tests {
             gauge.observe(0, LIMIT, Now(1).after(Duration::from_millis(milliseconds)));
             assert_eq!(reads.load(Ordering::Relaxed), read, "{milliseconds}");
         }
+    }
+
+    #[test]
+    fn what_was_read_of_the_system_lately_and_was_normal_says_so_without_another_look() {
+        let gauge = Gauge::default();
+        assert!(gauge.is_normal_but_for_the_pool(Now(1)), "there is no system to be asked");
+        at(&gauge, 600);
+        assert!(!gauge.is_normal_but_for_the_pool(Now(1)));
+        at(&gauge, 0);
+        gauge.read_system_by(Box::new(SystemReading::default));
+        let start = Now(1).after(SYSTEM_READING_AGE_MAX);
+        assert!(!gauge.is_normal_but_for_the_pool(start), "it was never read");
+        gauge.observe(0, LIMIT, start);
+        assert!(gauge.is_normal_but_for_the_pool(start));
+        assert!(!gauge.is_normal_but_for_the_pool(start.after(SYSTEM_READING_AGE_MAX)));
     }
 
     #[test]

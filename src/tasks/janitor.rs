@@ -5,13 +5,18 @@
 //! slice, and drops that whenever a request comes.
 
 use crate::clock::Now;
-use crate::pool::{Chore, Pool};
+use crate::pool::{Chore, Pool, ReliefSlice, Relieved};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tracing::{debug, info};
 
 /// Between two looks at what was reclaimed, while nobody needs anything.
 const LOOK: Duration = Duration::from_secs(1);
+/// Slices in a row that gave nothing back, from which on there is a pause after each: others need the memory first, or live
+/// blocks are moved.
+const FRUITLESS_MAX: u32 = 16;
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long free memory lies idle before it goes back.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -61,12 +66,27 @@ impl Drop for Janitor {
     }
 }
 
+fn tell(relieved: &Relieved) {
+    let Relieved { reclaimed_bytes, duration, .. } = *relieved;
+    let (action, seconds) = (relieved.action.name(), duration.as_secs_f64());
+    // Under lasting pressure the same is done again and again, which metrics tell.
+    if relieved.is_news {
+        info!(action, reclaimed_bytes, seconds, "free memory given back under pressure");
+    } else {
+        debug!(action, reclaimed_bytes, seconds, "free memory given back under pressure");
+    }
+}
+
 /// What the thread does.
 fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
     let mut interval_began = Now::read();
     let (mut adaptive_began, mut last_sample) = (interval_began, interval_began);
     let (mut gives_back, mut makes_ready) = (false, false);
+    let mut fruitless = 0;
     loop {
+        if fruitless > FRUITLESS_MAX {
+            std::thread::sleep(PAUSE);
+        }
         let chore = pool.await_chore(if gives_back || makes_ready { Duration::ZERO } else { look });
         let began = Now::read();
         let has_worked = match chore {
@@ -77,6 +97,17 @@ fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
             }
             Chore::Scrub => {
                 pool.scrub_slice();
+                true
+            }
+            Chore::Relief => {
+                fruitless = match pool.relieve_slice(began) {
+                    ReliefSlice::Going { reclaimed_bytes: 0 } => fruitless + 1,
+                    ReliefSlice::Going { .. } | ReliefSlice::Nothing => 0,
+                    ReliefSlice::Ended(relieved) => {
+                        tell(&relieved);
+                        0
+                    }
+                };
                 true
             }
             Chore::Nothing => {

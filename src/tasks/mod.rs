@@ -1,7 +1,8 @@
 //! What happens when time passes? Leases end, readers of what was freed are held to their time, and metrics are pushed
 //! to those who want them.
 //!
-//! `lease_keeper.rs` ends leases, `slab_sweeper.rs` looks for damage, `leak_watch.rs` for what was forgotten; `janitor.rs` is the thread for what takes long.
+//! `lease_keeper.rs` ends leases, `slab_sweeper.rs` looks for damage, `leak_watch.rs` for what was forgotten; `monitor.rs`
+//! sees pressure come and acts; `janitor.rs` is the thread for what takes long.
 //! Two peers can be configured, and each has one task that lives as long as the service:
 //!
 //! - [`backend`](BackendConfig): the connection manager. Probes the backend, pushes while it answers, falls back to
@@ -24,6 +25,7 @@ mod janitor;
 mod leak_watch;
 mod lease_keeper;
 mod link_keeper;
+mod monitor;
 mod peer;
 mod pushgateway;
 mod slab_sweeper;
@@ -42,11 +44,13 @@ pub use peer::StartError;
 use crate::clock::Now;
 use crate::link::{Link, LinkState};
 use crate::pool::Pool;
+use crate::pressure;
 use backend::Backend;
 use drain_keeper::DrainKeeper;
 use janitor::Janitor;
 use leak_watch::LeakWatch;
 use lease_keeper::LeaseKeeper;
+use monitor::Monitor;
 use peer::Peer;
 use pushgateway::Pushgateway;
 use slab_sweeper::SlabSweeper;
@@ -162,6 +166,14 @@ impl Tasks {
     /// Outside of a tokio runtime.
     pub fn sweep_slabs(&self, pool: Arc<Pool>) {
         self.tracker.spawn(SlabSweeper::new(pool).run(self.token()));
+    }
+
+    /// Starts the task that watches how full memory is, and has free memory given back. The janitor carries that out.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watch_pressure(&self, pool: Arc<Pool>, config: &pressure::Config) {
+        self.tracker.spawn(Monitor::new(pool, config, Now::read).run(self.token()));
     }
 
     /// Tells the tasks to end and waits until they have: at most 2 s, while the Pushgateway's group is deleted.

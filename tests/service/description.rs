@@ -8,13 +8,19 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 /// Answers that no client can provoke, on routes that begin so.
-const NOT_FROM_OUTSIDE: [(&str, &str, u16, &str); 2] = [
+const NOT_FROM_OUTSIDE: [(&str, &str, u16, &str); 3] = [
     ("", "", 500, "only a defect of ours is one; a panic in a handler is provoked beside the code"),
     (
         "GET",
         "/allocate/{id}/data",
         503,
         "it takes 65533 readers of one block; the bound is tested beside the record",
+    ),
+    (
+        "POST",
+        "/allocate/{id}/advise",
+        507,
+        "content needs room only beside a reader, who is waited for; what is left is a system that grants no memory",
     ),
 ];
 
@@ -64,6 +70,8 @@ fn provoke_content(server: &Server) {
     for (method, target) in writes(&data) {
         server.call(method, &target, &[octets], "x").is_problem(503, "write-waited");
     }
+    let advise = data.replace("/data", "/advise");
+    server.post_to(&advise, "{\"advice\":\"free\"}").is_problem(503, "write-waited");
 }
 
 /// Provokes what the routes that take a body or a key can answer, on a server of ten slabs that is empty.
@@ -75,6 +83,9 @@ fn provoke_allocating(server: &Server) {
     let renew = format!("{path}/renew");
     assert_eq!(server.post_to(&renew, "{\"lease_seconds\":60}").status, 200);
     server.post_to(gone, "{\"lease_seconds\":60}").is_problem(404, "not-found");
+    let advise = format!("{path}/advise");
+    assert_eq!(server.post_to(&advise, "{\"advice\":\"random\"}").status, 204);
+    server.post_to(&gone.replace("renew", "advise"), "{\"advice\":\"random\"}").is_problem(404, "not-found");
     let chunked = [OCTETS, ("Transfer-Encoding", "chunked")];
     server.call("POST", "/allocate", &chunked, "").is_problem(411, "length-required");
     assert_eq!(server.delete(&path).status, 204);
@@ -104,7 +115,7 @@ fn provoke_allocating(server: &Server) {
     let batch = "/allocate/batch";
     server.post_to(batch, "{\"size_bytes\":1,\"count\":1}").is_problem(507, "pool-exhausted");
     server.post_to(batch, "{\"size_bytes\":1,\"count\":11}").is_problem(422, "size-too-large");
-    for target in [batch, "/deallocate/batch", &renew] {
+    for target in [batch, "/deallocate/batch", &renew, &advise] {
         server.call("POST", target, &[], "{}").is_problem(415, "unsupported-media-type");
         server.post_to(target, &padded(2000)).is_problem(413, "body-too-large");
         let mut half = server.connect();
@@ -181,12 +192,18 @@ fn provoke_everything(server: &mut Server) {
         "/livez",
         "/readyz",
         "/stats",
+        "/stats/leaks",
         "/stats/recommendations",
         "/metrics",
         "/openapi.json",
+        "/pressure",
     ] {
         assert_eq!(server.get(target).status, 200, "{target}");
     }
+    let mut listener = server.connect();
+    listener.send("GET /pressure/events HTTP/1.1\r\nHost: test\r\n\r\n");
+    listener.begin("GET", "/pressure/events");
+    drop(listener);
     assert_eq!(server.delete(&path).status, 204);
     provoke_allocating(server);
     provoke_arenas(server);
@@ -221,7 +238,7 @@ fn provoke_everything(server: &mut Server) {
     let mut holder = half(server);
     server.signal(Signal::TERM);
     server.wait_for_log("draining connections");
-    for target in ["/health", "/readyz"] {
+    for target in ["/health", "/readyz", "/pressure/events"] {
         server.get(target).is_problem(503, "stopping");
     }
     server.post("{\"size_bytes\":1}").is_problem(503, "stopping");
@@ -282,6 +299,8 @@ fn the_routes_are_those_of_the_contract() {
         "GET /livez",
         "GET /metrics",
         "GET /openapi.json",
+        "GET /pressure",
+        "GET /pressure/events",
         "GET /readyz",
         "GET /stats",
         "GET /stats/leaks",
@@ -289,6 +308,7 @@ fn the_routes_are_those_of_the_contract() {
         "PATCH /allocate/{id}/data",
         "POST /allocate",
         "POST /allocate/batch",
+        "POST /allocate/{id}/advise",
         "POST /allocate/{id}/renew",
         "POST /arenas",
         "POST /arenas/{id}/allocate",

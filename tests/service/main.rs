@@ -4,6 +4,8 @@
 //! on the way, so a test that only looks at a status still proves those. Each test starts its own server, with
 //! nothing of this machine's configuration, and ends it.
 
+mod admission;
+mod advise;
 mod allocations;
 mod arena_bodies;
 mod arena_races;
@@ -30,6 +32,8 @@ mod logs;
 mod metrics;
 mod one_shot;
 mod peers;
+mod pressure;
+mod pressure_monitor;
 mod readers;
 mod recommendations;
 mod slow_clients;

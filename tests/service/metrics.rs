@@ -14,7 +14,7 @@ const GAUGES: &str = "maas_active_allocations maas_allocation_size_bytes maas_po
 const COUNTERS: &str = "maas_request_count maas_slab_reuse_total maas_http_requests_total \
     maas_http_received_bytes_total maas_http_sent_bytes_total maas_slab_created_total maas_refused_total \
     maas_push_attempts_total maas_readers_cut_total maas_allocation_path_total maas_guard_violations_total maas_compaction_moves_total \
-    maas_compaction_bytes_total maas_reclaim_total maas_reclaimed_bytes_total maas_arenas_created_total \
+    maas_compaction_bytes_total maas_reclaim_total maas_reclaimed_bytes_total maas_advice_total maas_arenas_created_total \
     maas_arenas_ended_total process_cpu_seconds_total";
 
 #[test]
@@ -87,7 +87,14 @@ fn every_family_has_its_children_from_the_first_scrape_on() {
         ("maas_arenas_ended_total{state=", "committed rolled_back expired"),
         ("maas_arenas_created_total{profile=", "tiny small medium large huge"),
         ("maas_http_timed_out_total{kind=", "silent head idle body reader"),
-        ("maas_reclaim_total{action=", "backing surplus idle"),
+        ("maas_reclaim_total{action=", "backing surplus idle pressure"),
+        ("maas_pressure_ratio{source=", "pool system"),
+        ("maas_pressure_transitions_total{level=", "normal moderate high critical emergency"),
+        ("maas_predicted_utilization_ratio{horizon=", "30s 60s 120s"),
+        ("maas_pressure_reclaims_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
+        ("maas_pressure_reclaimed_bytes_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
+        ("maas_pressure_reclaim_seconds_total{action=", "gentle_reclaim aggressive_reclaim emergency"),
+        ("maas_advice_total{advice=\"dontneed\",result=", "nothing unsupported refused applied"),
         ("maas_push_attempts_total{target=\"backend\",result=", "ok error"),
         ("maas_push_attempts_total{target=\"pushgateway\",result=", "ok error"),
     ] {

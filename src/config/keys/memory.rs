@@ -106,6 +106,16 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "memory.allow_mergeable",
+        short: None,
+        meaning: "Take the advice \"mergeable\", with which the system may make one page of several with the same content. \
+                  Whoever can measure how long a write takes then learns what other processes hold.",
+        access: Access::Single {
+            set: |draft, raw| raw.boolean().map(|value| draft.config.memory.allow_mergeable = value),
+            show: |config| plain(config.memory.allow_mergeable),
+        },
+    },
+    Key {
         name: "memory.large_fit",
         short: None,
         meaning: "Which free run of pages a block gets that is larger than the largest size class: the \"best\", which is \

@@ -2,7 +2,8 @@
 
 use super::{Code, Problem};
 use crate::memory;
-use crate::pool::{AllocateError, ArenaId};
+use crate::pool::{AllocateError, ArenaId, TurnedAway};
+use crate::units::Factor;
 use serde::Serialize;
 use std::fmt;
 use utoipa::ToSchema;
@@ -20,9 +21,9 @@ pub(crate) struct Refusal {
     limit_bytes: Option<u64>,
     /// The largest block that would have been granted at that instant.
     largest_available_bytes: Option<u64>,
-    /// Whose limit it was.
+    /// Whose limit it was, or who else says no: `admission` by priority, `circuit` after many refusals.
     refused_by: Option<&'static str>,
-    /// When room is expected.
+    /// When room is expected, by the forecast.
     pub(super) retry_after_seconds: Option<u64>,
 }
 
@@ -97,6 +98,20 @@ impl fmt::Display for Asked {
     }
 }
 
+/// Why a request was turned away, as the end of a sentence.
+fn why(turned_away: &TurnedAway) -> String {
+    let TurnedAway { priority, policy, level, fullness, admitted_below } = turned_away;
+    let percent = |factor: &Factor| (factor.as_f64() * 1000.0).round() / 10.0;
+    format!(
+        " with priority {}, which the policy {} lets in below {} %, but memory is {} % full, at level {}",
+        priority.name(),
+        policy.name(),
+        percent(admitted_below),
+        percent(fullness),
+        level.name()
+    )
+}
+
 /// A refusal to allocate, as the client that asked is told. `refusal` makes the numbers, from what was in use and the
 /// limit where the refusal knows them, and from who refused.
 pub(crate) fn refused(
@@ -164,6 +179,24 @@ pub(crate) fn refused(
                 Some(refusal) => problem.with_refusal(*refusal),
                 None => problem,
             }
+        }
+        AllocateError::AdmissionDeferred(turned_away) => {
+            let detail = format!("{asked}{}; ask again later, or with a higher priority", why(turned_away));
+            Problem::new(Code::AdmissionDeferred, detail).with_refusal(refusal(None, "admission"))
+        }
+        AllocateError::AdmissionRejected(turned_away) => {
+            let detail =
+                format!("{asked}{}; free something, or ask with a higher priority", why(turned_away));
+            Problem::new(Code::AdmissionRejected, detail).with_refusal(refusal(None, "admission"))
+        }
+        AllocateError::CircuitOpen { requested_bytes: actual, smallest_refused_bytes, left } => {
+            let detail = format!(
+                "{}, but after many refusals nothing from {smallest_refused_bytes} on is tried for {} seconds more, or until so much is free",
+                asked.taking(*actual),
+                left.as_secs_f64().ceil()
+            );
+            Problem::new(Code::CircuitOpen, detail)
+                .with_refusal(refusal(None, "circuit").or_requested(*actual))
         }
         AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
     }

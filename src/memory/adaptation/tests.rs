@@ -5,6 +5,9 @@ use crate::memory::{Config, SizeClass, SlabLocation};
 
 const RULES: fn() -> Adaptive = Adaptive::default;
 
+/// What is left above it is for whoever comes.
+const ROOMY: Option<Factor> = Some(Factor::thousandths(750));
+
 fn keeping(initial: u32, max_free: Option<u32>, growth: Option<u32>) -> Keeping {
     let class =
         ClassConfig { max_free, growth_factor: growth.map(Factor::thousandths), ..ClassConfig::default() };
@@ -75,8 +78,8 @@ fn heap(limit: u64, sizes: &[u64]) -> Heap {
 
 fn interval(heap: &Heap) {
     heap.sample_use();
-    heap.end_adaptive_interval();
-    while heap.keep_ready_slice() {}
+    heap.end_adaptive_interval(ROOMY);
+    while heap.keep_ready_slice(ROOMY) {}
     heap.check();
 }
 
@@ -147,8 +150,8 @@ fn what_is_kept_and_lies_idle_gives_its_pages_back_beside_light_traffic() {
     let mut held = take(&heap, class, 1000);
     held.iter().for_each(write);
     heap.sample_use();
-    heap.end_adaptive_interval();
-    while heap.keep_ready_slice() {}
+    heap.end_adaptive_interval(ROOMY);
+    while heap.keep_ready_slice(ROOMY) {}
     let busy = held.split_off(500);
     busy.into_iter().for_each(|slab| heap.free(slab));
     for _ in 0..3 {

@@ -1,8 +1,9 @@
-//! How a slab gets an owner, and loses it: the rules that make [`super::Slabs::owned`] sound. There is one [`OwnedSlab`] of a
-//! slab, from here to here.
+//! How a free slab gets a holder, or is closed; and how it gets an owner, and loses it: the rules that make
+//! [`super::Slabs::owned`] sound. There is one [`OwnedSlab`] of a slab, from here to here.
 
 use super::Slabs;
 use crate::memory::segment::Exclusive;
+use crate::sync::Ordering;
 use std::num::NonZeroU64;
 
 /// A slab that is owned: whoever has this reads and writes it as plain memory. There is one of each, made by `own` and
@@ -23,6 +24,37 @@ impl OwnedSlab {
 }
 
 impl Slabs {
+    /// Gives a free slab to its first holder; false if it is not free. Where the slab was written since its pages came, it
+    /// is looked at: what a stray write left makes it damaged, which its record says.
+    ///
+    /// # Panics
+    /// If the slab was never committed.
+    pub(in crate::memory) fn claim(&self, index: u64) -> bool {
+        // Everything below relies on this: a slab that can have holders is readable and writable.
+        let usable = self.usable_bytes.load(Ordering::Acquire); // pairs with the Release in `commit`
+        assert!(self.span(index).end <= usable, "slab {index} was never committed");
+        let record = self.record(index);
+        if !self.canaries || !record.was_written() {
+            return record.claim();
+        }
+        let Some(access) = record.close_free() else { return false };
+        if !self.ends_are_zero(index, &access) {
+            access.set_damaged();
+        }
+        access.end(0);
+        true
+    }
+
+    /// Closes a free slab, which then lies in a magazine or a batch; false if it is not free.
+    ///
+    /// # Panics
+    /// If the slab was never committed.
+    pub(in crate::memory) fn close(&self, index: u64) -> bool {
+        let usable = self.usable_bytes.load(Ordering::Acquire); // as in `claim`
+        assert!(self.span(index).end <= usable, "slab {index} was never committed");
+        self.record(index).close_free().map(Exclusive::stay_closed).is_some()
+    }
+
     /// Makes the only holder the owner; none, and nothing changed, where there are others.
     #[inline]
     pub(in crate::memory) fn own(&self, index: u64) -> Option<OwnedSlab> {

@@ -60,16 +60,17 @@ impl Slabs {
             true => Reservation::reserve_aligned(bytes, HUGE_PAGE_BYTES)?,
             false => Reservation::reserve(bytes)?,
         };
-        let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages };
+        let pages = if is_huge { Treatment::HugePages } else { Treatment::SmallPages }; // as `treatment`
         // A kernel that does not know this advice has no huge pages at all, and resident memory follows the pool.
-        let _ = region.advise(pages);
-        if let Err(error) = region.advise(Treatment::NoDump) {
+        let _ = region.advise(0..region.len(), pages);
+        if let Err(error) = region.advise(0..region.len(), Treatment::NoDump) {
             warn!(slab_size_bytes = slab_bytes, %error, "core dumps will show the content of blocks");
         }
         Ok(Slabs {
             layout,
             count,
             canaries: protection.canaries,
+            is_huge,
             serial: serial(),
             _watch: layout.is_guarded().then(|| Watch::begin(&region, layout)),
             spans,
@@ -132,6 +133,39 @@ impl Slabs {
             return slabs.into_iter().try_for_each(|index| self.region.populate(pages_of(index..index + 1)));
         }
         self.region.populate(pages_of(slabs))
+    }
+
+    /// Where a slab begins in the region.
+    pub(in crate::memory) fn start_of(&self, index: u64) -> u64 {
+        self.span(index).start
+    }
+
+    /// The whole pages of a slab, as offsets in the region; empty where it has none to itself.
+    pub(in crate::memory) fn pages_inside(&self, index: u64) -> Range<u64> {
+        let span = self.span(index);
+        let start = span.start.next_multiple_of(page_size());
+        start..(span.end / page_size() * page_size()).max(start)
+    }
+
+    /// Says how the system is to treat whole pages of a slab. For holders.
+    ///
+    /// # Errors
+    /// As [`Reservation::advise`].
+    pub(in crate::memory) fn advise(&self, pages: Range<u64>, treatment: Treatment) -> Result<(), OsError> {
+        self.region.advise(pages, treatment)
+    }
+
+    /// Touches whole pages of a slab, so that later writes do not fault. For holders.
+    ///
+    /// # Errors
+    /// [`OsError`] where the system has no pages to give, or does not know how.
+    pub(in crate::memory) fn populate_pages(&self, pages: Range<u64>) -> Result<(), OsError> {
+        self.region.populate(pages)
+    }
+
+    /// How the system is to treat pages of these slabs, where nobody wants anything else.
+    pub(in crate::memory) fn treatment(&self) -> Treatment {
+        if self.is_huge { Treatment::HugePages } else { Treatment::SmallPages }
     }
 
     /// Where the region lies: first address and length.

@@ -13,7 +13,11 @@ impl Heap {
     pub(crate) fn free_unscrubbed(&self, location: SlabLocation) {
         let (slabs, index) = self.slabs(location);
         match slabs.record(index).release() {
-            Some(access) if location.is_run() && access.dirty() != 0 && !access.is_damaged() => {
+            Some(access)
+                if location.is_run()
+                    && (access.dirty() != 0 || access.is_advised())
+                    && !access.is_damaged() =>
+            {
                 self.scrub_later(index, access);
             }
             Some(access) => self.free_past_magazine(location, access),
@@ -96,7 +100,8 @@ impl Heap {
         {
             let (mut account, mut dirty_bytes) = (self.large.lock(), 0);
             while let Some(&index) = account.unscrubbed.front() {
-                let is_dirty = slabs.record(index).dirty() != 0;
+                let record = slabs.record(index);
+                let is_dirty = record.dirty() != 0 || record.is_advised(); // as much work, or less
                 dirty_bytes += if is_dirty { slabs.bytes_of(index) } else { 0 };
                 let is_more = taken.len() == SLICE_SEGMENTS_MAX || dirty_bytes > SEGMENT_BYTES_MAX;
                 if is_more && !taken.is_empty() {
@@ -111,6 +116,9 @@ impl Heap {
         }
         let zero = |index: &u64| {
             let access = slabs.record(*index).reopen();
+            if access.is_advised() {
+                self.undo_advice(SlabLocation::new(SizeClass::RUNS, *index), &access);
+            }
             if access.dirty() != 0 {
                 slabs.scrub(*index, &access);
             }
@@ -129,6 +137,11 @@ impl Heap {
 
     /// Whether [`Heap::scrub_slice`] has something to do.
     pub(crate) fn has_unscrubbed(&self) -> bool {
-        !self.large.lock().unscrubbed.is_empty()
+        self.unscrubbed() > 0
+    }
+
+    /// Segments that wait to be zeroed.
+    pub(in crate::memory) fn unscrubbed(&self) -> usize {
+        self.large.lock().unscrubbed.len()
     }
 }

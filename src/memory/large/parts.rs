@@ -42,7 +42,7 @@ impl Heap {
                 return Err(error);
             }
             let count: u64 = part.iter().map(|taken| taken.pages.end - taken.pages.start).sum();
-            account.used_pages += count;
+            account.use_pages(count);
             drop(account);
             left -= count;
             taken.extend(part);

@@ -2,10 +2,13 @@
 //! adds up what is in use, and nothing else.
 //!
 //! A request must be refused if, and only if, what is in use and it exceed the limit. What was freed, in whatever
-//! class, on whatever page, is never in the way; what a reader holds is. `MAAS_DRIFT_OPERATIONS` makes it longer.
+//! class, on whatever page, is never in the way; what a reader holds is. Nor is it what a reclaim under pressure, slices of
+//! which stand between the requests, is about to give back. `MAAS_DRIFT_OPERATIONS` makes it longer.
 
 use super::{allocate, write};
-use crate::memory::{AllocateError, ClassConfig, Config, Heap, Pin, SizeClass, SlabLocation, ZEROS};
+use crate::memory::{
+    AllocateError, ClassConfig, Config, Heap, Pin, ReclaimDepth, SizeClass, SlabLocation, ZEROS,
+};
 use std::sync::Arc;
 
 /// Operations of one walk.
@@ -47,6 +50,8 @@ struct Walk {
     in_use: u64,
     grants: u64,
     refusals: u64,
+    /// Reclaims that came to their end.
+    passes: u64,
 }
 
 impl Walk {
@@ -65,6 +70,7 @@ impl Walk {
             in_use: 0,
             grants: 0,
             refusals: 0,
+            passes: 0,
         }
     }
 
@@ -188,10 +194,26 @@ impl Walk {
         }
     }
 
+    /// A slice of a reclaim under pressure, gentle for a while and then aggressive, or of emptying all magazines.
+    fn press(&mut self, operation: u64) {
+        let in_use_bytes = self.heap.in_use_bytes();
+        let depth =
+            if triangle(operation, 19_000, 2) == 0 { ReclaimDepth::Gentle } else { ReclaimDepth::Aggressive };
+        let slice = match self.random.u8(..4) {
+            0 => self.heap.shrink_magazines_slice(),
+            _ => self.heap.reclaim_for_pressure_slice(depth),
+        };
+        self.passes += u64::from(slice.is_done);
+        assert_eq!(self.heap.in_use_bytes(), in_use_bytes, "nothing in use is touched");
+    }
+
     fn step(&mut self, operation: u64) {
         // How full it is to be drifts too, with another period: from a fifth of the limit to beyond it.
         let fullness = 20 + triangle(operation, 23_000, 110) as u64;
         let wants_more = u128::from(self.in_use) * 100 < u128::from(self.limit) * u128::from(fullness);
+        if self.random.u8(..32) == 0 {
+            self.press(operation);
+        }
         match self.random.u8(..32) {
             0 => self.pin(),
             1 => self.unpin(),
@@ -281,6 +303,7 @@ fn walk(config: &Config) {
         }
     }
     assert!(walk.grants > all / 20 && walk.refusals > all / 200, "{} {}", walk.grants, walk.refusals);
+    assert!(walk.passes > all / 10_000, "{} reclaims came to an end", walk.passes);
     walk.end();
 }
 

@@ -60,6 +60,8 @@ fn work(heap: &Arc<Heap>) -> u64 {
             }
             slabs.into_iter().for_each(|slab| heap.free(slab));
             heap.sweep_slice(1 << 20);
+            let depth = if round == 0 { ReclaimDepth::Gentle } else { ReclaimDepth::Aggressive };
+            while !heap.reclaim_for_pressure_slice(depth).is_done {}
             heap.check();
         }
     }

@@ -7,7 +7,7 @@
 //! the way of another.
 
 use super::{allocate, heap, write};
-use crate::memory::{AllocateError, Heap, Pin, Shape, SizeClass, SlabLocation};
+use crate::memory::{AllocateError, Heap, Pin, ReclaimDepth, Shape, SizeClass, SlabLocation};
 use crate::slot;
 use parking_lot::Mutex;
 use std::ops::RangeInclusive;
@@ -131,8 +131,21 @@ impl Racer<'_> {
         }
     }
 
+    /// A slice of a reclaim under pressure, which all threads of a race share.
+    fn press(&mut self) {
+        let heap = &self.race.heap;
+        let _ = match self.random.u8(..4) {
+            0 => heap.shrink_magazines_slice(),
+            1 => heap.reclaim_for_pressure_slice(ReclaimDepth::Gentle),
+            _ => heap.reclaim_for_pressure_slice(ReclaimDepth::Aggressive),
+        };
+    }
+
     pub(super) fn run(mut self, calls: usize) -> Vec<Call> {
         for _ in 0..calls {
+            if self.random.u8(..16) == 0 {
+                self.press();
+            }
             match self.random.u8(..16) {
                 0..7 => self.allocate(),
                 7 => self.promise(),

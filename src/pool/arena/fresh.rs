@@ -142,6 +142,7 @@ impl<'a> ChunkClaim<'a> {
             hold.bytes = bytes;
         }
         self.room = Room::granted(self.local.heap(), bytes);
+        self.local.doorkeeper().served(bytes);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::pool::plan::{ClaimError, Plan};
 use crate::pool::queue::Need;
 use crate::pool::tags::{TAGS_MAX, TagNumber};
 use crate::pool::turns::Claimed;
-use crate::pool::{AllocateError, AllocateRequest, Allocation, Unavailable};
+use crate::pool::{AllocateError, AllocateRequest, Allocation, Priority, Unavailable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -121,6 +121,7 @@ impl Local {
         let draft = self.draft(request, hold.as_ref().map(|hold| hold.tag))?;
         let its_tag = hold.as_ref().map(|hold| self.hold_tag(hold.tag));
         let least_bytes = memory::page_size().min(draft.initial_bytes);
+        self.ask_about_bytes(request.priority, least_bytes, now)?;
         let (fresh, now) = self.take_chunks(least_bytes, draft.initial_bytes, hold, wait, now).await?;
         if self.arenas().index().open.len() >= ARENAS_MAX as usize {
             while self.end_one_due(now).is_some() {}
@@ -225,7 +226,7 @@ impl Local {
     pub(in crate::pool) async fn allocate_in_arena(
         &self,
         id: ArenaId,
-        size_bytes: u64,
+        (size_bytes, priority): (u64, Priority),
         wait: Duration,
         now: Now,
     ) -> Result<Allocation, ArenaAllocateError> {
@@ -234,9 +235,10 @@ impl Local {
         }
         self.page_shape_for(size_bytes)?; // what can never be had is not waited for
         if size_bytes > MEMBER_BYTES_MAX {
-            return self.allocate_attached(id, size_bytes, wait, now).await;
+            return self.allocate_attached(id, (size_bytes, priority), wait, now).await;
         }
         let (began, mut now) = (now, now);
+        let mut is_asked_about = false;
         let mut entry = EntryClaim::new(self);
         let mut step = self.try_member(id, size_bytes, &mut entry, now)?;
         loop {
@@ -245,6 +247,10 @@ impl Local {
                 Step::Made(made) => return Ok(made),
                 Step::NeedsEntry => (Need { entries: 1, ..Need::default() }, None),
                 Step::NeedsChunk { least_bytes, wish_bytes, hold } => {
+                    // What lies in a chunk that the arena has takes nothing of the pool: nobody is asked.
+                    if !std::mem::replace(&mut is_asked_about, true) {
+                        self.ask_about_bytes(priority, least_bytes, now)?;
+                    }
                     let mut claim = ChunkClaim::new(self, hold);
                     if least_bytes < wish_bytes && claim.try_claim(wish_bytes) {
                         now = self.put_chunks(id, claim, size_bytes, now).await?;
@@ -374,7 +380,7 @@ impl Local {
     async fn allocate_attached(
         &self,
         id: ArenaId,
-        size_bytes: u64,
+        (size_bytes, priority): (u64, Priority),
         wait: Duration,
         now: Now,
     ) -> Result<Allocation, ArenaAllocateError> {
@@ -385,10 +391,12 @@ impl Local {
             Ok::<_, ArenaAllocateError>((number, tag))
         })??;
         let request = AllocateRequest { size_bytes, lease: None, tag, ..AllocateRequest::new(size_bytes) };
+        self.ask_about_bytes(priority, actual_size_bytes, now)?;
         let mut plan = Plan::in_arena(self, &request, number)?;
         let now = self.claim_patiently(plan.need(), wait, now).await?;
         plan.claimed();
         let mut made = plan.back().await?;
+        self.doorkeeper().served(actual_size_bytes);
         let outcome = self.with_open(id, now, |_, tree, number| {
             tree.check_limits(number, actual_size_bytes)?;
             let backed = made.pop().expect("a plan of one block makes one");

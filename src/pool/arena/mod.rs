@@ -30,7 +30,7 @@ pub(super) use registry::Arenas;
 
 use super::id::{AllocationId, ArenaId};
 use super::tags::Tag;
-use super::{Allocation, Cursor, Engine, Pool};
+use super::{Allocation, Cursor, Engine, Pool, Priority};
 use crate::clock::Now;
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub struct ArenaRequest {
     pub lease: Option<Duration>,
     /// Whose it will be; none: its parent's, if it has one.
     pub tag: Option<Tag>,
+    /// How much it matters, where room is short.
+    pub priority: Priority,
 }
 
 /// What is known of an arena.
@@ -185,10 +187,18 @@ impl Pool {
     ) -> Result<Arena, ArenaAllocateError> {
         let Engine::Local(local) = &self.engine;
         let outcome = local.create_arena(request, wait, now).await;
-        outcome.inspect_err(|error| {
-            if let ArenaAllocateError::Allocate(error) = error {
-                self.calls.refused(1, error.clone());
-            }
+        self.count_arena_refusal(outcome, now)
+    }
+
+    /// Counts what the pool refused of a request that came at `now`.
+    fn count_arena_refusal<T>(
+        &self,
+        outcome: Result<T, ArenaAllocateError>,
+        now: Now,
+    ) -> Result<T, ArenaAllocateError> {
+        outcome.map_err(|error| match error {
+            ArenaAllocateError::Allocate(error) => self.refused(1, error, now).into(),
+            other => other,
         })
     }
 
@@ -224,16 +234,13 @@ impl Pool {
         &self,
         id: ArenaId,
         size_bytes: u64,
+        priority: Priority,
         wait: Duration,
         now: Now,
     ) -> Result<Allocation, ArenaAllocateError> {
         let Engine::Local(local) = &self.engine;
-        let outcome = local.allocate_in_arena(id, size_bytes, wait, now).await;
-        outcome.inspect_err(|error| {
-            if let ArenaAllocateError::Allocate(error) = error {
-                self.calls.refused(1, error.clone());
-            }
-        })
+        let outcome = local.allocate_in_arena(id, (size_bytes, priority), wait, now).await;
+        self.count_arena_refusal(outcome, now)
     }
 
     /// Ends all members of an arena, and all arenas in it; it stays open.

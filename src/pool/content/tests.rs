@@ -1,9 +1,10 @@
 //! Content under a naive twin, and hunted for what must never happen: torn reads, lost updates, stale bytes, leaks.
 
 use super::*;
+use crate::memory::Advice;
 use crate::memory::Heap;
 use crate::pool::tests::at_once;
-use crate::pool::{AllocateRequest, Config, Pool};
+use crate::pool::{AdviseError, AllocateRequest, Config, Pool};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -315,6 +316,7 @@ enum Action {
     Upload { at: usize, patch: Option<u64>, length: u64, breaks: bool },
     Hold(usize),
     Release(usize),
+    Advise(usize, Advice),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -326,6 +328,8 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (any::<usize>(), place(), 0_u64..9000, proptest::bool::weighted(0.2)).prop_map(|(at, patch, length, breaks)| Action::Upload { at, patch, length, breaks }),
         2 => any::<usize>().prop_map(Action::Hold),
         2 => any::<usize>().prop_map(Action::Release),
+        1 => any::<usize>().prop_map(|at| Action::Advise(at, Advice::Random)),
+        2 => any::<usize>().prop_map(|at| Action::Advise(at, Advice::Free)),
     ]
 }
 
@@ -391,6 +395,20 @@ proptest! {
                 Action::Hold(at) if !twin.is_empty() => {
                     let (id, bytes, _) = &twin[at % twin.len()];
                     held.push((at_once(pool.read(*id, NOW)).expect("live"), bytes.clone()));
+                }
+                Action::Advise(at, advice) if !twin.is_empty() => {
+                    let at = at % twin.len();
+                    let (id, bytes, version) = &mut twin[at];
+                    match at_once(pool.advise(*id, advice, NOW)) {
+                        Ok(Some(written)) => {
+                            bytes.fill(0);
+                            *version += 1;
+                            prop_assert!(advice.discards() && written.version == *version);
+                        }
+                        Ok(None) => prop_assert!(!advice.discards()),
+                        Err(AdviseError::Write(WriteError::NoRoom(_) | WriteError::Waited { .. })) => {}
+                        Err(error) => prop_assert!(false, "{}", error),
+                    }
                 }
                 Action::Release(at) if !held.is_empty() => {
                     let (content, bytes) = held.swap_remove(at % held.len());

@@ -5,7 +5,7 @@ use crate::memory::{self, Heap};
 use crate::pool::tests::at_once;
 use crate::pool::{
     AllocateRequest, AllocationId, ArenaRequest, ArenaSize, Config, Keep, Placement, Pool, Precondition,
-    Profile,
+    Priority, Profile,
 };
 use proptest::prelude::*;
 
@@ -115,11 +115,18 @@ fn members_of_an_arena_are_reported_where_nothing_ends_it() {
     let pool = pool();
     let arena = |lease, parent, seconds| {
         let size = ArenaSize::Profile(Profile::Medium);
-        let request = ArenaRequest { size, parent, limit_bytes: None, lease, tag: tag("job") };
+        let request = ArenaRequest {
+            size,
+            parent,
+            limit_bytes: None,
+            lease,
+            tag: tag("job"),
+            priority: Priority::Normal,
+        };
         at_once(pool.create_arena(&request, Duration::ZERO, at(seconds))).expect("there is room").id
     };
     let member = |arena, size_bytes, seconds| {
-        at_once(pool.allocate_in_arena(arena, size_bytes, Duration::ZERO, at(seconds)))
+        at_once(pool.allocate_in_arena(arena, size_bytes, Priority::Normal, Duration::ZERO, at(seconds)))
             .expect("there is room")
             .id
     };

@@ -1,6 +1,9 @@
 //! First uploads that broke off: what they left in the allocation's own segments is zeroed before anybody may write there
 //! again. Much of it is the janitor's work; meanwhile the segments stay lent, so they read as zeros and nobody writes.
 //!
+//! Content that is discarded goes the same way: it reads as zeros from one instant on, and its pages go back while its segments
+//! are lent.
+//!
 //! Only the entry keeps the segments for that. Where it ends, or its content is replaced, they are let go of with it, and
 //! what is written there is zeroed like that of any other block that was freed.
 
@@ -13,8 +16,29 @@ use std::sync::{Arc, Weak};
 
 /// Bytes that are zeroed where an upload breaks off: 0.2 ms.
 const AT_ONCE_BYTES: u64 = 16 << 20;
+/// Bytes whose pages are given back where content is discarded: 4 MiB take 0.25 ms.
+const GIVEN_BACK_AT_ONCE_BYTES: u64 = 8 << 20;
 
-/// What such an upload left.
+/// What is to be done with what is left in segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pool) enum Cleaning {
+    /// It is overwritten: who wrote there writes again.
+    Zero,
+    /// Its pages go back to the system.
+    GiveBack,
+}
+
+impl Cleaning {
+    /// Bytes that are cleaned in a slice.
+    fn slice_bytes(self) -> u64 {
+        match self {
+            Cleaning::Zero => AT_ONCE_BYTES,
+            Cleaning::GiveBack => GIVEN_BACK_AT_ONCE_BYTES,
+        }
+    }
+}
+
+/// What such an upload left, or what was discarded.
 #[derive(Debug)]
 pub(in crate::pool) struct Broken {
     /// The entry, and the key that it must still have.
@@ -22,6 +46,7 @@ pub(in crate::pool) struct Broken {
     lent: Weak<Object>,
     /// What was written, and is not zeroed yet.
     written: Range<u64>,
+    cleaning: Cleaning,
 }
 
 impl Broken {
@@ -34,10 +59,13 @@ impl Broken {
     fn zero_slice(&mut self) -> bool {
         // Kept for one slice: where the allocation ends meanwhile the segments are freed at the end of that.
         let Some(lent) = self.lent.upgrade() else { return false };
-        let end = self.written.end.min(self.written.start + AT_ONCE_BYTES);
+        let end = self.written.end.min(self.written.start + self.cleaning.slice_bytes());
         let segments = lent.segments();
         for part in segments.parts(self.written.start..end) {
-            segments.zero_part_outside(&part_of_all(segments, &part), &(0..0));
+            match self.cleaning {
+                Cleaning::Zero => segments.zero_part_outside(&part_of_all(segments, &part), &(0..0)),
+                Cleaning::GiveBack => segments.discard_part(&part),
+            }
         }
         self.written.start = end;
         !self.written.is_empty()
@@ -51,10 +79,17 @@ fn part_of_all(segments: &super::Segments, part: &super::segments::Part) -> supe
 }
 
 impl Local {
-    /// Zeroes what an upload into segments that were lent by its target left, here or in the janitor's time.
-    pub(super) fn clean_up(&self, target: (u32, Key), lent: Arc<Object>, written: Range<u64>) {
-        let is_much = written.end - written.start > AT_ONCE_BYTES;
-        let broken = Broken { target, lent: Arc::downgrade(&lent), written };
+    /// Zeroes what an upload into segments that were lent by its target left, or gives back the pages of what was discarded,
+    /// here or in the janitor's time.
+    pub(super) fn clean_up(
+        &self,
+        target: (u32, Key),
+        lent: Arc<Object>,
+        written: Range<u64>,
+        cleaning: Cleaning,
+    ) {
+        let is_much = written.end - written.start > cleaning.slice_bytes();
+        let broken = Broken { target, lent: Arc::downgrade(&lent), written, cleaning };
         drop(lent); // which frees the segments, where they are the allocation's no more
         let left = if is_much { self.handover().enter_broken(broken) } else { Some(broken) };
         if let Some(mut broken) = left {
@@ -81,7 +116,13 @@ impl Local {
         if let Some(record) = entry.read().filter(|record| record.key == key)
             && let PlaceKind::Object(number) = record.place.kind()
             && entry.is_lent()
-            && self.objects().look(number, |object| std::ptr::eq(Arc::as_ptr(object), broken.lent.as_ptr()))
+            && self.objects().look(number, |object| {
+                let is_this = std::ptr::eq(Arc::as_ptr(object), broken.lent.as_ptr());
+                if is_this {
+                    object.set_blank(false); // its segments are zeros by now
+                }
+                is_this
+            })
         {
             entry.set_lent(false);
         }

@@ -3,6 +3,7 @@
 //! A number is looked up under the lock of the entry that names it, and given back after the entry names another, or
 //! none; so who looks up finds what the entry meant.
 
+use super::segments::Part;
 use super::{Object, Reading, Segments, Upkeep};
 use crate::memory::{Backed, Heap, page_size};
 use crate::pool::content::Placement;
@@ -135,12 +136,12 @@ impl Objects {
         self.look(number, |object| object.writes())
     }
 
-    /// A read of a version, and how many writes it is of, under the lock of the entry that names it: nothing for one that
-    /// was never written. None where it has as many readers as can be counted.
-    pub(in crate::pool) fn read(&self, number: ObjectNumber) -> Option<Option<(u64, Reading)>> {
-        self.look(number, |object| match object.writes() {
-            0 => Some(None),
-            version => Reading::new(object).map(|reading| Some((version, reading))),
+    /// How many writes a version is of, and a read of it, under the lock of the entry that names it: nothing to read of one
+    /// that is zeros. None where it has as many readers as can be counted.
+    pub(in crate::pool) fn read(&self, number: ObjectNumber) -> Option<(u64, Option<Reading>)> {
+        self.look(number, |object| match object.reads_zero() {
+            true => Some((object.writes(), None)),
+            false => Reading::new(object).map(|reading| (object.writes(), Some(reading))),
         })
     }
 
@@ -157,6 +158,23 @@ impl Objects {
         pieces: &[&[u8]],
     ) -> bool {
         self.look(number, |object| Object::write_in_place(object, placement, pieces))
+    }
+
+    /// A version's segments from an offset on, as far as so many bytes, and at most so many of them; and where the last ends
+    /// of all that there are. Under the lock of the entry that names it, as long as they are used.
+    pub(in crate::pool) fn parts_from(
+        &self,
+        number: ObjectNumber,
+        from: u64,
+        bytes_max: u64,
+        count_max: usize,
+    ) -> (Vec<Part>, u64) {
+        self.look(number, |object| {
+            let segments = object.segments();
+            let all = segments.range().end;
+            let end = all.min(from.saturating_add(bytes_max));
+            (segments.parts(from.min(end)..end).take(count_max).collect(), all)
+        })
     }
 
     /// Lengths of a version's segments.

@@ -228,6 +228,15 @@ impl Segments {
         self.edit(part, &Edit { zero_outside: Some(within), ..Edit::default() });
     }
 
+    /// Makes the segment of a part all zeros, and gives its pages back.
+    ///
+    /// # Panics
+    /// If somebody else holds it.
+    pub(super) fn discard_part(&self, part: &Part) {
+        let heap = &self.upkeep.heap;
+        heap.discard(part.location, None).expect("nobody else holds a segment of what was discarded");
+    }
+
     /// Looks for what a stray write left behind the content, if they hold its end. Before one of them drains.
     pub(in crate::pool) fn check_slack(&self) {
         if let Some(last) =

@@ -1,5 +1,6 @@
 //! Uploads into a large object, piece by piece. See `object.rs` for the ways in which content is written.
 
+use super::broken::Cleaning;
 use super::{Object, Segments};
 use crate::clock::Now;
 use crate::memory::{self, Pin, Shape};
@@ -55,7 +56,8 @@ enum Needed {
 struct Base {
     number: ObjectNumber,
     writes: u64,
-    /// None where its segments are lent to another upload: then nothing can be shared, and it is all zeros.
+    /// None where its segments are lent to another upload, or being discarded: then nothing can be shared, and it is all
+    /// zeros.
     version: Option<Arc<Object>>,
 }
 
@@ -94,7 +96,7 @@ impl Local {
                     (Placement::Patch { offset }, Some(length)) => offset + length,
                     _ => record.size_bytes,
                 };
-                let is_secret = writes == 0 && entry.is_lent();
+                let is_secret = object.reads_zero() && entry.is_lent();
                 object.needed(placement, placement.offset()..end, is_secret, length.is_some())
             });
             ((index, record.key), record.size_bytes, needed)
@@ -281,8 +283,8 @@ impl<'a> ObjectUpload<'a> {
         let is_lent = entry.is_lent();
         let (writes, version) = self.local.objects().look(number, |object| {
             let writes = object.writes();
-            // What is lent is its upload's alone. And who replaces everything needs nothing of it.
-            let is_wanted = self.placement != Placement::Replace && !(writes == 0 && is_lent);
+            // What is lent is its upload's alone, or being discarded. And who replaces everything needs nothing of it.
+            let is_wanted = self.placement != Placement::Replace && !(object.reads_zero() && is_lent);
             (writes, is_wanted.then(|| Arc::clone(object)))
         });
         precondition.check(writes)?;
@@ -432,7 +434,7 @@ impl Drop for ObjectUpload<'_> {
         match std::mem::replace(&mut self.filled, Filled::Nothing) {
             Filled::Lent(lent) => {
                 lent.segments().check_slack();
-                self.local.clean_up(self.target, lent, self.range());
+                self.local.clean_up(self.target, lent, self.range(), Cleaning::Zero);
             }
             Filled::Private(segments) => segments.check_slack(),
             Filled::Nothing => {}

@@ -3,6 +3,7 @@
 
 use super::arenas::{arena_request, check_empty};
 use super::*;
+use crate::pressure::{Action, Order};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,7 +55,7 @@ async fn step(pool: &Pool, known: &Known, random: &mut fastrand::Rng) {
             let Some(arena) = pick(random, &known.arenas) else { return };
             let size = if random.u8(0..10) == 0 { random.u64(16_385..40_000) } else { random.u64(1..3000) };
             let wait = Duration::from_micros(random.u64(0..300));
-            if let Ok(made) = pool.allocate_in_arena(arena, size, wait, now).await {
+            if let Ok(made) = pool.allocate_in_arena(arena, size, Priority::Normal, wait, now).await {
                 let body = Bytes::from(vec![letter(made.id); usize::try_from(size).expect("small")]);
                 let any = Precondition::default();
                 let _ = pool.write(made.id, Placement::Replace, &[body], &any, now).await;
@@ -126,7 +127,7 @@ async fn step(pool: &Pool, known: &Known, random: &mut fastrand::Rng) {
             if pool.rollback_arena(arena, now).await.is_ok() {
                 known.ended.fetch_add(1, Ordering::Relaxed);
                 assert!(matches!(
-                    pool.allocate_in_arena(arena, 1, Duration::ZERO, now).await,
+                    pool.allocate_in_arena(arena, 1, Priority::Normal, Duration::ZERO, now).await,
                     Err(ArenaAllocateError::Arena(ArenaError::Ended { .. }))
                 ));
             }
@@ -196,9 +197,11 @@ async fn calls_about_arenas_that_are_dropped_anywhere_leave_nothing_behind() {
                 match pool.await_chore(Duration::from_micros(200)) {
                     Chore::Ready => pool.do_chore(),
                     Chore::Scrub => pool.scrub_slice(),
+                    Chore::Relief => _ = pool.relieve_slice(Now(1)),
                     Chore::Nothing => {
                         pool.end_idle_interval();
                         while pool.reclaim_idle_slice() {}
+                        pool.order_relief(Order { action: Action::Emergency, is_news: false });
                     }
                     Chore::Ended => return,
                 }

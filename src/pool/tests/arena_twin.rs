@@ -238,6 +238,7 @@ fn act(pool: &Pool, twin: &mut Twin, action: Action) -> Result<(), TestCaseError
                 limit_bytes: limit,
                 lease: lease.map(Duration::from_nanos),
                 tag: tagged.then(|| TAG.parse().expect("a tag")),
+                priority: Priority::Normal,
             };
             let own_tag = request.tag.clone();
             match create(pool, &request, now) {
@@ -480,8 +481,7 @@ fn walk(actions: Vec<Action>) -> Result<(), TestCaseError> {
     for id in twin.open() {
         let _ = at_once(pool.rollback_arena(id, twin.now)); // those in others end with them
     }
-    let left: Vec<_> = list_all(&pool, 50, twin.now);
-    at_once(pool.free_batch(&left, twin.now));
+    at_once(pool.free_batch(&list_all(&pool, 50, twin.now), twin.now));
     twin.readers.clear();
     check_empty(&pool);
     prop_assert!(at_once(pool.stats()).heap.compaction.moves > 0);

@@ -22,7 +22,8 @@ fn full() -> (Pool, Arena, Vec<AllocationId>) {
 }
 
 fn waiter(pool: &Pool, arena: ArenaId) -> Waiter<'_> {
-    let mut waiter: Waiter<'_> = Box::pin(pool.allocate_in_arena(arena, 16, MINUTE, Now(2)));
+    let mut waiter: Waiter<'_> =
+        Box::pin(pool.allocate_in_arena(arena, 16, Priority::Normal, MINUTE, Now(2)));
     assert_eq!(poll(&mut waiter), None, "there is no room yet");
     waiter
 }

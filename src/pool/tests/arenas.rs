@@ -13,6 +13,7 @@ pub(super) fn arena_request() -> ArenaRequest {
         limit_bytes: None,
         lease: None,
         tag: None,
+        priority: Priority::Normal,
     }
 }
 
@@ -30,7 +31,7 @@ pub(super) fn member(
     size: u64,
     now: Now,
 ) -> Result<Allocation, ArenaAllocateError> {
-    at_once(pool.allocate_in_arena(id, size, Duration::ZERO, now))
+    at_once(pool.allocate_in_arena(id, size, Priority::Normal, Duration::ZERO, now))
 }
 
 pub(super) fn roll_back(pool: &Pool, id: ArenaId, now: Now) {
@@ -441,12 +442,16 @@ async fn whoever_waits_gets_what_an_arena_had_and_an_arena_waits_for_what_others
     let arena =
         pool.create_arena(&arena_request(), Duration::ZERO, Now::read()).await.expect("there is room").id;
     let filler = pool.allocate(&request(8 * PAGE, None), Duration::ZERO, Now::read()).await.expect("room").id;
-    pool.allocate_in_arena(arena, 16 << 10, Duration::ZERO, Now::read()).await.expect("there is room");
-    pool.allocate_in_arena(arena, 16 << 10, Duration::ZERO, Now::read()).await.expect("there is room");
+    pool.allocate_in_arena(arena, 16 << 10, Priority::Normal, Duration::ZERO, Now::read())
+        .await
+        .expect("there is room");
+    pool.allocate_in_arena(arena, 16 << 10, Priority::Normal, Duration::ZERO, Now::read())
+        .await
+        .expect("there is room");
     let wait = Duration::from_secs(20);
     let waiting = tokio::spawn({
         let pool = Arc::clone(&pool);
-        async move { pool.allocate_in_arena(arena, 100, wait, Now::read()).await }
+        async move { pool.allocate_in_arena(arena, 100, Priority::Normal, wait, Now::read()).await }
     });
     while at_once(pool.stats()).waiting_requests == 0 {
         tokio::task::yield_now().await;

@@ -2,6 +2,7 @@
 //! is, and nothing is held by nobody. `MAAS_HUNT_ROUNDS` makes it longer.
 
 use super::*;
+use crate::pressure::{Action, Order};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Steps of each thread.
@@ -100,9 +101,11 @@ async fn whatever_is_dropped_wherever_leaves_what_was_acknowledged_and_nothing_e
                 match pool.await_chore(Duration::from_micros(200)) {
                     Chore::Ready => pool.do_chore(),
                     Chore::Scrub => pool.scrub_slice(),
+                    Chore::Relief => _ = pool.relieve_slice(Now(1)),
                     Chore::Nothing => {
                         pool.end_idle_interval();
                         while pool.reclaim_idle_slice() {}
+                        pool.order_relief(Order { action: Action::Emergency, is_news: false });
                     }
                     Chore::Ended => return,
                 }

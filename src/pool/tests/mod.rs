@@ -1,5 +1,6 @@
 //! The pool as a whole: ids, deadlines, listing and accounts, and under threads.
 
+mod admission;
 mod arena_answers;
 mod arena_costs;
 mod arena_races;

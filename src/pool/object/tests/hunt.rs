@@ -3,6 +3,7 @@
 
 use super::twin::scatter;
 use super::*;
+use crate::pressure::{Action, Order};
 
 const OBJECTS: usize = 3;
 const SIZE: u64 = 96 << 10;
@@ -99,9 +100,11 @@ fn threads_that_write_read_and_free_objects_see_whole_versions_and_leave_nothing
                 match pool.await_chore(Duration::from_micros(100)) {
                     Chore::Ready => pool.do_chore(),
                     Chore::Scrub => pool.scrub_slice(),
+                    Chore::Relief => _ = pool.relieve_slice(NOW),
                     Chore::Nothing => {
                         pool.end_idle_interval();
                         while pool.reclaim_idle_slice() {}
+                        pool.order_relief(Order { action: Action::Emergency, is_news: false });
                         pool.sweep_free_slabs(1 << 16);
                         pool.sweep_readers(NOW);
                     }

@@ -1,6 +1,7 @@
 //! The content of one object under a naive twin: a plain vector.
 
 use super::*;
+use crate::memory::Advice;
 use proptest::prelude::*;
 
 /// Leaves memory in pieces: blocks of two pages, of which the first of each `of` stay.
@@ -50,6 +51,7 @@ enum Step {
     Commit,
     LetGo,
     FreeAndAllocate,
+    Advise(Advice),
 }
 
 const TWIN_SIZE: u64 = (160 << 10) + 123;
@@ -71,6 +73,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Commit),
         2 => Just(Step::LetGo),
         1 => Just(Step::FreeAndAllocate),
+        2 => Just(Step::Advise(Advice::DontNeed)),
+        1 => Just(Step::Advise(Advice::Random)),
+        1 => Just(Step::Advise(Advice::WillNeed)),
     ];
     proptest::collection::vec(step, 1..25)
 }
@@ -151,6 +156,14 @@ proptest! {
                     if let Some((pieces, expected)) = held.pop() {
                         prop_assert!(joined(pieces) == expected, "a reader sees another instant");
                     }
+                }
+                Step::Advise(advice) => {
+                    let written = at_once(pool.advise(id, advice, NOW)).expect("there is room");
+                    if advice.discards() {
+                        version += 1;
+                        twin.fill(0);
+                    }
+                    prop_assert_eq!(written.map(|written| written.version), advice.discards().then_some(version));
                 }
                 Step::FreeAndAllocate => {
                     at_once(pool.free(id, NOW)).expect("live");
