@@ -101,7 +101,7 @@ fn a_full_pool_its_tags_its_leaks_and_its_backend_are_told() {
         ("budgets", "warning", &["bounded", "4 MiB"]),
         ("leaks", "warning", &["2 allocations", "62 MiB", "hungry"]),
         ("arenas", "warning", &["1 open arena,"]),
-        ("backend", "warning", &["attempts failed"]),
+        ("backend", "warning", &["failed in a row"]),
     ] {
         let found = finding(&found, code).unwrap_or_else(|| panic!("no {code} in {found}"));
         assert_eq!(found["severity"], severity, "{found}");
