@@ -695,6 +695,88 @@ check_small_pool() {
     passed
 }
 
+# When a line with this text came first, in milliseconds: when FILE TEXT
+when() { grep -m 1 -F -- "$2" "$1" | cut -d ' ' -f 1; }
+
+# A small pool is filled along a ramp: its level, the forecast, the events and the answers' header tell what comes, who matters
+# little is turned away, and only then is anybody refused.
+check_pressure() {
+    local events=$work/ramp.events began number blocks=64 listener level status pressure seconds code words=''
+    local -A first=() # when each thing came first
+    step "a ramp to a full pool: told before it is refused"
+    serve ramp -- --set memory.max_pool_size=64MiB --set memory.slab_sizes=1MiB --set pressure.interval=500ms \
+        --set pressure.psi=false --set "pressure.cgroup_root=$work/empty"
+    launch "$events" bash -c 'curl -q -sSN --noproxy "*" "$0/pressure/events" | while IFS= read -r line; do
+        printf "%s %s\n" "$(date +%s%3N)" "$line"; done' "$base"
+    listener=$launched
+    until_true 10 server_log_has "$events" '"level":"normal"' || fail "the first event does not come at once"
+    grep -q ' event: pressure' "$events" || fail "the event has no name"
+    began=$(now_ms)
+    # Four blocks a second, of 64.
+    for ((number = 1; number <= blocks; number++)); do
+        while [ "$(now_ms)" -lt $((began + number * 250)) ]; do sleep 0.02; done
+        call 201 POST /allocate -H "$json" -d '{"size_bytes":1048576}'
+        level=$(sed -n 's/^x-maas-pressure: //p' <<<"$headers")
+        [ -z "$level" ] || [ -n "${first[header-$level]-}" ] || first[header-$level]=$(now_ms)
+        # What matters little is tried beside it, and given back where it is served.
+        if [ $number -lt $blocks ]; then
+            status=$(plain_curl -o "$work/low" -w '%{http_code}' -H "$json" -d '{"size_bytes":1,"priority":"low"}' "$base/allocate")
+            code=$(sed -n 's/.*"code":"\([a-z-]*\)".*/\1/p' "$work/low")
+            [ -n "${first[low-$status-$code]-}" ] || first[low-$status-$code]=$(now_ms)
+            if [ "$status" = 201 ]; then
+                id=$(sed -n 's/.*"id":"\([^"]*\)".*/\1/p' "$work/low")
+                call 204 DELETE "/allocate/$id"
+            fi
+        fi
+        call 200 GET /pressure
+        pressure=$body
+        level=$(sed -n 's/.*"level":"\([a-z]*\)".*/\1/p' <<<"$pressure")
+        [ -n "${first[level-$level]-}" ] || first[level-$level]=$(now_ms)
+        # Seconds to critical, said while it is below.
+        seconds=$(sed -n 's/.*"critical":\([0-9.]*\),.*/\1/p' <<<"$pressure")
+        if [ "$level" != critical ] && [ "$level" != emergency ] && [ -n "$seconds" ] && [ -z "${first[forecast]-}" ]; then
+            [[ $pressure =~ \"predicted_30s\":[0-9.]+ ]] || fail "it says when, and not how full" "$pressure"
+            first[forecast]=$(now_ms)
+            words="$seconds s before critical at $number of $blocks"
+        fi
+    done
+    first[refused]=$(now_ms)
+    refused 507 pool-exhausted POST /allocate -H "$json" -d '{"size_bytes":1048576}'
+    header_is 'retry-after: ([1-9]|[1-9][0-9]|[12][0-9][0-9]|300)'
+    header_is 'x-maas-pressure: emergency'
+    # What was told as events, and when it came to the listener.
+    for level in moderate high critical emergency; do
+        first[event-$level]=$(when "$events" "\"level\":\"$level\"")
+        [ -n "${first[event-$level]}" ] || fail "no event told of the level $level"
+    done
+    in_order event-moderate event-high event-critical event-emergency refused
+    in_order level-normal level-moderate level-high level-critical level-emergency refused
+    in_order header-moderate header-high header-critical header-emergency refused
+    in_order low-201- low-503-admission-deferred low-507-admission-rejected refused
+    in_order forecast level-critical refused
+    metric_is 'maas_refused_total{reason="pool-exhausted"}' 1
+    [ "$(metric 'maas_refused_total{reason="admission-deferred"}')" -gt 0 ] || fail "no deferral was counted"
+    [ "$(metric 'maas_refused_total{reason="admission-rejected"}')" -gt 0 ] || fail "no rejection was counted"
+    stop "$server" "$log" # with a listener
+    until_true 5 ended_by_itself "$listener" || fail "the stream of events did not end with the service"
+    reap "$listener"
+    passed "$words; refused $(seconds $((first[refused] - first[event-moderate]))) after the first event"
+}
+
+# The instants of these names follow each other, each of which has one: in_order NAME… (in the caller's array `first`)
+in_order() {
+    local name before=0 last='the beginning'
+    for name in "$@"; do
+        [ -n "${first[$name]-}" ] || fail "it never came to $name"
+        [ "${first[$name]}" -ge "$before" ] || fail "$name came before $last"
+        before=${first[$name]}
+        last=$name
+        checks_passed=$((checks_passed + 1))
+    done
+}
+
+ended_by_itself() { ! runs "$1"; }
+
 # Runs a command of the program in $work/place: command_is CODE PATTERN [VARIABLE=VALUE]… -- ARGUMENT…
 # Holds it to its exit code, and what it prints to a regular expression.
 command_is() {
@@ -1182,11 +1264,14 @@ check_pages() {
     mkdir -p "$work/session/target/release"
     ln -s "$maas" "$work/session/target/release/maas"
     cp "$root/config.toml" "$work/session/"
-    serve readme-small -- --set memory.max_pool_size=10240 --set memory.slab_sizes=1024 --set budgets.cache=2048
+    # What this machine's memory is like is not to be in them.
+    local -r calm=(--set pressure.psi=false --set "pressure.cgroup_root=$work/empty")
+    mkdir -p "$work/empty"
+    serve readme-small -- "${calm[@]}" --set memory.max_pool_size=10240 --set memory.slab_sizes=1024 --set budgets.cache=2048
     small=$base
     small_server=$server
     small_log=$log
-    serve readme-main -- --set memory.max_pool_size=1GiB
+    serve readme-main -- "${calm[@]}" --set memory.max_pool_size=1GiB
     main=$base
     main_server=$server
     main_log=$log
@@ -1402,6 +1487,7 @@ main() {
     check_bad_input
     check_service_routes
     check_small_pool
+    check_pressure
     check_content
     check_large_objects
     check_arenas
