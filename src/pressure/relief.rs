@@ -29,17 +29,25 @@ impl Outlook {
         })
     }
 
-    /// When the line from the fullness of now through what is predicted comes down to `wanted`.
+    /// When it comes down to `wanted`, if it goes from the fullness of now as the forecast says that it goes from the one of
+    /// then: what has changed since was not foreseen, and is no reason to expect that it goes back.
     fn falls_to(&self, wanted: f64, full: f64, age: Duration) -> Option<Duration> {
-        let mut before = (0.0, full);
-        for (horizon, predicted) in HORIZONS_SECONDS.iter().zip(self.forecast.predicted) {
-            let after = (f64::from(*horizon) - age.as_secs_f64(), predicted);
-            if after.0 <= before.0 {
-                continue; // it is over
-            }
-            if after.1 <= wanted {
-                let part = (before.1 - wanted) / (before.1 - after.1);
-                return Duration::try_from_secs_f64(before.0 + part * (after.0 - before.0)).ok();
+        let age = age.as_secs_f64();
+        let horizons = HORIZONS_SECONDS.iter().map(|horizon| f64::from(*horizon));
+        let points = horizons.zip(self.forecast.predicted);
+        let mut before = (0.0, self.forecast.ratio);
+        let mut unforeseen = None;
+        for after in points {
+            let at =
+                |seconds: f64| before.1 + (after.1 - before.1) * (seconds - before.0) / (after.0 - before.0);
+            if after.0 > age {
+                // Where the line of the forecast has to come down to.
+                let goal = wanted - *unforeseen.get_or_insert(full - at(age.max(before.0)));
+                if after.1 <= goal {
+                    let part = (before.1 - goal) / (before.1 - after.1);
+                    let seconds = before.0 + part * (after.0 - before.0) - age;
+                    return Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+                }
             }
             before = after;
         }
@@ -75,13 +83,18 @@ mod tests {
             (0, 600, Some(30.0)),
             (0, 450, Some(45.0)),
             (0, 0, Some(120.0)),
-            (15, 750, Some(7.5)),
-            (45, 600, Some(7.5)),
+            (15, 750, Some(15.0)),
+            (45, 600, Some(45.0)),
+            (45, 460, Some(73.0)),
+            (45, 440, None),
             (121, 800, None),
             (121, 900, Some(0.0)),
         ] {
             assert_eq!(seconds(&falling, age, wanted), expected, "{age} {wanted}");
         }
+        let surprised = outlook([0.0; 3], 0.0);
+        let surprised = Outlook { forecast: Forecast { ratio: 0.0, ..surprised.forecast }, ..surprised };
+        assert_eq!(seconds(&surprised, 0, 800), None, "it was empty, and was to stay so");
         let steady = outlook([0.9; 3], 20.0);
         assert_eq!((seconds(&steady, 0, 800), seconds(&steady, 0, 0)), (Some(5.0), Some(45.0)));
         let growing = outlook([0.95, 1.0, 1.0], 0.0);

@@ -197,6 +197,7 @@ fn provoke_everything(server: &mut Server) {
         "/metrics",
         "/openapi.json",
         "/pressure",
+        "/doctor",
     ] {
         assert_eq!(server.get(target).status, 200, "{target}");
     }
