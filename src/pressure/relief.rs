@@ -1,6 +1,6 @@
 //! When will there be room? What was forecast, read the other way round: not how full it will be, but when it is less full.
 
-use super::{HORIZONS_SECONDS, Outlook};
+use super::{HORIZONS_SECONDS, HYSTERESIS, Outlook};
 use crate::clock::Now;
 use crate::units::ratio;
 use std::time::Duration;
@@ -29,8 +29,13 @@ impl Outlook {
         })
     }
 
-    /// When the line from the fullness of now through what is predicted comes down to `wanted`.
+    /// When the line from the fullness of now through what is predicted comes down to `wanted`. None where it is fuller now
+    /// than was to be expected: what was predicted then was of another course.
     fn falls_to(&self, wanted: f64, full: f64, age: Duration) -> Option<Duration> {
+        let expected = self.forecast.predicted.into_iter().fold(self.forecast.ratio, f64::max);
+        if full > expected + HYSTERESIS.as_f64() {
+            return None;
+        }
         let mut before = (0.0, full);
         for (horizon, predicted) in HORIZONS_SECONDS.iter().zip(self.forecast.predicted) {
             let after = (f64::from(*horizon) - age.as_secs_f64(), predicted);
@@ -86,6 +91,12 @@ mod tests {
         assert_eq!((seconds(&steady, 0, 800), seconds(&steady, 0, 0)), (Some(5.0), Some(45.0)));
         let growing = outlook([0.95, 1.0, 1.0], 0.0);
         assert_eq!(seconds(&growing, 0, 800), None);
+        let overtaken = |free| {
+            let forecast = Forecast { predicted: [0.0; 3], ..Forecast::still(0.0, &Watermarks::default()) };
+            Outlook { forecast, ..outlook([0.0; 3], free) }
+        };
+        assert_eq!(seconds(&overtaken(0.0), 1, 800), None, "it filled since");
+        assert_eq!(seconds(&overtaken(10.0), 1, 800), Some(10.0));
         let dips = outlook([1.0, 0.5, 0.5], 0.0);
         assert_eq!(seconds(&dips, 0, 750), Some(45.0));
     }
