@@ -1,10 +1,10 @@
 //! The program as its users meet it: commands, what they print, and their exit codes.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 /// Runs `maas` in `directory`, with nothing of this machine's configuration.
@@ -173,4 +173,64 @@ fn a_healthcheck_gives_up_on_a_server_that_says_nothing() {
     let url = format!("http://{}/health", silent.local_addr().expect("a bound socket has an address"));
     let output = maas(directory().path(), &["healthcheck", "--url", &url], &[]);
     assert_eq!((code(&output), stderr(&output).lines().count()), (1, 1), "{}", stderr(&output));
+}
+
+/// 20 minutes of a leak: a tenth of the memory in 200 s.
+fn leak() -> String {
+    let rows = (0..80).map(|at| format!("{},{},100000\r\n", at * 5, 50_000 + at * 250));
+    "seconds,used_bytes,total_bytes\r\n".to_owned() + &rows.collect::<String>()
+}
+
+#[test]
+fn a_recorded_trace_is_replayed_row_by_row_from_a_file_or_standard_input() {
+    let place = directory();
+    fs::write(place.path().join("trace.csv"), leak()).expect("a file");
+    let output = maas(place.path(), &["replay", "trace.csv"], &[]);
+    assert_eq!((code(&output), stderr(&output)), (0, String::new()));
+    let rows = stdout(&output);
+    let rows: Vec<&str> = rows.lines().collect();
+    let header = "seconds,level,predicted_30s,predicted_60s,predicted_120s,confidence,trend,seconds_to_critical,action";
+    assert_eq!((rows.len(), rows[0]), (81, header));
+    assert!(rows[1].starts_with("0,normal,0.5000,0.5000,0.5000,0.0000,stable,,monitor"), "{}", rows[1]);
+    let last: Vec<&str> = rows[80].split(',').collect();
+    assert_eq!((last[0], last[1], last[6]), ("395", "moderate", "stable"), "{last:?}");
+    let seconds: f64 = last[7].parse().expect("it is expected");
+    assert!((380.0..430.0).contains(&seconds), "0.2025 are left at 0.0005 a second: {last:?}");
+}
+
+#[test]
+fn a_replayed_row_is_answered_before_the_next_one_comes() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_maas"));
+    command.env_clear().args(["replay", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut replay = command.spawn().expect("the program was built for this test");
+    let mut rows = BufReader::new(replay.stdout.take().expect("a pipe")).lines();
+    let mut trace = replay.stdin.take().expect("a pipe");
+    let mut next = || rows.next().expect("a row").expect("text");
+    assert!(next().starts_with("seconds,level,"));
+    for (row, answer) in
+        [("0,80,100\n", "0,high,"), ("5,95,100\n", "5,emergency,"), ("9,5,100\n", "9,normal,")]
+    {
+        trace.write_all(row.as_bytes()).expect("it reads");
+        let answered = next();
+        assert!(answered.starts_with(answer), "{answered}");
+    }
+    drop(trace);
+    assert!(replay.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_wrong_trace_is_exit_code_1_with_its_line_behind_the_rows_before_it() {
+    let place = directory();
+    fs::write(place.path().join("trace.csv"), "0,1,2\n\n5,1,0\n").expect("a file");
+    for (arguments, expected) in [
+        (["replay", "trace.csv"], "maas replay: trace.csv: line 3: a sample has total_bytes = 0\n"),
+        (["replay", "none.csv"], "maas replay: cannot read none.csv: "),
+        (["replay", "."], "maas replay: cannot read .: it is a directory\n"),
+    ] {
+        let output = maas(place.path(), &arguments, &[]);
+        assert_eq!(code(&output), 1, "{arguments:?}");
+        assert!(stderr(&output).starts_with(expected), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output).lines().count(), if arguments[1] == "trace.csv" { 2 } else { 0 });
+    }
+    assert_eq!(code(&maas(place.path(), &["replay"], &[])), 2);
 }

@@ -68,6 +68,18 @@ fn a_transaction_keeps_its_changes_in_an_arena_and_a_savepoint_in_one_inside_it(
 }
 
 #[test]
+fn the_end_of_batch_jobs_is_foretold_and_a_leak_beneath_them_noticed() {
+    let expected = [
+        "150 s into a job 62 % are in use\n",
+        "in 60 s, when the next has begun, 1",
+        "to do: monitor\n",
+        "s are left to 90 %\n",
+        "time does not go back: a sample of 0 s comes after one of ",
+    ];
+    says("forecast", &expected);
+}
+
+#[test]
 fn large_objects_share_the_memory_of_small_ones() {
     let expected = [
         "an image of 33177600 bytes takes 33177600\n",

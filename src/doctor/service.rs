@@ -123,9 +123,9 @@ fn peer(peer: &Peer, name: &str, at_last: Severity, key: &str) -> Outcome {
     };
     let why = peer.last_error.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
     let summary = format!(
-        "The {name} {what}: {} failed in a row{why}, for {} seconds now.",
+        "The {name} {what}: {} failed in a row{why}, for {} now.",
         counted(u64::from(peer.attempts), "attempt"),
-        peer.since.as_secs()
+        counted(peer.since.as_secs(), "second")
     );
     found(severity, summary, format!("See that it runs and that {key} leads to it."))
 }

@@ -85,10 +85,8 @@ fn forecast(service: &Service) -> Outcome {
         seconds if seconds <= FORECAST_WARNS.as_secs_f64() => Severity::Warning,
         _ => return Outcome::Fine,
     };
-    let summary = format!(
-        "Memory is {} full and expected to be critical in {seconds:.0} seconds.",
-        percent(service.ratio)
-    );
+    let summary =
+        format!("Memory is {} full and expected to be critical in {seconds:.0} s.", percent(service.ratio));
     found(
         severity,
         summary,
@@ -141,12 +139,12 @@ fn leaks(service: &Service) -> Outcome {
     let who =
         leaks.tag.as_ref().map_or_else(|| "without a tag".to_owned(), |tag| format!("of the tag {tag}"));
     let summary = format!(
-        "Nothing will end {} ({}) older than {} seconds, for lack of a lease; most of it is {who}, and nobody has read or \
-         written any of that for {} seconds.",
+        "Nothing will end {} ({}) older than {}, for lack of a lease; most of it is {who}, and nobody has read or \
+         written any of that for {}.",
         counted(leaks.count, "allocation"),
         bytes(leaks.bytes),
-        leaks.older_than.as_secs(),
-        leaks.untouched.as_secs()
+        counted(leaks.older_than.as_secs(), "second"),
+        counted(leaks.untouched.as_secs(), "second")
     );
     found(
         Severity::Warning,
@@ -161,9 +159,9 @@ fn arenas(service: &Service) -> Outcome {
         return Outcome::Fine;
     }
     let summary = format!(
-        "Nothing will end {}, for lack of a lease; the oldest was made {} seconds ago.",
+        "Nothing will end {}, for lack of a lease; the oldest was made {} ago.",
         counted(arenas.count, "open arena"),
-        arenas.oldest.as_secs()
+        counted(arenas.oldest.as_secs(), "second")
     );
     found(
         Severity::Warning,

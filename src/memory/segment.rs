@@ -179,17 +179,24 @@ impl SegmentRecord {
 
     /// Makes the only holder's access exclusive.
     pub(super) fn begin_write(&self) -> Result<Exclusive<'_>, AccessError> {
-        let state = self.state.load(Ordering::Relaxed);
-        match state & HOLDERS {
-            0 | CLOSED | RETIRED => Err(AccessError::Free),
-            OWNED => Err(AccessError::Owned),
-            1 => self
-                .state
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            match state & HOLDERS {
+                0 | CLOSED | RETIRED => return Err(AccessError::Free),
+                OWNED => return Err(AccessError::Owned),
                 // Acquire pairs with the Release in `release`: readers that left are done before bytes change.
-                .compare_exchange(state, state | EXCLUSIVE, Ordering::Acquire, Ordering::Relaxed)
-                .map(|_| Exclusive(self))
-                .map_err(|_| AccessError::Shared),
-            _ => Err(AccessError::Shared),
+                1 => match self.state.compare_exchange(
+                    state,
+                    state | EXCLUSIVE,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => return Ok(Exclusive(self)),
+                    // Not only holders come and go: a flag may have been set meanwhile.
+                    Err(now) => state = now,
+                },
+                _ => return Err(AccessError::Shared),
+            }
         }
     }
 

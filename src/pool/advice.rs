@@ -83,6 +83,7 @@ impl Local {
             return Ok(None); // which is written in place, always
         }
         let (index, entry, record) = self.look_up(id, now)?;
+        entry.touch(now);
         match record.place.kind() {
             PlaceKind::Slab(_) if entry.is_lent() => Ok(None),
             PlaceKind::Slab(location) => {

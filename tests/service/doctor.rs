@@ -86,7 +86,11 @@ fn a_full_pool_its_tags_its_leaks_and_its_backend_are_told() {
     fill(&server, 4 << 20, "bounded");
     fill(&server, 58 << 20, "hungry");
     server.arena(&json!({ "profile": "tiny" }));
-    wait_until("the look for leaks has found them", || finding(&diagnosis(&server), "leaks").is_some());
+    wait_until("the look for leaks has found both", || {
+        let found = diagnosis(&server);
+        let leaks = finding(&found, "leaks").and_then(|leaks| leaks["summary"].as_str());
+        leaks.is_some_and(|summary| summary.contains("2 allocations"))
+    });
     wait_until("the backend has not answered", || finding(&diagnosis(&server), "backend").is_some());
     wait_until("the arena is old", || finding(&diagnosis(&server), "arenas").is_some());
     let found = diagnosis(&server);
@@ -97,7 +101,7 @@ fn a_full_pool_its_tags_its_leaks_and_its_backend_are_told() {
         ("budgets", "warning", &["bounded", "4 MiB"]),
         ("leaks", "warning", &["2 allocations", "62 MiB", "hungry"]),
         ("arenas", "warning", &["1 open arena,"]),
-        ("backend", "warning", &["attempts failed"]),
+        ("backend", "warning", &["failed in a row"]),
     ] {
         let found = finding(&found, code).unwrap_or_else(|| panic!("no {code} in {found}"));
         assert_eq!(found["severity"], severity, "{found}");

@@ -110,22 +110,28 @@ fn a_repeat_changes_nothing_about_who_made_it() {
 #[test]
 fn reading_and_writing_count_as_touching_and_nothing_else_does() {
     let server = Server::start();
-    let blocks: Vec<Value> = (0..6).map(|_| server.allocate(100)).collect();
+    let blocks: Vec<Value> = (0..8).map(|_| server.allocate(100)).collect();
     std::thread::sleep(Duration::from_millis(3100));
     let data = |at: usize| format!("{}/data", path_of(&blocks[at]));
     assert_eq!(server.get(&data(0)).status, 200);
     assert_eq!(server.call("HEAD", &data(1), &[], "").status, 200);
     assert_eq!(server.call("PUT", &data(2), &[OCTETS], "x").status, 204);
     assert_eq!(server.call("PATCH", &format!("{}?offset=5", data(3)), &[OCTETS], "x").status, 204);
-    assert_eq!(server.get(&path_of(&blocks[4])).status, 200);
-    assert_eq!(server.call("PUT", &data(5), &[OCTETS, ("If-Match", "\"7\"")], "x").status, 412);
+    let advise = |at: usize, advice: &str| {
+        let body = json!({ "advice": advice }).to_string();
+        assert_eq!(server.post_to(&format!("{}/advise", path_of(&blocks[at])), &body).status, 204);
+    };
+    advise(4, "dontneed");
+    advise(7, "willneed");
+    assert_eq!(server.get(&path_of(&blocks[5])).status, 200);
+    assert_eq!(server.call("PUT", &data(6), &[OCTETS, ("If-Match", "\"7\"")], "x").status, 412);
     let report = leaks(&server, 2);
     let idle: Vec<u64> = blocks
         .iter()
         .map(|block| told(&report, block)["untouched_seconds"].as_u64().expect("a number"))
         .collect();
-    assert!(idle[..4].iter().all(|seconds| *seconds <= 1), "{idle:?}");
-    assert!(idle[4..].iter().all(|seconds| *seconds >= 3), "{idle:?}");
+    assert!(idle[..5].iter().all(|seconds| *seconds <= 1), "{idle:?}");
+    assert!(idle[5..].iter().all(|seconds| *seconds >= 3), "{idle:?}");
     assert!(report["tags"][0]["oldest_seconds"].as_u64() >= Some(3), "{report}");
     assert!(
         report["tags"][0]["untouched_seconds"].as_u64() <= Some(1),

@@ -159,3 +159,30 @@ fn loom_nobody_else_gets_in_while_a_slab_is_owned() {
         other.join().expect("no panic");
     });
 }
+
+/// A client gives hints about a block while its upload writes to it: the write is not turned away for that, and whoever lets
+/// go last finds the hints.
+#[test]
+fn loom_hints_that_come_beside_a_write_are_kept_and_keep_nobody_out() {
+    crate::sync::model(|| {
+        let slab = Slab::held();
+        let upload = {
+            let slab = Arc::clone(&slab);
+            thread::spawn(move || {
+                let access = slab.record.begin_write().expect("the only holder");
+                slab.write(7);
+                access.end(1);
+            })
+        };
+        assert!(slab.record.set_advised());
+        assert!(!slab.record.set_advised(), "a second time is not new");
+        upload.join().expect("no panic");
+        assert_eq!((slab.record.writes(), slab.record.holders()), (1, 1));
+        let last = slab.record.release().expect("the only holder");
+        assert!(last.is_advised());
+        slab.write(0);
+        last.forget_advised();
+        last.make_free();
+        assert!(slab.record.claim() && !slab.record.is_advised());
+    });
+}

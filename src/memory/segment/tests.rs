@@ -114,3 +114,24 @@ fn a_closed_slab_can_only_be_opened_or_freed() {
     assert!(std::panic::catch_unwind(|| record.open(|_| true)).is_err(), "it is held");
     assert!(std::panic::catch_unwind(|| record.free_closed()).is_err(), "it is held");
 }
+
+#[test]
+fn hints_stay_with_a_slab_through_writes_and_readers_and_end_with_its_last_holder() {
+    let record = SegmentRecord::default();
+    assert!(!record.set_advised(), "nobody holds it");
+    assert!(record.claim());
+    assert!(record.set_advised() && !record.set_advised());
+    record.begin_write().expect("the only holder").end(WRITES_MAX);
+    assert_eq!((record.writes(), record.holders(), record.is_advised()), (WRITES_MAX, 1, true));
+    assert!(record.release_unshared().is_none(), "it takes the way of those that need a look");
+    record.hold().expect("held");
+    assert!(record.release().is_none() && record.is_advised());
+    let last = record.release().expect("the last holder");
+    assert!(last.is_advised());
+    last.stay_closed_written();
+    let opened = record.reopen();
+    assert!(opened.is_advised(), "also where they are undone later");
+    opened.forget_advised();
+    opened.make_free();
+    assert!(record.claim() && !record.is_advised() && record.release_unshared().is_some());
+}

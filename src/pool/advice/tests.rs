@@ -357,3 +357,28 @@ fn threads_that_write_read_and_give_up_content_see_it_whole() {
     }
     assert_quiet(&made);
 }
+
+#[test]
+fn an_upload_into_a_block_is_not_disturbed_by_hints_about_it() {
+    const PIECES: usize = 40;
+    let made = pool(32 * MEBIBYTE);
+    let rounds = if cfg!(debug_assertions) { 300 } else { 3000 };
+    for size_bytes in [64 << 10, 6 * MEBIBYTE] {
+        for _ in 0..rounds {
+            let id = allocate(&made, size_bytes);
+            let mut upload = begin(&made, id);
+            std::thread::scope(|scope| {
+                let hints = scope.spawn(|| {
+                    for advice in [Advice::Random, Advice::Sequential, Advice::HugePage] {
+                        assert_eq!(advise(&made, id, advice), Ok(None));
+                    }
+                });
+                (0..PIECES).for_each(|_| upload.push(&[7; 1000]).expect("it fits"));
+                hints.join().expect("no panic");
+            });
+            assert_eq!(upload.commit(&Precondition::default(), NOW).map(|written| written.version), Ok(1));
+            at_once(made.free(id, NOW)).expect("live");
+        }
+    }
+    assert_quiet(&made);
+}

@@ -18,7 +18,7 @@ pub(super) const CELL_SECONDS: f64 = 5.0;
 /// The shortest lag: what followed is known 30 s on.
 const LAG_MIN: usize = 6;
 /// How many lags are kept by each.
-const KEPT: usize = 5;
+const KEPT: usize = 3;
 /// After so long without a sample what was before says nothing.
 pub(super) const GAP_SECONDS_MAX: f64 = 600.0;
 /// Cells that are filled at once, then: what the longest gap has.
@@ -47,11 +47,24 @@ struct Means {
     likes: [Likes; 2],
 }
 
+/// Which of some times like now led to a level, and when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Led {
+    /// Which part of them did.
+    pub(super) part: f64,
+    /// After how long, where they did: the mean.
+    pub(super) seconds: f64,
+}
+
 /// An hour, and which of its times look like now.
 #[derive(Clone, Debug)]
 pub(super) struct Echoes {
-    /// Levels at cells; the newest at `head - 1`.
+    /// Levels at cells: the newest at `head`, older ones behind it, around the end.
     cells: Vec<f64>,
+    /// The highest since the cell before.
+    tops: Vec<f64>,
+    /// The highest since the newest cell.
+    top: f64,
     head: usize,
     count: usize,
     /// When the newest cell was.
@@ -65,15 +78,14 @@ impl Means {
         let end = count.saturating_sub(self.compared);
         for (by, likes) in self.likes.iter_mut().enumerate() {
             *likes = Likes::default();
-            let away = |lag: usize| {
-                let shift = if by == 1 { self.difference[lag] * self.difference[lag] } else { 0.0 };
-                self.square[lag] - shift
-            };
+            let shift = if by == 1 { 1.0 } else { 0.0 };
+            let away = |lag: usize| self.square[lag] - shift * self.difference[lag] * self.difference[lag];
             let mut kept = [f64::INFINITY; KEPT];
-            let mut before = f64::INFINITY;
+            let (mut before, mut next) = (f64::INFINITY, away(LAG_MIN));
             for lag in LAG_MIN..end {
-                let here = away(lag);
-                let is_least = here <= before && (lag + 1 >= end || here < away(lag + 1));
+                let here = next;
+                next = if lag + 1 < end { away(lag + 1) } else { f64::INFINITY };
+                let is_least = here <= before && here < next;
                 before = here;
                 if is_least && here < kept[KEPT - 1] {
                     let mut at = likes.count.min(KEPT - 1);
@@ -99,7 +111,15 @@ impl Echoes {
             square: vec![0.0; CELLS],
             likes: [Likes::default(); 2],
         });
-        Self { cells: vec![0.0; CELLS], head: 0, count: 0, newest_seconds: 0.0, means: means.into() }
+        Self {
+            cells: vec![0.0; CELLS],
+            tops: vec![0.0; CELLS],
+            top: 0.0,
+            head: 0,
+            count: 0,
+            newest_seconds: 0.0,
+            means: means.into(),
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -110,6 +130,7 @@ impl Echoes {
     pub(super) fn fill(&mut self, before: Option<Point>, point: Point) {
         let Some(before) = before.filter(|_| self.count > 0) else {
             self.newest_seconds = point.seconds;
+            self.top = point.ratio;
             self.push(point.ratio);
             return;
         };
@@ -123,25 +144,29 @@ impl Echoes {
             self.push((before.ratio + slope * (seconds - before.seconds)).clamp(0.0, 1.0));
         }
         self.newest_seconds += f64::from(cells) * CELL_SECONDS;
+        self.top = self.top.max(point.ratio);
         if cells > 0 {
             self.means.iter_mut().for_each(|means| means.choose(self.count));
         }
     }
 
     fn push(&mut self, value: f64) {
+        self.head = (self.head + CELLS - 1) % CELLS;
         self.cells[self.head] = value;
-        self.head = (self.head + 1) % CELLS;
+        self.tops[self.head] = self.top.max(value);
+        self.top = value;
         self.count = (self.count + 1).min(CELLS);
-        // Cells from the newest backwards: those before the head, then those from the end.
-        let (from_head, wrapped) =
-            (self.cells[..self.head].iter().rev(), self.cells[self.head..].iter().rev());
+        let (wrapped, newest) = self.cells.split_at(self.head);
+        let reached = self.count.min(newest.len());
+        let parts = [(0, &newest[..reached]), (reached, &wrapped[..self.count - reached])];
         for means in &mut self.means {
-            let then = from_head.clone().chain(wrapped.clone()).take(self.count);
-            let kept = means.difference.iter_mut().zip(means.square.iter_mut());
-            for ((difference, square), then) in kept.zip(then) {
-                let differs = value - then;
-                *difference += means.takes * (differs - *difference);
-                *square += means.takes * (differs * differs - *square);
+            for (lag, then) in parts {
+                let kept = means.difference[lag..].iter_mut().zip(&mut means.square[lag..]);
+                for ((difference, square), then) in kept.zip(then) {
+                    let differs = value - then;
+                    *difference += means.takes * (differs - *difference);
+                    *square += means.takes * (differs * differs - *square);
+                }
             }
         }
     }
@@ -151,9 +176,46 @@ impl Echoes {
     fn at(&self, cells_back: f64) -> f64 {
         let whole = (cells_back as usize).min(self.count - 1);
         let share = (cells_back - whole as f64).clamp(0.0, 1.0);
-        let newer = self.cells[(self.head + CELLS - 1 - whole) % CELLS];
-        let older = self.cells[(self.head + CELLS - 1 - (whole + 1).min(self.count - 1)) % CELLS];
+        let newer = self.cells[(self.head + whole) % CELLS];
+        let older = self.cells[(self.head + (whole + 1).min(self.count - 1)) % CELLS];
         newer + (older - newer) * share
+    }
+
+    /// The highest near so long before the newest cell.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "there are few cells")]
+    fn top_at(&self, cells_back: f64) -> f64 {
+        self.tops[(self.head + (cells_back as usize).min(self.count - 1)) % CELLS]
+    }
+
+    /// Which of the times like this point led to a level within so many seconds: those at the same level, and those of the
+    /// same shape. What they led to on the way counts, however short it lasted. None where there are none.
+    pub(super) fn led_to(&self, reach: usize, point: Point, level: f64, within: f64) -> Option<[Led; 2]> {
+        let since = (point.seconds - self.newest_seconds) / CELL_SECONDS;
+        let mut led = [Led::default(); 2];
+        for (by, (likes, led)) in self.means[reach].likes.iter().zip(&mut led).enumerate() {
+            let lags = &likes.lags[..likes.count];
+            let mut count = 0.0;
+            for lag in lags.iter().map(|lag| *lag as f64) {
+                let then = lag - since;
+                let shift = if by == 0 { 0.0 } else { point.ratio - self.at(then) };
+                let steps = (1..).map(f64::from).take_while(|step| step * CELL_SECONDS <= within);
+                // Behind what is known of it, it is as after the lag before.
+                let mut back = steps.map(|step| (step, then - step)).map(|(step, back)| {
+                    (step, if back < 0.0 { back + lag * (-back / lag).ceil() } else { back })
+                });
+                count += 1.0;
+                if let Some((step, _)) = back.find(|(_, back)| self.top_at(*back) + shift >= level) {
+                    led.part += 1.0;
+                    led.seconds += step * CELL_SECONDS;
+                }
+            }
+            if count == 0.0 {
+                return None;
+            }
+            led.seconds /= led.part.max(1.0);
+            led.part /= count;
+        }
+        Some(led)
     }
 
     /// What followed the times like this point, so far ahead: those at the same level, and those of the same shape from

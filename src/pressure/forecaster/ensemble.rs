@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 
-use super::echoes::{Echoes, GAP_SECONDS_MAX};
-use super::guesses::{GUESSES, Weather, guesses};
+use super::echoes::{Echoes, GAP_SECONDS_MAX, Led};
+use super::guesses::{ECHO_GUESSES, GUESSES, Weather, guesses};
 use super::learned::{Learned, Signs, signs};
 use super::lines::Lines;
 use super::mixture::{Mixture, middle};
-use super::path::Drift;
+use super::path::{Drift, reaches};
 use super::recent::{Point, Recent};
 
 /// How far ahead, in seconds.
@@ -63,6 +63,9 @@ pub(super) struct Ensemble {
     right: f64,
     /// What is expected at each knot.
     path: Path,
+    /// What each guess expects at each knot, and how much it has to say.
+    ways: [[f64; GUESSES]; KNOTS.len()],
+    weights: [f64; GUESSES],
     lines: Option<Lines>,
 }
 
@@ -76,6 +79,8 @@ impl Ensemble {
             waiting: VecDeque::with_capacity(WAITING_MAX),
             right: 0.0,
             path: [0.0; KNOTS.len()],
+            ways: [[0.0; GUESSES]; KNOTS.len()],
+            weights: [0.0; GUESSES],
             lines: None,
         }
     }
@@ -93,6 +98,34 @@ impl Ensemble {
     /// Which part of the forecasts of late were right.
     pub(super) fn right(&self) -> f64 {
         self.right
+    }
+
+    /// Which part of the guesses lead to a level that is not reached now within the last horizon, by their weights; and
+    /// after how many seconds, on the mean.
+    pub(super) fn led_to(&self, level: f64) -> Led {
+        let Some(point) = self.recent.newest() else { return Led::default() };
+        let mut each: [Led; GUESSES] = std::array::from_fn(|guess| {
+            let way: Path = std::array::from_fn(|knot| self.ways[knot][guess]);
+            reaches(level, point.ratio, &way).map_or(Led::default(), |seconds| Led { part: 1.0, seconds })
+        });
+        for (guesses, reach) in ECHO_GUESSES.into_iter().zip(0..) {
+            if let Some(led) = self.echoes.led_to(reach, point, level, KNOTS[KNOTS.len() - 1].0) {
+                for (guess, led) in guesses.into_iter().zip(led) {
+                    each[guess] = led;
+                }
+            }
+        }
+        let [[level_guess, shape_guess], ..] = ECHO_GUESSES;
+        let (by_level, by_shape) = (each[level_guess], each[shape_guess]);
+        let seconds = by_level.part * by_level.seconds + by_shape.part * by_shape.seconds;
+        let part = by_level.part + by_shape.part;
+        each[GUESSES - 1] = Led { part: 0.5 * part, seconds: seconds / part.max(f64::MIN_POSITIVE) };
+        let mut sum = Led::default();
+        for (led, weight) in each.iter().zip(&self.weights) {
+            sum.part += weight * led.part;
+            sum.seconds += weight * led.part * led.seconds;
+        }
+        Led { part: sum.part, seconds: if sum.part > 0.0 { sum.seconds / sum.part } else { 0.0 } }
     }
 
     /// How fast it changes now.
@@ -133,10 +166,14 @@ impl Ensemble {
         let signs = signs(&lines);
         let weather = lines.weather();
         let weights: [_; 3] = std::array::from_fn(|at| self.mixtures[at].weights(weather));
+        self.weights = std::array::from_fn(|guess| {
+            weights.iter().map(|weights| weights[guess]).sum::<f64>() / HORIZONS.len() as f64
+        });
         let mut kept = [[0.0; GUESSES]; 3];
         for (knot, (ahead, horizon)) in KNOTS.iter().enumerate() {
             let learned = self.learned[*horizon].change(&signs) * (ahead / HORIZONS[*horizon]).sqrt();
             let all = guesses(&lines, &self.echoes, ratio + learned, *ahead);
+            self.ways[knot] = all;
             self.path[knot] = middle(&all, &weights[*horizon]);
             if *ahead == HORIZONS[*horizon] {
                 kept[*horizon] = all;

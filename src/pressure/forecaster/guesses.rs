@@ -10,6 +10,9 @@ const LEVELS: usize = 5;
 const SLOPES: usize = 16;
 /// What was learned of signs, and what followed times like now.
 const OTHERS: usize = 8;
+/// Which guesses are those of the echoes: of each reach, by level and by shape.
+pub(super) const ECHO_GUESSES: [[usize; 2]; REACHES.len()] =
+    [[GUESSES - 7, GUESSES - 6], [GUESSES - 5, GUESSES - 4], [GUESSES - 3, GUESSES - 2]];
 
 /// What happens now. Who is right while it grows is not who is right when it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,12 +42,12 @@ impl Mixture {
         }
     }
 
-    /// How much each has to say: 1 in all. One whose errors are half as large has 32 times as much.
+    /// How much each has to say: 1 in all. One whose errors are half as large has 64 times as much.
     pub(super) fn weights(&self, weather: Weather) -> [f64; GUESSES] {
         let weights = self.errors[weather as usize].map(|error| {
             let near = ERROR_FLOOR / (error + ERROR_FLOOR);
             let square = near * near;
-            square * square * near
+            square * square * square
         });
         let sum: f64 = weights.iter().sum();
         weights.map(|weight| weight / sum)
@@ -63,9 +63,9 @@ pub(super) fn middle(guesses: &[f64; GUESSES], weights: &[f64; GUESSES]) -> f64 
     let (mut below, mut sum, mut taken) = (0.0, 0.0, 0.0);
     for (guess, weight) in order {
         let inside = f64::max((below + weight).min(0.5 + HALF) - f64::max(below, 0.5 - HALF), 0.0);
-        sum += inside * guess;
+        sum += inside * (guess - guesses[0]);
         taken += inside;
         below += weight;
     }
-    sum / taken
+    (guesses[0] + sum / taken).clamp(0.0, 1.0)
 }
