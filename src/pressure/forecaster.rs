@@ -128,6 +128,11 @@ impl Forecaster {
         let mut led = if ratio < critical { self.ensemble.led_to(critical) } else { Led::default() };
         // Where the likeliest path leads there too, it says when.
         led.seconds = path::reaches(critical, ratio, self.ensemble.path()).unwrap_or(led.seconds);
+        if ratio < critical
+            && let Some(soon) = self.ensemble.runs_into(critical, led.part)
+        {
+            led = Led { part: 1.0, seconds: soon };
+        }
         self.alarm.look(seconds, led, self.ensemble.rise_seconds());
         Ok(())
     }

@@ -7,14 +7,14 @@
 use super::echoes::Led;
 
 /// A claim begins with this part of the votes, and ends below that.
-const BEGINS: f64 = 0.45;
-const ENDS: f64 = 0.3;
+const BEGINS: f64 = 0.35;
+const ENDS: f64 = 0.25;
 /// Any rise may be claimed to go on for so long.
-const AHEAD_SECONDS: f64 = 30.0;
+const AHEAD_SECONDS: f64 = 45.0;
 /// And for so much of its own age more.
 const AHEAD_OF_AGE: f64 = 0.5;
 /// So long a claim is made before it is told, or three tenths of the time that it leaves if that is shorter.
-const SURE_SECONDS: f64 = 10.0;
+const SURE_SECONDS: f64 = 5.0;
 const SURE_OF_CLAIM: f64 = 0.3;
 
 /// What was claimed until now.
@@ -62,11 +62,11 @@ mod tests {
         };
         assert_eq!(told_after(0.0, 0.9, 100.0, 60.0), None, "the rise is too young for so far ahead");
         assert_eq!(told_after(5.0, 0.9, 60.0, 65.0), None, "it was not claimed before");
-        assert_eq!(told_after(10.0, 0.9, 55.0, 70.0), None);
+        assert_eq!(told_after(9.0, 0.9, 56.0, 69.0), None);
         assert_eq!(told_after(15.0, 0.9, 50.0, 75.0), Some(50.0));
         assert_eq!(told_after(20.0, 0.3, 110.0, 80.0), Some(110.0), "it was told, and not given up");
         assert_eq!(told_after(25.0, 0.2, 110.0, 85.0), None);
-        assert_eq!(told_after(30.0, 0.4, 20.0, 90.0), None, "to begin anew takes more");
+        assert_eq!(told_after(30.0, 0.3, 20.0, 90.0), None, "to begin anew takes more");
         assert_eq!(told_after(35.0, 0.5, 20.0, 95.0), None);
         assert_eq!(told_after(41.0, 0.5, 14.0, 101.0), Some(14.0), "what is near is told sooner");
     }

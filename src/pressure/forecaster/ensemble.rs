@@ -38,6 +38,17 @@ const WAITING_MAX: usize = 32;
 /// A forecast within so much of what came was right.
 const RIGHT_WITHIN: f64 = 0.05;
 
+/// A line through the last 30 s is clean that rises by so much, and by so many times what its points lie off it.
+const CLEAN_RISE: f64 = 0.01;
+const CLEAN: f64 = 8.0;
+/// Of a clean line so many seconds are enough; in its last half it still rises half as fast at least.
+const CLEAN_SECONDS_MIN: f64 = 9.0;
+/// So far ahead it is believed.
+const CLEAN_AHEAD_SECONDS: f64 = 60.0;
+/// If so many of the guesses say the same; none need to until so much was seen that they know of other endings.
+const CLEAN_PART: f64 = 0.25;
+const COLD_SECONDS: f64 = 180.0;
+
 /// A forecast whose time has not come yet.
 #[derive(Clone, Debug)]
 struct Waiting {
@@ -126,6 +137,22 @@ impl Ensemble {
             sum.seconds += weight * led.part * led.seconds;
         }
         Led { part: sum.part, seconds: if sum.part > 0.0 { sum.seconds / sum.part } else { 0.0 } }
+    }
+
+    /// After how many seconds a level is reached on a clean line, where there is one and too little speaks against it: only
+    /// this part of the guesses leads there. Guesses that were right while all was still need more than half a minute to
+    /// lose their say, which is when a fast climb has to be told.
+    pub(super) fn runs_into(&self, level: f64, part: f64) -> Option<f64> {
+        let lines = self.lines?;
+        let [half, line, ..] = lines.lines;
+        let rise = line.slope * line.seconds;
+        let is_clean = rise > CLEAN_RISE
+            && rise > CLEAN * line.spread
+            && line.seconds >= CLEAN_SECONDS_MIN
+            && half.slope > 0.5 * line.slope;
+        let is_believed = part >= CLEAN_PART || self.recent.seconds() <= COLD_SECONDS;
+        let seconds = (level - lines.now.ratio) / line.slope;
+        (is_clean && is_believed && seconds <= CLEAN_AHEAD_SECONDS).then_some(seconds)
     }
 
     /// How fast it changes now.

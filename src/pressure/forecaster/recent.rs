@@ -61,6 +61,14 @@ impl Recent {
         self.points.back().copied()
     }
 
+    /// What the points cover.
+    pub(super) fn seconds(&self) -> f64 {
+        match (self.points.front(), self.points.back()) {
+            (Some(oldest), Some(newest)) => newest.seconds - oldest.seconds,
+            _ => 0.0,
+        }
+    }
+
     /// The points of the last so many seconds, newest first; three at least where there are.
     pub(super) fn back(&self, seconds: f64) -> impl Iterator<Item = Point> + '_ {
         let now = self.newest().map_or(0.0, |newest| newest.seconds);

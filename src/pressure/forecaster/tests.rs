@@ -43,6 +43,34 @@ fn after(ratios: impl IntoIterator<Item = f64>) -> (Forecaster, Forecast) {
     (forecaster, forecast)
 }
 
+/// A pool that stands still for so long, and then fills on a line; how long before it is critical that is told for good.
+fn told_before(still_seconds: u32, filled_each_second: f64) -> f64 {
+    let mut forecaster = Forecaster::new(Watermarks::default());
+    let critical = f64::from(still_seconds) + 0.7 / filled_each_second;
+    let mut told = None;
+    for seconds in (0..).step_by(5).map(f64::from).take_while(|seconds| *seconds < critical) {
+        let ratio = 0.2 + (seconds - f64::from(still_seconds)).max(0.0) * filled_each_second;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is small")]
+        let used_bytes = (ratio * 1e9) as u64;
+        let sample = Sample { seconds, used_bytes, total_bytes: 1_000_000_000 };
+        forecaster.record(sample).expect("a good sample");
+        let is_told =
+            forecaster.forecast().expect("a sample").seconds_to[CRITICAL].is_some_and(|left| left <= 120.0);
+        told = if is_told { told.or(Some(seconds)) } else { None };
+    }
+    critical - told.unwrap_or(critical)
+}
+
+#[test]
+fn a_climb_on_a_line_is_told_half_a_minute_ahead_from_the_first_sample_and_after_standing_still() {
+    for (still_seconds, filled_each_second) in
+        [(0, 0.01), (0, 0.005), (300, 0.01), (300, 0.005), (300, 0.002)]
+    {
+        let lead = told_before(still_seconds, filled_each_second);
+        assert!(lead >= 30.0, "{still_seconds} s, {filled_each_second} a second: {lead} s ahead");
+    }
+}
+
 #[test]
 fn nothing_is_foretold_before_the_first_sample_and_no_change_after_it() {
     assert_eq!(forecaster().forecast(), None);
