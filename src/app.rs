@@ -197,7 +197,7 @@ async fn summarise(loaded: &Loaded, address: SocketAddr, pool: &Pool) {
         allocations_max = stats.allocations_max,
         "pool of {}", ByteCount(limit)
     );
-    let metadata = stats.metadata_bytes_max;
+    let metadata = stats.metadata_bytes_max + http::ORIGINS_BYTES_MAX;
     let inflight = stats.inflight_bytes_max;
     let whole = limit.saturating_add(metadata).saturating_add(inflight);
     match &loaded.limits.memory {
