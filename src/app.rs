@@ -144,11 +144,12 @@ fn read_system(config: &pressure::Config, gauge: &Gauge) {
     debug!(groups = memory.has_groups(), stalls = stalls.is_some(), "the system tells of memory");
     if memory.has_groups() || stalls.is_some() {
         gauge.read_system_by(Box::new(move || {
-            let usage = memory.usage();
+            let now = Now::read();
+            let usage = memory.usage(now);
             SystemReading {
                 used_bytes: usage.map_or(0, |usage| usage.used_bytes),
                 limit_bytes: usage.map_or(0, |usage| usage.limit_bytes),
-                psi_avg10: stalls.as_ref().and_then(limits::Stalls::some_avg10),
+                psi_avg10: stalls.as_ref().and_then(|stalls| stalls.some_avg10(now)),
             }
         }));
     }
@@ -197,7 +198,7 @@ async fn summarise(loaded: &Loaded, address: SocketAddr, pool: &Pool) {
         allocations_max = stats.allocations_max,
         "pool of {}", ByteCount(limit)
     );
-    let metadata = stats.metadata_bytes_max;
+    let metadata = stats.metadata_bytes_max + http::ORIGINS_BYTES_MAX;
     let inflight = stats.inflight_bytes_max;
     let whole = limit.saturating_add(metadata).saturating_add(inflight);
     match &loaded.limits.memory {

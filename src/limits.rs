@@ -8,10 +8,12 @@
 //! ```text
 //!   groups.rs   the control groups that we are in, up the tree
 //!   usage.rs    how full their limits are, at any instant
+//!   figure.rs   a number in a file that is read again and again
 //!   psi.rs      how much somebody waits for memory
 //!   system.rs   what the machine is set to
 //! ```
 
+mod figure;
 mod groups;
 mod psi;
 mod system;
@@ -135,25 +137,59 @@ fn total_memory(text: &str) -> Option<u64> {
 fn group_limits(root: &Root) -> Vec<MemoryLimit> {
     let limits = groups::groups(root).into_iter().filter_map(|group| {
         let source = group.directory.join(group.version.limit_file());
-        let bytes = read_file(&source, groups::limit)?;
-        Some(MemoryLimit { bytes, source: LimitSource::File(source) })
+        match read_file(&source, groups::limit) {
+            Told::Is(bytes) => Some(MemoryLimit { bytes, source: LimitSource::File(source) }),
+            Told::Nothing | Told::Unreadable => None,
+        }
     });
     limits.collect()
 }
 
-/// What `find` finds in the first [`FILE_BYTES_MAX`] bytes of a file; none where the file cannot be read, or is no text.
-fn read_file<T>(path: &Path, find: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-    let (mut bytes, mut length) = ([0; FILE_BYTES_MAX], 0);
-    let mut file = fs::File::open(path).ok()?;
+/// What a file of the system says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told<T> {
+    Is(T),
+    /// That there is none, or there is no such file: its group is gone, or has no such thing.
+    Nothing,
+    /// It is not known this time: too many files are open, it was read half-written, or somebody wrote garbage.
+    Unreadable,
+}
+
+/// What `find` finds in the first [`FILE_BYTES_MAX`] bytes of a file.
+fn read_file<T>(path: &Path, find: impl FnOnce(&str) -> Told<T>) -> Told<T> {
+    let mut bytes = [0; FILE_BYTES_MAX];
+    match read_into(path, &mut bytes) {
+        Ok(length) => std::str::from_utf8(&bytes[..length]).map_or(Told::Unreadable, find),
+        Err(error) if is_gone(&error) => Told::Nothing,
+        Err(_) => Told::Unreadable,
+    }
+}
+
+/// Fills the buffer from the beginning of a file, and returns how much there was. Signals interrupt nothing.
+fn read_into(path: &Path, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut file = again_after_signals(|| fs::File::open(path))?;
+    let mut length = 0;
     loop {
-        match file.read(&mut bytes[length..]) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
+        match again_after_signals(|| file.read(&mut bytes[length..]))? {
+            0 => return Ok(length),
+            more => length += more,
         }
     }
-    find(std::str::from_utf8(&bytes[..length]).ok()?)
+}
+
+fn again_after_signals<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// Whether nothing is there any more. A file of a group that ends while it is open says so in its own way.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 #[cfg(test)]
@@ -240,6 +276,32 @@ mod tests {
             ];
             assert_eq!(limit_of(&files), None, "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_apart_from_what_cannot_be_read() {
+        let directory = tree(&[("limit", "5"), ("no", "max")]);
+        let told = |path: &str| read_file(&directory.path().join(path), groups::limit);
+        assert_eq!((told("limit"), told("no")), (Told::Is(5), Told::Nothing));
+        assert_eq!((told("gone"), told("limit/below")), (Told::Nothing, Told::Nothing));
+        assert_eq!(told(""), Told::Unreadable, "a directory opens, and cannot be read");
+        for (error, gone) in [(rustix::io::Errno::NODEV, true), (rustix::io::Errno::MFILE, false)] {
+            assert_eq!(is_gone(&error.into()), gone, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_signal_interrupts_is_done_again() {
+        let mut interrupted = 3;
+        let done = again_after_signals(|| match interrupted {
+            0 => Ok(7),
+            _ => {
+                interrupted -= 1;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        });
+        assert_eq!(done.expect("it is done in the end"), 7);
+        assert!(again_after_signals(|| Err::<(), _>(io::ErrorKind::PermissionDenied.into())).is_err());
     }
 
     #[test]

@@ -369,7 +369,7 @@ impl Api {
 
     /// Everything the metrics say, at about one instant.
     pub async fn snapshot(&self) -> Snapshot {
-        let pool = self.pool.stats().await;
+        let pool = self.pool_stats().await;
         let now = Now::read();
         let totals = self.traffic.totals();
         let link = |link: &Link| LinkSnapshot { status: (*link.status()).clone(), pushes: link.pushes() };

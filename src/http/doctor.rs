@@ -81,7 +81,7 @@ async fn facts(api: &Api) -> Facts {
     // Files of the system: quick, but not of the kind that a worker should wait for. Of a machine that cannot be read
     // nothing is known.
     let machine = tokio::task::spawn_blocking(|| Machine::read(&Root::default())).await.unwrap_or_default();
-    let stats = api.pool.stats().await;
+    let stats = api.pool_stats().await;
     let settings = Settings {
         host: api.host.clone(),
         max_connections: api.max_connections,

@@ -60,6 +60,7 @@ mod upkeep;
 
 pub use config::Config;
 pub use exchange::Arrival;
+pub use origins::BYTES_MAX as ORIGINS_BYTES_MAX;
 
 /// The version that is told to clients.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -5,17 +5,26 @@
 //! to say that it is: nothing is searched, nothing is swept. Places end at a bound; beyond it two numbers share one, and
 //! whose allocation was made first keeps it as long as that lives.
 
+use super::api::Api;
 use super::description::Description;
+use super::request_id;
 use crate::clock::Now;
-use crate::pool::{AllocationId, Pool};
+use crate::pool::{AllocationId, Pool, PoolStats};
 use axum::http::{HeaderValue, Method};
 use parking_lot::Mutex;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Allocations whose request is known, at most. A place has 40 bytes, and an id of more than 16 characters up to 80 beside
 /// it, once for all that its request made: 8 MiB at most, of what was ever used.
 pub(super) const ORIGINS_MAX: usize = 1 << 16;
+/// Bytes that all of it can become.
+pub const BYTES_MAX: u64 = (ORIGINS_MAX * LONG_BYTES
+    + ORIGINS_MAX / LANE_PLACES * (size_of::<OnceLock<Box<Lane>>>() + size_of::<Lane>()))
+    as u64;
+/// The longest id beside its place, with the two counters of who shares it.
+const LONG_BYTES: usize = request_id::LENGTH_MAX + 2 * size_of::<usize>();
 /// Places under one lock: as many as a thread takes numbers of the pool's table at a time, so that threads rarely meet.
 const LANE_PLACES: usize = 64;
 /// Characters of an id that are kept in its place: all of one of ours.
@@ -35,6 +44,10 @@ enum Text {
 }
 
 impl RequestId {
+    fn is_long(&self) -> bool {
+        matches!(self.0, Text::Long(_))
+    }
+
     /// The id in this header, which has no more of its buffer then.
     pub(super) fn of(header: &HeaderValue) -> RequestId {
         let text = header.as_bytes();
@@ -62,6 +75,7 @@ impl fmt::Display for RequestId {
 type Lane = Mutex<[Option<(AllocationId, RequestId)>; LANE_PLACES]>;
 
 const _: () = assert!(size_of::<Option<(AllocationId, RequestId)>>() == 40, "as the bound above says");
+const _: () = assert!(BYTES_MAX <= 8 << 20, "as the bound above says");
 
 /// See the module.
 #[derive(Debug)]
@@ -69,6 +83,18 @@ pub(super) struct Origins {
     /// By the number of the route's template.
     makes: Vec<bool>,
     lanes: Box<[OnceLock<Box<Lane>>]>,
+    /// Places whose id lies beside them. Changed with the lane locked.
+    long: AtomicU64,
+}
+
+impl Api {
+    /// The pool's numbers, with the records that are kept here among the metadata.
+    pub(super) async fn pool_stats(&self) -> PoolStats {
+        let mut stats = self.pool.stats().await;
+        stats.metadata_bytes += self.origins.metadata_bytes();
+        stats.metadata_bytes_max += BYTES_MAX;
+        stats
+    }
 }
 
 impl Origins {
@@ -77,7 +103,15 @@ impl Origins {
         Origins {
             makes: templates.map(|template| ROUTES.contains(&template.as_str())).collect(),
             lanes: (0..ORIGINS_MAX / LANE_PLACES).map(|_| OnceLock::new()).collect(),
+            long: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes of it. An id of more than 16 characters counts as one of 64, and for each allocation that its request made.
+    fn metadata_bytes(&self) -> u64 {
+        let lanes = self.lanes.iter().filter(|lane| lane.get().is_some()).count();
+        (size_of_val(&*self.lanes) + lanes * size_of::<Lane>()) as u64
+            + self.long.load(Ordering::Relaxed) * LONG_BYTES as u64
     }
 
     /// Whether a request to that route may make allocations.
@@ -103,7 +137,12 @@ impl Origins {
                 other.number() != id.number() && pool.is_live(*other, now)
             });
             if !is_taken {
-                lane[at] = Some((id, request.clone()));
+                let before = lane[at].replace((id, request.clone()));
+                match (before.is_some_and(|(_, before)| before.is_long()), request.is_long()) {
+                    (false, true) => _ = self.long.fetch_add(1, Ordering::Relaxed),
+                    (true, false) => _ = self.long.fetch_sub(1, Ordering::Relaxed),
+                    _ => {}
+                }
             }
         }
     }
@@ -189,6 +228,27 @@ mod tests {
         assert_eq!(found(&origins, next), None, "nobody inherits");
         origins.note(&pool, [next], Some(&request("second")), NOW);
         assert_eq!((found(&origins, id), found(&origins, next).as_deref()), (None, Some("second")));
+    }
+
+    #[tokio::test]
+    async fn its_bytes_are_of_what_was_used_and_of_ids_that_lie_beside() {
+        let (pool, origins) = (pool(), origins());
+        let empty = origins.metadata_bytes();
+        let id = make(&pool).await;
+        let long = request("longer than 16 characters");
+        let mut bytes = Vec::new();
+        for request in [request("short"), long.clone(), long, request("short")] {
+            origins.note(&pool, [id], Some(&request), NOW);
+            bytes.push(origins.metadata_bytes());
+        }
+        let lane = empty + size_of::<Lane>() as u64;
+        assert_eq!(bytes, [lane, lane + 80, lane + 80, lane]);
+        pool.free(id, NOW).await.expect("it is live");
+        let longest = request(&"x".repeat(64));
+        for _ in 0..=ORIGINS_MAX + 64 {
+            origins.note(&pool, [make(&pool).await], Some(&longest), NOW);
+        }
+        assert_eq!(origins.metadata_bytes(), BYTES_MAX);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 /// The header that carries the id both ways.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's id may be this long.
-const LENGTH_MAX: usize = 64;
+pub(super) const LENGTH_MAX: usize = 64;
 
 /// The id of the request with these headers: the client's, if it is 1 to 64 printable characters.
 pub(super) fn of(headers: &HeaderMap) -> HeaderValue {

@@ -275,7 +275,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
 )]
 pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
-    let stats = api.pool.stats().await;
+    let stats = api.pool_stats().await;
     let now = Now::read();
     let body = Stats {
         memory: MemoryBlock::new(&stats),

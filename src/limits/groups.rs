@@ -1,6 +1,6 @@
 //! The control groups that we are in, version 1 or 2, from our own up to the top.
 
-use super::Root;
+use super::{Root, Told};
 use std::path::{Component, Path, PathBuf};
 
 /// Groups looked at in one tree, from our own up: deeper ones than that nobody makes.
@@ -64,7 +64,14 @@ fn up_the_tree(mount: &Path, path: &str, version: Version) -> Vec<Group> {
     up.map(|group| Group { directory: group.to_owned(), version }).collect()
 }
 
-/// A number of bytes; `max`, a huge number, zero and garbage are no limit.
-pub(super) fn limit(text: &str) -> Option<u64> {
-    text.trim().parse().ok().filter(|bytes| (1..NO_LIMIT_BYTES).contains(bytes))
+/// A number of bytes; `max`, a huge number and zero are no limit.
+pub(super) fn limit(text: &str) -> Told<u64> {
+    match text.trim() {
+        "max" => Told::Nothing,
+        text => match text.parse() {
+            Ok(bytes) if (1..NO_LIMIT_BYTES).contains(&bytes) => Told::Is(bytes),
+            Ok(_) => Told::Nothing,
+            Err(_) => Told::Unreadable,
+        },
+    }
 }

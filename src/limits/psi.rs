@@ -4,15 +4,17 @@
 //! group does (version 1, and outside of a container), it is the machine. `some avg10` is the percentage of the last ten
 //! seconds in which at least one task stood still for lack of memory.
 
+use super::figure::Figure;
 use super::groups::{Version, groups};
-use super::{Root, read_file};
+use super::{Root, Told, read_file};
+use crate::clock::Now;
 use std::path::PathBuf;
 
 /// Reads how much memory stalls.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Stalls {
     /// From the nearest that could be read when this was made on; the first that can be read counts.
-    files: Vec<PathBuf>,
+    files: Vec<Figure<f64>>,
 }
 
 impl Stalls {
@@ -22,8 +24,9 @@ impl Stalls {
         let mut files: Vec<PathBuf> =
             of_groups.map(|group| group.directory.join("memory.pressure")).collect();
         files.push(root.0.join("proc/pressure/memory"));
-        let is_readable = |file: &PathBuf| read_file(file, some_avg10).is_some();
-        Stalls { files: files.into_iter().skip_while(|file| !is_readable(file)).collect() }
+        let is_readable = |file: &PathBuf| matches!(read_file(file, some_avg10), Told::Is(_));
+        let told = files.into_iter().skip_while(|file| !is_readable(file));
+        Stalls { files: told.map(|file| Figure::new(file, some_avg10)).collect() }
     }
 
     /// Whether anything tells it.
@@ -32,16 +35,19 @@ impl Stalls {
     }
 
     /// `some avg10`, in percent; none where nobody tells it.
-    pub fn some_avg10(&self) -> Option<f64> {
-        self.files.iter().find_map(|file| read_file(file, some_avg10))
+    pub fn some_avg10(&self, now: Now) -> Option<f64> {
+        self.files.iter().find_map(|file| file.read(now))
     }
 }
 
 /// `some avg10=0.02 avg60=0.46 avg300=0.24 total=144673423`
-fn some_avg10(text: &str) -> Option<f64> {
-    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let number = some.split(' ').find_map(|word| word.strip_prefix("avg10="))?;
-    number.trim().parse().ok().filter(|percent| (0.0..=100.0).contains(percent))
+fn some_avg10(text: &str) -> Told<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "));
+    let number = some.and_then(|some| some.split(' ').find_map(|word| word.strip_prefix("avg10=")));
+    match number.and_then(|number| number.trim().parse().ok()) {
+        Some(percent) if (0.0..=100.0).contains(&percent) => Told::Is(percent),
+        _ => Told::Unreadable,
+    }
 }
 
 #[cfg(test)]
@@ -55,11 +61,13 @@ mod tests {
         "some avg10=1.50 avg60=0.46 avg300=0.24 total=144673423\nfull avg10=0.02 avg60=0.42 avg300=0.20 total=82756171\n",
     );
 
+    const NOW: Now = Now(1_000_000_000);
+
     fn stalls_of(files: &[(&str, &str)]) -> Option<f64> {
         let directory = tree(files);
         let stalls = Stalls::find(&Root::new(directory.path()));
-        assert_eq!(stalls.is_told(), stalls.some_avg10().is_some());
-        stalls.some_avg10()
+        assert_eq!(stalls.is_told(), stalls.some_avg10(NOW).is_some());
+        stalls.some_avg10(NOW)
     }
 
     #[test]
@@ -94,15 +102,18 @@ mod tests {
     }
 
     #[test]
-    fn where_a_group_vanishes_the_one_above_it_counts() {
+    fn where_a_group_vanishes_or_tells_nothing_for_long_the_one_above_it_counts() {
         let directory = tree(&[
             ("proc/self/cgroup", "0::/a\n"),
             ("sys/fs/cgroup/a/memory.pressure", "some avg10=50.00 avg60=0 avg300=0 total=0\n"),
             MACHINE,
         ]);
         let stalls = Stalls::find(&Root::new(directory.path()));
-        assert_eq!(stalls.some_avg10(), Some(50.0));
+        assert_eq!(stalls.some_avg10(NOW), Some(50.0));
+        fs::write(directory.path().join("sys/fs/cgroup/a/memory.pressure"), "some").expect("it is there");
+        let at = |seconds| stalls.some_avg10(NOW.after(std::time::Duration::from_secs(seconds)));
+        assert_eq!((at(59), at(60)), (Some(50.0), Some(1.5)), "garbage is not believed at once");
         fs::remove_dir_all(directory.path().join("sys/fs/cgroup/a")).expect("it is there");
-        assert_eq!(stalls.some_avg10(), Some(1.5));
+        assert_eq!(stalls.some_avg10(NOW), Some(1.5));
     }
 }

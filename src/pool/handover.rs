@@ -245,6 +245,14 @@ impl Handover {
         }
     }
 
+    /// Waits for a job alone, whatever else is to be done. May end before.
+    pub(super) fn await_job(&self, patience: Duration) {
+        let mut queue = self.queue.lock();
+        if queue.jobs.is_empty() && queue.is_served {
+            self.told.wait_for(&mut queue, patience);
+        }
+    }
+
     /// Does a job; false if there is none.
     pub(super) fn do_chore(&self) -> bool {
         let Some(job) = self.queue.lock().jobs.pop_front() else { return false };
@@ -355,6 +363,23 @@ mod tests {
         local.handover().set_served(false);
         assert_eq!(local.handover().await_chore(Duration::from_secs(60)), Chore::Ended);
         local.heap().check();
+    }
+
+    #[test]
+    fn a_pause_beside_other_work_ends_when_a_request_comes() {
+        let local = local();
+        local.handover().set_served(true);
+        local.handover().want_relief();
+        std::thread::scope(|scope| {
+            let pause = scope.spawn(|| local.handover().await_job(Duration::from_secs(3600)));
+            let mut call = pin!(local.finish(backing(&local)));
+            assert!(poll_once(call.as_mut()).is_none());
+            pause.join().expect("no panic");
+            assert_eq!(local.handover().await_chore(Duration::ZERO), Chore::Ready);
+        });
+        assert!(local.handover().do_chore());
+        local.handover().await_job(Duration::ZERO);
+        assert_eq!(local.handover().await_chore(Duration::ZERO), Chore::Relief);
     }
 
     #[test]

@@ -88,6 +88,12 @@ impl Pool {
         local.handover().await_chore(patience)
     }
 
+    /// Waits up to `patience` for something that a request waits for, although there is something else to do.
+    pub fn pause_for_requests(&self, patience: Duration) {
+        let Engine::Local(local) = &self.engine;
+        local.handover().await_job(patience);
+    }
+
     /// Does one thing that a request waits for, if there is any.
     pub fn do_chore(&self) {
         let Engine::Local(local) = &self.engine;

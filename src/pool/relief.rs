@@ -7,7 +7,8 @@
 //! | `aggressive_reclaim` | all free memory goes back |
 //! | `emergency` | what each CPU keeps for itself is called in first, then the same |
 //!
-//! One run goes on at a time. An order for more breaks it off and begins anew; one for as much or less finds it done already.
+//! One run goes on at a time. An order for more breaks it off, which is told as its end, and begins anew; one for as much or
+//! less finds it done already.
 //! Nothing is undone when pressure falls: what each CPU keeps grows again by misses.
 
 use super::{Engine, Pool};
@@ -108,16 +109,29 @@ impl Relief {
 }
 
 impl State {
-    /// The run to go on with, begun now where more was ordered than what goes on.
-    fn next(&mut self, now: Now) -> Option<Run> {
-        if let Some(order) = self.ordered.take() {
-            if let Some(run) = self.run.take_if(|run| run.order.action < order.action) {
-                self.end(&run, now);
+    /// Takes an order in, before or after others that nobody began with.
+    fn order(&mut self, order: Order) {
+        let is_less = self.ordered.is_some_and(|ordered| ordered.action > order.action);
+        match &mut self.ordered {
+            // One that is never begun with is told with the one that takes its place.
+            Some(ordered) if !is_less => {
+                *ordered = Order { is_news: ordered.is_news || order.is_news, ..order };
             }
-            let stage = if order.action == Action::Emergency { Stage::Shrinking } else { Stage::Reclaiming };
-            self.run.get_or_insert(Run { order, began: now, stage, reclaimed_bytes: 0 });
+            Some(_) => {}
+            None => self.ordered = Some(order),
         }
-        self.run
+    }
+
+    /// Begins what was ordered where that is more than what goes on, and returns what it broke off.
+    fn begin(&mut self, now: Now) -> Option<Relieved> {
+        let order = self.ordered.take()?;
+        let broken_off = self.run.take_if(|run| run.order.action < order.action);
+        let stage = if order.action == Action::Emergency { Stage::Shrinking } else { Stage::Reclaiming };
+        let run = self.run.get_or_insert(Run { order, began: now, stage, reclaimed_bytes: 0 });
+        if run.order.action == order.action {
+            run.order.is_news |= order.is_news;
+        }
+        broken_off.map(|run| self.end(&run, now))
     }
 
     fn end(&mut self, run: &Run, now: Now) -> Relieved {
@@ -138,12 +152,7 @@ impl Pool {
     /// Has free memory given back. False where nobody does that, because there is no janitor.
     pub fn order_relief(&self, order: Order) -> bool {
         let Engine::Local(local) = &self.engine;
-        {
-            let mut state = local.relief.0.lock();
-            if state.ordered.is_none_or(|ordered| ordered.action < order.action) {
-                state.ordered = Some(order);
-            }
-        }
+        local.relief.0.lock().order(order);
         local.handover().want_relief()
     }
 
@@ -152,7 +161,15 @@ impl Pool {
     pub fn relieve_slice(&self, now: Now) -> ReliefSlice {
         let Engine::Local(local) = &self.engine;
         local.handover().take_relief(); // before the look: an order that comes after it is asked for again
-        let Some(run) = local.relief.0.lock().next(now) else { return ReliefSlice::Nothing };
+        let (broken_off, run) = {
+            let mut state = local.relief.0.lock();
+            (state.begin(now), state.run)
+        };
+        if let Some(relieved) = broken_off {
+            local.handover().want_relief(); // what broke it off is begun with in the next slice
+            return ReliefSlice::Ended(relieved);
+        }
+        let Some(run) = run else { return ReliefSlice::Nothing };
         // Without the lock: who orders does not wait for it.
         let slice = match (run.stage, run.order.action) {
             (Stage::Shrinking, _) => self.shrink_magazines_slice(),
@@ -269,12 +286,30 @@ mod tests {
         pool.order_relief(order(Action::GentleReclaim));
         pool.order_relief(order(Action::Emergency));
         pool.order_relief(order(Action::AggressiveReclaim));
+        let broken_off = work(&pool, Now(1));
+        assert_eq!((broken_off.action, broken_off.is_news), (Action::GentleReclaim, true), "it is told");
+        assert!((1..32 << 20).contains(&broken_off.reclaimed_bytes), "{broken_off:?}");
         assert_eq!(work(&pool, Now(1)).action, Action::Emergency);
         let stats = pool.stats().await;
         assert_eq!((stats.heap.pool_size_bytes, chore(&pool)), (0, Chore::Nothing));
         let counts = Action::ALL.map(|action| stats.relief.of(action));
         assert_eq!(counts.map(|count| count.runs), [0, 1, 0, 1]);
         assert_eq!(counts.map(|count| count.reclaimed_bytes).iter().sum::<u64>(), 32 << 20);
+    }
+
+    #[tokio::test]
+    async fn news_is_told_although_an_order_is_never_begun_with_or_finds_it_going() {
+        let pool = pool(32).await;
+        let repeated = |action| Order { action, is_news: false };
+        pool.order_relief(order(Action::GentleReclaim));
+        pool.order_relief(repeated(Action::AggressiveReclaim));
+        pool.order_relief(repeated(Action::GentleReclaim));
+        let both = work(&pool, Now(1));
+        assert_eq!((both.action, both.is_news), (Action::AggressiveReclaim, true));
+        pool.order_relief(repeated(Action::Emergency));
+        assert_eq!(pool.relieve_slice(Now(1)), ReliefSlice::Going { reclaimed_bytes: 0 });
+        pool.order_relief(order(Action::Emergency));
+        assert!(work(&pool, Now(1)).is_news);
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub struct Look {
 pub struct Watch {
     watermarks: Watermarks,
     pool: Forecaster,
-    /// None while the system has no limit.
+    /// None before the system has a limit. Where it has none any more, what was seen of it is kept: it may be back.
     system: Option<Forecaster>,
     last: Option<Look>,
     /// Bytes in a second; none before the second look.
@@ -58,14 +58,14 @@ impl Watch {
         // A sample may be refused that came out of turn; the forecast of those before stands then.
         let _ =
             self.pool.record(Sample { seconds, used_bytes: look.used_bytes, total_bytes: look.limit_bytes });
-        self.system = look.reading.system_ratio.map(|ratio| {
-            let mut system = self.system.take().unwrap_or_else(|| Forecaster::new(self.watermarks));
-            let sample = Sample { seconds, used_bytes: parts(ratio), total_bytes: PARTS };
-            let _ = system.record(sample);
-            system
+        let system = look.reading.system_ratio.and_then(|ratio| {
+            // A gap is no more to it than one between looks: it begins anew after a long one.
+            let system = self.system.get_or_insert_with(|| Forecaster::new(self.watermarks));
+            let _ = system.record(Sample { seconds, used_bytes: parts(ratio), total_bytes: PARTS });
+            system.forecast()
         });
         let mut forecast = self.pool.forecast()?;
-        if let Some(system) = self.system.as_ref().and_then(Forecaster::forecast) {
+        if let Some(system) = system {
             forecast = forecast.or_worse(system);
         }
         // The level is left later than a ratio says, and stalls raise it.
@@ -178,6 +178,9 @@ mod tests {
             without.forecast.predicted[2] < 0.2 && without.forecast.action == Action::Monitor,
             "{without:?}"
         );
+        // It is there again: what was seen of it before counts.
+        let again = place.look(70, 100, 76, 100);
+        assert!(again.forecast.predicted[0] > 0.85 && again.forecast.trend == Trend::Critical, "{again:?}");
     }
 
     #[test]

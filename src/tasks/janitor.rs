@@ -13,8 +13,8 @@ use tracing::{debug, info};
 
 /// Between two looks at what was reclaimed, while nobody needs anything.
 const LOOK: Duration = Duration::from_secs(1);
-/// Slices in a row that gave nothing back, from which on there is a pause after each: others need the memory first, or live
-/// blocks are moved.
+/// Slices in a row that gave nothing back, from which on there is a pause after each, which any request ends: others need
+/// the memory first, or live blocks are moved.
 const FRUITLESS_MAX: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long free memory lies idle before it goes back.
@@ -85,14 +85,33 @@ fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
     let mut fruitless = 0;
     loop {
         if fruitless > FRUITLESS_MAX {
-            std::thread::sleep(PAUSE);
+            pool.pause_for_requests(PAUSE);
         }
         let chore = pool.await_chore(if gives_back || makes_ready { Duration::ZERO } else { look });
         let began = Now::read();
+        if chore == Chore::Ended {
+            return;
+        }
+        // Whatever there is to do: it may never be nothing.
+        if began.since(interval_began) >= idle {
+            interval_began = began;
+            pool.end_idle_interval();
+            gives_back = true;
+        }
+        if began.since(last_sample) >= look {
+            last_sample = began;
+            pool.sample_use();
+        }
+        if began.since(adaptive_began) >= adaptive {
+            adaptive_began = began;
+            pool.end_adaptive_interval();
+            makes_ready = true;
+        }
         let has_worked = match chore {
             Chore::Ended => return,
             Chore::Ready => {
                 pool.do_chore();
+                fruitless = 0; // what it was done for may have needed the memory first
                 true
             }
             Chore::Scrub => {
@@ -111,20 +130,6 @@ fn work(pool: &Pool, look: Duration, idle: Duration, adaptive: Duration) {
                 true
             }
             Chore::Nothing => {
-                if began.since(interval_began) >= idle {
-                    interval_began = began;
-                    pool.end_idle_interval();
-                    gives_back = true;
-                }
-                if began.since(last_sample) >= look {
-                    last_sample = began;
-                    pool.sample_use();
-                }
-                if began.since(adaptive_began) >= adaptive {
-                    adaptive_began = began;
-                    pool.end_adaptive_interval();
-                    makes_ready = true;
-                }
                 gives_back = gives_back && pool.reclaim_idle_slice();
                 makes_ready = makes_ready && pool.keep_ready_slice();
                 gives_back || makes_ready
@@ -288,6 +293,22 @@ mod tests {
         assert_eq!(stats.heap.in_use_bytes, 8 << 20);
         assert!(stats.heap.committed_bytes <= stats.heap.pool_size_bytes + memory::page_size());
         assert!(stats.heap.reclaim.slices[memory::ReclaimAction::Idle as usize] > 0);
+    }
+
+    #[tokio::test]
+    async fn intervals_end_although_there_is_always_something_to_do() {
+        let pool = pool();
+        checkerboard(&pool).await;
+        pool.end_idle_interval();
+        assert!(!pool.reclaim_idle_slice(), "all of it was needed in that interval");
+        pool.begin_janitor();
+        let large = [request(4 << 20)];
+        let call = pool.allocate_batch(&large, Duration::ZERO, Now::read());
+        assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+        pool.end_janitor();
+        // It does that one thing, and ends.
+        work(&pool, ADAPTIVE, Duration::ZERO, ADAPTIVE);
+        assert!(pool.reclaim_idle_slice());
     }
 
     #[test]

@@ -45,6 +45,10 @@ fn fill(server: &Server, size_bytes: u64, tag: &str) -> Value {
 #[test]
 fn a_diagnosis_has_a_status_findings_with_a_fix_and_what_was_checked() {
     let server = Server::start();
+    wait_until("leaks and what comes were looked for", || {
+        let checked = diagnosis(&server)["checked"].to_string();
+        checked.contains("\"leaks\"") && checked.contains("\"forecast\"")
+    });
     let healthy = diagnosis(&server);
     let members: Vec<&String> = healthy.as_object().expect("an object").keys().collect();
     assert_eq!(members, ["checked", "findings", "status"]);
@@ -104,7 +108,9 @@ fn a_full_pool_its_tags_its_leaks_and_its_backend_are_told() {
         ("backend", "warning", &["failed in a row"]),
     ] {
         let found = finding(&found, code).unwrap_or_else(|| panic!("no {code} in {found}"));
-        assert_eq!(found["severity"], severity, "{found}");
+        // After a while the backend is given up.
+        let has_lasted = code == "backend" && found["severity"] == "problem";
+        assert!(found["severity"] == severity || has_lasted, "{found}");
         let summary = found["summary"].as_str().expect("text");
         assert!(parts.iter().all(|part| summary.contains(part)), "{summary}");
     }
@@ -143,10 +149,10 @@ fn the_command_asks_the_server_of_the_configuration_and_ends_by_what_was_found()
 
 #[test]
 fn where_no_service_answers_the_machine_and_the_configuration_are_looked_at() {
-    // A port that nobody listens on, as far as can be known.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // A port that nobody listens on: it is bound as long as this lives.
+    let free = tokio::net::TcpSocket::new_v4().expect("a socket");
+    free.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let port = free.local_addr().expect("a bound socket has an address").port().to_string();
-    drop(free);
     let told = doctor(&["--port", &port, "--set", "memory.max_pool_size=1MiB"]);
     let said = text(&told.stdout);
     assert!(
