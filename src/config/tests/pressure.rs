@@ -57,8 +57,9 @@ fn watermarks_stand_in_order_and_all_that_do_not_are_told() {
         (
             "pressure.emergency",
             "1.001",
-            "pressure.emergency = \"1.001\" (--set): expected a number from 0.0 to 1.0",
+            "pressure.emergency = \"1.001\" (--set): expected a number from 0.001 to 1.0",
         ),
+        ("pressure.moderate", "0", "pressure.moderate = \"0\" (--set): expected a number from 0.001 to 1.0"),
         ("pressure.interval", "99ms", "pressure.interval = \"99ms\" (--set): expected a duration from 100ms"),
         ("pressure.interval", "2h", "pressure.interval = \"2h\" (--set): expected a duration from 100ms"),
         ("pressure.cooldown", "0", "pressure.cooldown = \"0\" (--set): expected a duration from 1ms"),
