@@ -139,6 +139,7 @@ async fn service(api: &Api, stats: &PoolStats) -> Service {
         level: reading.level,
         ratio: reading.ratio,
         level_source: reading.source,
+        are_stalls_read: api.pool.gauge().psi_avg10().is_some(),
         critical_in_seconds: outlook.as_deref().and_then(critical_in),
         refused_ratio: health.error_rate,
         is_breaker_open: health.circuit_breaker_open,
