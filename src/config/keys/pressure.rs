@@ -75,7 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "pressure.cgroup_root",
         short: None,
-        meaning: "Directory that stands for / when control groups and PSI are read; empty is / itself.",
+        meaning: "Directory that stands for / wherever the machine is asked about memory: limits, control groups, PSI, the doctor; empty is / itself.",
         access: Access::Single {
             set: |draft, raw| {
                 let path = raw.text()?;
