@@ -1265,8 +1265,10 @@ check_pages() {
     ln -s "$maas" "$work/session/target/release/maas"
     cp "$root/config.toml" "$work/session/"
     # What this machine's memory is like is not to be in them.
-    local -r calm=(--set pressure.psi=false --set "pressure.cgroup_root=$work/empty")
-    mkdir -p "$work/empty"
+    local -r calm=(--set pressure.psi=false --set "pressure.cgroup_root=$work/calm")
+    mkdir -p "$work/empty" "$work/calm/proc/pressure"
+    echo 'MemTotal: 16777216 kB' >"$work/calm/proc/meminfo"
+    echo 'some avg10=0.00 avg60=0.00 avg300=0.00 total=0' >"$work/calm/proc/pressure/memory"
     serve readme-small -- "${calm[@]}" --set memory.max_pool_size=10240 --set memory.slab_sizes=1024 --set budgets.cache=2048
     small=$base
     small_server=$server

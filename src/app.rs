@@ -11,7 +11,7 @@ use crate::http::{self, VERSION};
 use crate::limits;
 use crate::memory::Heap;
 use crate::pool::Pool;
-use crate::pressure::{self, Gauge, SystemReading};
+use crate::pressure::{Gauge, SystemReading};
 use crate::tasks;
 use crate::units::ByteCount;
 use anyhow::Context as _;
@@ -78,13 +78,17 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
     let listener = listener::bind(&config.server.host, config.server.port).await?;
     let heap = Heap::new(&config.memory).context("making the pool")?;
     let gauge = Arc::new(Gauge::new(config.pressure.watermarks));
-    read_system(&config.pressure, &gauge);
+    read_system(&config.system_root(), config.pressure.psi, &gauge);
     let pool = Arc::new(Pool::with_gauge(heap, &config.pool, gauge));
     let backend = tasks::backend_link(&config.backend, started);
     let pushgateway = tasks::pushgateway_link(&config.prometheus, started);
     let traffic = Arc::new(Traffic::default());
     let answerer = Answerer::new(
-        &http::Config { event_interval: config.pressure.interval, ..config.server.clone() },
+        &http::Config {
+            event_interval: config.pressure.interval,
+            system_root: config.system_root(),
+            ..config.server.clone()
+        },
         pool.clone(),
         traffic.clone(),
         backend.clone(),
@@ -137,10 +141,9 @@ async fn run(loaded: &Loaded) -> anyhow::Result<Drained> {
 }
 
 /// Has the gauge read the limits of our control groups, and how much memory stalls, where the system tells either.
-fn read_system(config: &pressure::Config, gauge: &Gauge) {
-    let root = config.cgroup_root.as_ref().map_or_else(limits::Root::default, limits::Root::new);
-    let memory = limits::Memory::find(&root);
-    let stalls = config.psi.then(|| limits::Stalls::find(&root)).filter(limits::Stalls::is_told);
+fn read_system(root: &limits::Root, psi: bool, gauge: &Gauge) {
+    let memory = limits::Memory::find(root);
+    let stalls = psi.then(|| limits::Stalls::find(root)).filter(limits::Stalls::is_told);
     debug!(groups = memory.has_groups(), stalls = stalls.is_some(), "the system tells of memory");
     if memory.has_groups() || stalls.is_some() {
         gauge.read_system_by(Box::new(move || {

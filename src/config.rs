@@ -5,8 +5,8 @@
 //! `checks.rs`), held against the rules between keys and fitted to the machine (`fit.rs`), and printed with the
 //! origin of each value (`report.rs`). Nothing stops at the first problem: all are told together.
 //!
-//! The environment, the directory and the limits of the machine are arguments; only the command line asks the
-//! process for them.
+//! The environment, the directory and a look at the machine are arguments; only the command line asks the process for
+//! them. The look is a function: which root it is taken below is a key itself (`pressure.cgroup_root`).
 
 mod checks;
 mod fit;
@@ -25,7 +25,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::limits::Limits;
+use crate::limits::{Limits, Look, Root};
 use crate::{doctor, http, memory, pool, pressure, tasks};
 
 pub use checks::{SIZE_BYTES_MAX, SLAB_SIZES_MAX};
@@ -64,6 +64,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The directory that the machine is read below.
+    pub fn system_root(&self) -> Root {
+        self.pressure.cgroup_root.as_ref().map_or_else(Root::default, Root::new)
+    }
+
     /// What the doctor looks at of it.
     pub fn examined(&self) -> doctor::Settings {
         doctor::Settings {
@@ -94,22 +99,22 @@ pub struct Loaded {
     notes: BTreeMap<String, String>,
 }
 
-/// Reads every source, and fits the result to the machine.
+/// Reads every source, and fits the result to the machine, at which `look` takes a look below the root that they name.
 ///
 /// # Errors
 /// Everything that is wrong in any source.
-pub fn load(sources: &Sources, limits: Limits) -> Result<Loaded, Problems> {
-    settle(Findings::read(sources), limits)
+pub fn load(sources: &Sources, look: impl FnOnce(&Root) -> Look) -> Result<Loaded, Problems> {
+    settle(Findings::read(sources), look)
 }
 
-/// Reads one file alone, on top of the defaults and on no machine in particular.
+/// Reads one file alone, on top of the defaults. It is fitted to no machine but that which `look` tells of.
 ///
 /// # Errors
 /// Everything that is wrong in it.
-pub fn check_file(path: &Path) -> Result<Loaded, Problems> {
+pub fn check_file(path: &Path, look: impl FnOnce(&Root) -> Look) -> Result<Loaded, Problems> {
     let mut findings = Findings::default();
     findings.read_file(path, path, true);
-    settle(findings, Limits::default())
+    settle(findings, look)
 }
 
 /// What the profile of this name sets, by itself and on no machine in particular.
@@ -126,7 +131,7 @@ pub fn profile_report(name: &str) -> Result<String, Problems> {
         key: profile::KEY.to_owned(),
         value: name.to_owned(),
     }]);
-    let loaded = settle(findings, Limits::default())?;
+    let loaded = settle(findings, |_| Look::default())?;
     let purpose = loaded.config.profile.and_then(Profile::named).map_or_else(
         || "# No profile: nothing is set.\n".to_owned(),
         |profile| format!("# {}: {}\n{WHERE}", profile.name, profile.purpose),
@@ -201,13 +206,15 @@ impl Draft {
 }
 
 /// Applies what was found to the defaults, weakest first, and judges the whole.
-fn settle(findings: Findings, limits: Limits) -> Result<Loaded, Problems> {
+fn settle(findings: Findings, look: impl FnOnce(&Root) -> Look) -> Result<Loaded, Problems> {
     let mut draft = Draft { problems: findings.problems, ..Draft::default() };
     let profile = Profile::chosen_by(&findings.settings);
     let weakest = profile.map(Profile::settings).unwrap_or_default();
     weakest.into_iter().chain(findings.settings).for_each(|setting| draft.apply(setting));
     fit::profile_to_the_classes(&mut draft);
+    let Look { below, limits } = look(&draft.config.system_root());
     let mut fitted = fit::to_the_machine(&mut draft, &limits);
+    fit::root_to_the_machine(&mut draft, below, &mut fitted);
     if let Some(profile) = profile {
         fit::budgets_to_the_pool(&mut draft, profile, &mut fitted);
     }

@@ -54,6 +54,27 @@ pub struct MemoryLimit {
     pub source: LimitSource,
 }
 
+/// What can be read below a root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Below {
+    /// Control groups that we are in, or how much memory stalls.
+    #[default]
+    Something,
+    /// Neither.
+    Nothing,
+    /// The root is no directory.
+    NoDirectory,
+}
+
+/// A look at the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// What was found at all.
+    pub below: Below,
+    /// The limits that hold here.
+    pub limits: Limits,
+}
+
 /// Who sets a memory limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitSource {
@@ -80,6 +101,26 @@ impl Root {
 
     fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.0.join(path)).ok()
+    }
+}
+
+impl Below {
+    /// Looks below a root.
+    pub fn look(root: &Root) -> Below {
+        if !root.0.is_dir() {
+            Below::NoDirectory
+        } else if Memory::find(root).has_groups() || Stalls::find(root).is_told() {
+            Below::Something
+        } else {
+            Below::Nothing
+        }
+    }
+}
+
+impl Look {
+    /// Looks below a root. Raises nothing.
+    pub fn take(root: &Root) -> Look {
+        Look { below: Below::look(root), limits: Limits::read(root) }
     }
 }
 
@@ -287,6 +328,19 @@ mod tests {
         assert_eq!(told(""), Told::Unreadable, "a directory opens, and cannot be read");
         for (error, gone) in [(rustix::io::Errno::NODEV, true), (rustix::io::Errno::MFILE, false)] {
             assert_eq!(is_gone(&error.into()), gone, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_root_without_groups_and_stalls_is_told_from_one_that_is_no_directory() {
+        let stalls = ("proc/pressure/memory", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
+        let groups = [("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "max\n")];
+        let below = |files: &[(&str, &str)]| Below::look(&Root::new(tree(files).path()));
+        assert_eq!((below(&groups), below(&[stalls])), (Below::Something, Below::Something));
+        assert_eq!((below(&groups[..1]), below(&[MEMINFO])), (Below::Nothing, Below::Nothing));
+        let directory = tree(&[MEMINFO]);
+        for path in ["none", "proc/meminfo"] {
+            assert_eq!(Below::look(&Root::new(directory.path().join(path))), Below::NoDirectory, "{path}");
         }
     }
 

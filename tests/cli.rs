@@ -133,6 +133,31 @@ fn a_file_is_checked_alone() {
 }
 
 #[test]
+fn a_root_of_the_machine_that_is_not_there_is_78_and_an_empty_one_is_a_warning() {
+    let place = directory();
+    fs::create_dir(place.path().join("empty")).expect("a directory");
+    fs::write(place.path().join("lost.toml"), "[pressure]\ncgroup_root = \"none\"\n").expect("a file");
+    fs::write(place.path().join("empty.toml"), "[pressure]\ncgroup_root = \"empty\"\n").expect("a file");
+    for arguments in [
+        &["--port", "0", "--config", "lost.toml"][..],
+        &["config", "--config", "lost.toml"],
+        &["config", "--check", "lost.toml"],
+    ] {
+        let output = maas(place.path(), arguments, &[]);
+        let said = stderr(&output);
+        assert_eq!(code(&output), 78, "{arguments:?} {said}");
+        let problem = "pressure.cgroup_root = \"none\" (lost.toml): expected a directory that exists";
+        assert!(said.contains(problem), "{arguments:?} {said}");
+    }
+    for arguments in [&["config", "--config", "empty.toml"][..], &["config", "--check", "empty.toml"]] {
+        let output = maas(place.path(), arguments, &[]);
+        let said = stderr(&output);
+        assert_eq!(code(&output), 0, "{arguments:?} {said}");
+        assert!(said.contains("warning: pressure.cgroup_root is \"empty\", but below it neither"), "{said}");
+    }
+}
+
+#[test]
 fn healthcheck_is_0_on_200_and_1_with_one_line_on_anything_else() {
     let place = directory();
     let healthy = one_answer("200 OK");

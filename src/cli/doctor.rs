@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::{Settings, ask, refuse, say};
 use crate::config::{Config, hide_credentials};
 use crate::doctor::{self, Facts, Machine};
-use crate::limits::Root;
 
 /// Whom to examine.
 #[derive(Args)]
@@ -124,7 +123,7 @@ fn asked(base: &str) -> Result<Diagnosis, Unasked> {
 
 /// What can be told without a service. That one does not answer which was named is a problem; that none runs yet is not.
 fn without_service(config: &Config, is_named: bool, why: &str) -> Diagnosis {
-    let machine = Machine::read(&Root::default());
+    let machine = Machine::read(&config.system_root());
     let facts = Facts { machine, settings: config.examined(), service: None };
     let mut diagnosis = doctor::examine(&facts);
     let severity = if is_named { doctor::Severity::Problem } else { doctor::Severity::Warning };

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Flag, Loaded, Problems, Sources};
-use crate::limits::{self, Limits, Root};
+use crate::limits::{self, Look};
 
 /// Exit code of a wrong configuration: EX_CONFIG of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 78;
@@ -150,7 +150,7 @@ impl Settings {
     /// Loads the configuration of this process. First raises the limit of open files, which bounds connections.
     fn load(self) -> Result<Loaded, Problems> {
         limits::raise_open_files();
-        config::load(&self.sources(), Limits::read(&Root::default()))
+        config::load(&self.sources(), Look::take)
     }
 
     fn sources(self) -> Sources {

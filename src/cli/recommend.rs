@@ -302,13 +302,14 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_a_section_of_a_configuration_file() {
+        use crate::limits::Look;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("config.toml");
         let seen = Recommended { max_pool_size_bytes: Some(1 << 20), ..of("1000\n3000").expect("right") };
         let none = Recommended { max_pool_size_bytes: Some(1 << 20), ..of("").expect("right") };
         for (recommended, sizes) in [(seen, &[1000, 3000][..]), (none, &[1024, 4096])] {
             std::fs::write(&path, told(&recommended)).expect("a file");
-            let loaded = crate::config::check_file(&path).expect("it is right");
+            let loaded = crate::config::check_file(&path, |_| Look::default()).expect("it is right");
             assert_eq!(loaded.config.memory.slab_sizes, sizes);
             assert_eq!(loaded.config.memory.max_pool_size, 1 << 20);
         }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::origin::Origin;
+use super::values::Raw;
 use super::{Config, Draft, PoolSize, Profile, names, profile};
-use crate::limits::Limits;
+use crate::limits::{Below, Limits};
 use crate::memory::HugePages;
 use crate::pool::TAGS_MAX;
 use crate::units::ByteCount;
@@ -104,6 +105,24 @@ fn fit_pool(draft: &mut Draft, limits: &Limits, fitted: &mut Fitted) {
             default
         }
     };
+}
+
+/// A root that somebody chose has to be there, and should have something in it: else nothing is measured where much was
+/// meant to be.
+pub(super) fn root_to_the_machine(draft: &mut Draft, below: Below, fitted: &mut Fitted) {
+    const KEY: &str = "pressure.cgroup_root";
+    let Some(root) = draft.config.pressure.cgroup_root.as_ref().filter(|_| draft.are_right(&[KEY])) else {
+        return;
+    };
+    let shown = Raw::Text(root.display().to_string()).to_string();
+    match below {
+        Below::Something => {}
+        Below::Nothing => fitted.warnings.push(format!(
+            "{KEY} is {shown}, but below it neither a control group of ours nor stalls for lack of memory can be read: \
+             pressure is that of the pool alone"
+        )),
+        Below::NoDirectory => draft.blame(KEY, Some(shown), "expected a directory that exists".to_owned()),
+    }
 }
 
 fn fit_connections(config: &mut Config, limits: &Limits, fitted: &mut Fitted) {

@@ -53,7 +53,7 @@ impl Place {
     }
 
     fn load(&self) -> Result<Loaded, Problems> {
-        load(&self.sources, self.limits.clone())
+        load(&self.sources, |_| Look { limits: self.limits.clone(), ..Look::default() })
     }
 
     fn loaded(&self) -> Loaded {
@@ -414,6 +414,7 @@ fn budgets_that_are_too_many_are_wrong_and_one_that_is_too_small_is_a_warning() 
 fn one_file_is_checked_on_its_own() {
     let place = Place::new().file("one.toml", "server.port = 1").file(".env", "SERVER_PORT=wrong");
     let path = place.directory.path().join("one.toml");
+    let check_file = |path: &Path| check_file(path, |_| Look::default());
     assert_eq!(check_file(&path).map(|loaded| loaded.config.server.port), Ok(1));
     fs::write(&path, "server.port = -1").expect("a file in a fresh directory");
     assert_eq!(check_file(&path).expect_err("a negative port").0.len(), 1);

@@ -77,6 +77,8 @@ pub struct Service {
     pub ratio: f64,
     /// What decides it.
     pub level_source: Source,
+    /// Whether stalls for lack of memory are read.
+    pub are_stalls_read: bool,
     /// Seconds until the watermark of critical; none where it is not expected, or nothing was forecast lately.
     pub critical_in_seconds: Option<f64>,
     /// Blocks refused lately, as a part of all that were asked for.
@@ -195,6 +197,7 @@ impl Facts {
             level: Level::Normal,
             ratio: 0.1,
             level_source: Source::Pool,
+            are_stalls_read: true,
             critical_in_seconds: None,
             refused_ratio: 0.0,
             is_breaker_open: false,

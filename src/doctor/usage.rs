@@ -29,6 +29,8 @@ const WASTE_BYTES_MIN: u64 = 16 << 20;
 const WASTE_RATIO: f64 = 0.40;
 /// How far free pages lie in pieces: no piece has more than a tenth of them.
 const FRAGMENTATION_RATIO: f64 = 0.90;
+/// What to do about stalls.
+const STALLS_FIX: &str = "Find what else uses the memory of this machine or group, or give it more.";
 /// Something of a bound is almost all of it.
 const ALMOST: f64 = 0.90;
 
@@ -47,21 +49,31 @@ fn pressure(service: &Service) -> Outcome {
         Level::High => Severity::Warning,
         Level::Critical | Level::Emergency => Severity::Problem,
     };
-    let (what, fix) = match service.level_source {
+    let (what, why, fix) = match service.level_source {
         Source::Pool => (
             "the pool is",
+            "",
             "Free what is not needed (GET /stats, tags; GET /stats/leaks), or raise memory.max_pool_size.",
         ),
-        _ => (
+        Source::System => (
             "memory above the service is",
+            "",
             "Raise the limit of the container or the machine, or lower memory.max_pool_size.",
         ),
+        // Room under a limit is no cure where it is the machine that is short of memory.
+        Source::Psi => {
+            ("memory is", ", and stalls for lack of memory (PSI) raise the level by one step", STALLS_FIX)
+        }
     };
-    let summary = format!("Pressure is {}: {what} {} full.", service.level.name(), percent(service.ratio));
+    let (level, full) = (service.level.name(), percent(service.ratio));
+    let summary = format!("Pressure is {level}: {what} {full} full{why}.");
     found(severity, summary, fix)
 }
 
 fn stalls(service: &Service) -> Outcome {
+    if !service.are_stalls_read {
+        return Outcome::Unknown;
+    }
     if service.level_source != Source::Psi {
         return Outcome::Fine;
     }
@@ -69,11 +81,7 @@ fn stalls(service: &Service) -> Outcome {
         "Processes here stall for lack of memory a fifth of the time or more (PSI), which raises the level to {}.",
         service.level.name()
     );
-    found(
-        Severity::Warning,
-        summary,
-        "Find what else uses the memory of this machine or group, or give it more.",
-    )
+    found(Severity::Warning, summary, STALLS_FIX)
 }
 
 fn forecast(service: &Service) -> Outcome {
@@ -291,12 +299,18 @@ mod tests {
                 && by(Source::Pool).contains("max_pool_size")
         );
         assert!(by(Source::System).contains("memory above the service is 80 % full"));
+        let stalled = by(Source::Psi);
+        assert!(stalled.contains("80 % full, and stalls for lack of memory (PSI) raise"), "{stalled}");
+        assert!(!stalled.contains("above the service") && !stalled.contains("limit"), "{stalled}");
     }
 
     #[test]
     fn stalls_are_told_where_they_decide() {
         let by = |source| severity("stalls", |service| service.level_source = source);
         assert_eq!((by(Source::System), by(Source::Psi)), (None, Some(Severity::Warning)));
+        let mut facts = Facts::healthy();
+        facts.service.as_mut().expect("there is one").are_stalls_read = false;
+        assert_eq!(of(&facts, stalls), Outcome::Unknown, "nobody reads them");
     }
 
     #[test]

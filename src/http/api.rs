@@ -10,6 +10,7 @@ use super::traffic::{TimeOut, Totals, Traffic};
 use super::upkeep::pressure_snapshot;
 use super::{Config, VERSION, pressure};
 use crate::clock::Now;
+use crate::limits::Root;
 use crate::link::Link;
 use crate::memory;
 use crate::metrics::{ArenasSnapshot, Distribution, HttpSnapshot, LinkSnapshot, Snapshot};
@@ -65,6 +66,8 @@ pub struct Api {
     /// As configured.
     pub(super) host: String,
     pub(super) max_connections: u32,
+    /// The directory that the doctor reads the machine below.
+    pub(super) system_root: Root,
     pub(super) description: Description,
     traffic: Arc<Traffic>,
     pub(super) counters: Counters,
@@ -128,6 +131,7 @@ impl Api {
             started,
             host: config.host.clone(),
             max_connections: config.max_connections,
+            system_root: config.system_root.clone(),
             description,
             traffic,
             counters,

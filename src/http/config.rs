@@ -1,5 +1,6 @@
 //! What can be set about the HTTP server.
 
+use crate::limits::Root;
 use std::time::Duration;
 
 /// Configuration of the HTTP server: where it listens, and every bound it holds clients to.
@@ -24,6 +25,9 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Between two events that tell how full memory is: `pressure.interval`, which is no key of this room. Default: 5 s.
     pub event_interval: Duration,
+    /// The directory that the doctor reads the machine below: `pressure.cgroup_root`, which is no key of this room.
+    /// Default: `/`.
+    pub system_root: Root,
 }
 
 impl Default for Config {
@@ -38,6 +42,7 @@ impl Default for Config {
             body_limit: 1 << 20,
             drain_timeout: Duration::from_secs(20),
             event_interval: crate::pressure::Config::default().interval,
+            system_root: Root::default(),
         }
     }
 }

@@ -6,7 +6,6 @@ use super::error::{Problem, ProblemBody};
 use super::query;
 use crate::clock::Now;
 use crate::doctor::{self, Arenas, Facts, LeakFacts, Machine, Peer, Service, Settings, TagUse};
-use crate::limits::Root;
 use crate::link::Link;
 use crate::pool::{LEASE_LAG_BUCKETS, PoolStats};
 use axum::extract::State;
@@ -80,7 +79,8 @@ pub(super) async fn doctor(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
 async fn facts(api: &Api) -> Facts {
     // Files of the system: quick, but not of the kind that a worker should wait for. Of a machine that cannot be read
     // nothing is known.
-    let machine = tokio::task::spawn_blocking(|| Machine::read(&Root::default())).await.unwrap_or_default();
+    let root = api.system_root.clone();
+    let machine = tokio::task::spawn_blocking(move || Machine::read(&root)).await.unwrap_or_default();
     let stats = api.pool_stats().await;
     let settings = Settings {
         host: api.host.clone(),
@@ -139,6 +139,7 @@ async fn service(api: &Api, stats: &PoolStats) -> Service {
         level: reading.level,
         ratio: reading.ratio,
         level_source: reading.source,
+        are_stalls_read: api.pool.gauge().psi_avg10().is_some(),
         critical_in_seconds: outlook.as_deref().and_then(critical_in),
         refused_ratio: health.error_rate,
         is_breaker_open: health.circuit_breaker_open,

@@ -4,6 +4,8 @@ use crate::units::Factor;
 
 /// How far below its watermark a level that was reached ends, in parts of the whole: two points.
 pub const HYSTERESIS: Factor = Factor::thousandths(20);
+/// The least part of the whole that can be told from nothing.
+const LEAST: Factor = Factor::thousandths(1);
 
 /// How full memory is, in words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,12 +92,13 @@ impl Watermarks {
         self.settle(Level::Normal, |mark| ratio >= mark.as_f64())
     }
 
-    /// The level after `previous`: up at once, and down when it is two points below where the level began. `reaches` says
-    /// whether memory is as full as that part of the whole.
+    /// The level after `previous`: up at once, and down when it is two points below where the level began, or as good as
+    /// empty where there are no two points below it. `reaches` says whether memory is as full as that part of the whole.
     pub(super) fn settle(&self, previous: Level, reaches: impl Fn(Factor) -> bool) -> Level {
         let holds = |level: &Level| {
             self.mark(*level).is_none_or(|mark| {
-                reaches(if *level <= previous { mark.saturating_sub(HYSTERESIS) } else { mark })
+                let end = || mark.saturating_sub(HYSTERESIS).max(LEAST);
+                reaches(if *level <= previous { end() } else { mark })
             })
         };
         Level::ALL.iter().rev().copied().find(holds).unwrap_or_default()
@@ -137,6 +140,15 @@ mod tests {
         assert_eq!(after(Level::Emergency, 100), Level::Normal);
         assert_eq!(after(Level::Emergency, 890), Level::Critical);
         assert_eq!(after(Level::High, 950), Level::Emergency);
+    }
+
+    #[test]
+    fn a_level_that_begins_within_two_points_of_nothing_ends_when_nothing_is_in_use() {
+        for thousandths in [1, 10, 20] {
+            let marks = Watermarks { moderate: Factor::thousandths(thousandths), ..Watermarks::default() };
+            let after = |used| marks.settle(Level::Moderate, |mark| Factor::thousandths(used) >= mark);
+            assert_eq!((after(0), after(1)), (Level::Normal, Level::Moderate), "{thousandths}");
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use crate::support::{JSON, Server, wait_until};
 use serde_json::{Value, json};
+use std::fs;
 use std::process::{Command, Output};
+use tempfile::TempDir;
 
 fn diagnosis(server: &Server) -> Value {
     let answer = server.get("/doctor");
@@ -12,6 +14,28 @@ fn diagnosis(server: &Server) -> Value {
 
 fn finding<'a>(diagnosis: &'a Value, code: &str) -> Option<&'a Value> {
     diagnosis["findings"].as_array().expect("a list").iter().find(|finding| finding["code"] == code)
+}
+
+/// A machine whose control group has 1000 MiB and uses 650, which stalls so many percent of the time; and where it lies.
+fn machine(stalled: &str) -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (path, text) in [
+        ("proc/self/cgroup", "0::/pod\n".to_owned()),
+        ("proc/meminfo", "MemTotal: 67108864 kB\nSwapTotal: 0 kB\n".to_owned()),
+        ("sys/fs/cgroup/pod/memory.max", (1000_u64 << 20).to_string()),
+        ("sys/fs/cgroup/pod/memory.current", (650_u64 << 20).to_string()),
+        ("proc/pressure/memory", format!("some avg10={stalled} avg60=0.00 avg300=0.00 total=0\n")),
+    ] {
+        let path = directory.path().join(path);
+        fs::create_dir_all(path.parent().expect("files lie below the root")).expect("a directory");
+        fs::write(path, text).expect("a fixture file");
+    }
+    let root = directory.path().display().to_string();
+    (directory, root)
+}
+
+fn checked(diagnosis: &Value) -> Vec<&str> {
+    diagnosis["checked"].as_array().expect("a list").iter().filter_map(Value::as_str).collect()
 }
 
 /// Runs `maas doctor`, with nothing of this machine's configuration.
@@ -44,7 +68,8 @@ fn fill(server: &Server, size_bytes: u64, tag: &str) -> Value {
 
 #[test]
 fn a_diagnosis_has_a_status_findings_with_a_fix_and_what_was_checked() {
-    let server = Server::start();
+    let (_machine, root) = machine("0.00");
+    let server = Server::with().set("pressure.cgroup_root", &root).start();
     wait_until("leaks and what comes were looked for", || {
         let checked = diagnosis(&server)["checked"].to_string();
         checked.contains("\"leaks\"") && checked.contains("\"forecast\"")
@@ -52,11 +77,18 @@ fn a_diagnosis_has_a_status_findings_with_a_fix_and_what_was_checked() {
     let healthy = diagnosis(&server);
     let members: Vec<&String> = healthy.as_object().expect("an object").keys().collect();
     assert_eq!(members, ["checked", "findings", "status"]);
-    let checked: Vec<&str> =
-        healthy["checked"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
-    for expected in
-        ["memory-limit", "open-files", "pressure", "forecast", "leaks", "budgets", "backend", "leases"]
-    {
+    let checked = checked(&healthy);
+    for expected in [
+        "memory-limit",
+        "open-files",
+        "pressure",
+        "stalls",
+        "forecast",
+        "leaks",
+        "budgets",
+        "backend",
+        "leases",
+    ] {
         assert!(checked.contains(&expected), "{expected} is not in {checked:?}");
     }
     // The machine may be what it likes; of a service that nobody uses there is nothing to say.
@@ -76,6 +108,47 @@ fn a_diagnosis_has_a_status_findings_with_a_fix_and_what_was_checked() {
         assert!(machine.iter().any(|code| found["code"] == *code), "{found}");
     }
     server.get("/doctor?verbose").is_problem(400, "invalid-query");
+}
+
+#[test]
+fn the_service_the_command_and_the_log_look_at_the_machine_below_the_root_that_is_configured() {
+    let (_machine, root) = machine("0.00");
+    let settings = [
+        format!("pressure.cgroup_root={root}"),
+        "memory.max_pool_size=900MiB".to_owned(),
+        "server.port=0".to_owned(),
+    ];
+    let limit =
+        format!("the memory limit above the service is 1000 MiB ({root}/sys/fs/cgroup/pod/memory.max)");
+    let says_so = |diagnosis: &Value| {
+        let found = finding(diagnosis, "memory-limit").and_then(|found| found["summary"].as_str());
+        assert!(found.is_some_and(|summary| summary.contains(&limit)), "{diagnosis}");
+    };
+    let server =
+        Server::with().set("pressure.cgroup_root", &root).set("memory.max_pool_size", "900MiB").start();
+    server.wait_for_log("memory limit above us limit=1048576000");
+    says_so(&diagnosis(&server));
+    let arguments: Vec<&str> =
+        settings.iter().flat_map(|setting| ["--set", setting]).chain(["--json"]).collect();
+    says_so(&serde_json::from_slice(&doctor(&arguments).stdout).expect("JSON"));
+    let auto = Server::with().set("pressure.cgroup_root", &root).set("memory.max_pool_size", "auto").start();
+    assert_eq!(auto.stat("/memory/max_pool_size_bytes"), 750 << 20);
+}
+
+#[test]
+fn pressure_that_stalls_raise_is_told_with_what_helps_against_them_and_unread_ones_are_not_checked() {
+    let (_machine, root) = machine("30.00");
+    let server = Server::with().set("pressure.cgroup_root", &root).start();
+    let found = diagnosis(&server);
+    assert!(checked(&found).contains(&"stalls"), "{found}");
+    let [pressure, stalls] = ["pressure", "stalls"]
+        .map(|code| finding(&found, code).unwrap_or_else(|| panic!("no {code} in {found}")));
+    let summary = pressure["summary"].as_str().expect("text");
+    assert!(summary.starts_with("Pressure is high: memory is 65 % full, and stalls"), "{summary}");
+    assert_eq!(pressure["fix"], stalls["fix"]);
+    let deaf = Server::with().set("pressure.cgroup_root", &root).set("pressure.psi", "false").start();
+    let found = diagnosis(&deaf);
+    assert!(!checked(&found).contains(&"stalls") && checked(&found).contains(&"pressure"), "{found}");
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! What can be set about pressure: the section `pressure`.
 
-use super::{Access, Key, PART, SPAN, duration, plain, text};
+use super::{Access, Key, SPAN, duration, plain, text};
+use crate::units::Factor;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where a level may begin: at nothing it would never end.
+const MARK: RangeInclusive<Factor> = Factor::thousandths(1)..=Factor::thousandths(1000);
 
 macro_rules! watermark {
     ($name:literal, $field:ident, $meaning:literal) => {
@@ -11,7 +16,7 @@ macro_rules! watermark {
             short: None,
             meaning: $meaning,
             access: Access::Single {
-                set: |draft, raw| raw.factor(PART).map(|part| draft.config.pressure.watermarks.$field = part),
+                set: |draft, raw| raw.factor(MARK).map(|part| draft.config.pressure.watermarks.$field = part),
                 show: |config| plain(config.pressure.watermarks.$field),
             },
         }
@@ -23,7 +28,7 @@ pub(super) const KEYS: &[Key] = &[
     watermark!(
         "pressure.moderate",
         moderate,
-        "Part of the pool in use, 0.0 to 1.0, from which the level is moderate; less than pressure.high."
+        "Part of the pool in use, 0.001 to 1.0, from which the level is moderate; less than pressure.high."
     ),
     watermark!(
         "pressure.high",
@@ -70,7 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "pressure.cgroup_root",
         short: None,
-        meaning: "Directory that stands for / when control groups and PSI are read; empty is / itself.",
+        meaning: "Directory that stands for / wherever the machine is asked about memory: limits, control groups, PSI, the doctor; empty is / itself.",
         access: Access::Single {
             set: |draft, raw| {
                 let path = raw.text()?;
