@@ -198,7 +198,8 @@ impl Doorkeeper {
     pub(in crate::pool) fn refused(&self, heap: &Heap, error: &AllocateError, now: Now) {
         match error {
             AllocateError::Memory(memory::AllocateError::Exhausted { requested_bytes, .. }) => {
-                if self.breaker.refused(*requested_bytes, now) {
+                let has_opened = self.breaker.refused(*requested_bytes, now);
+                if has_opened {
                     self.breaker.has_room(heap.free_bytes()); // nobody tells of what was freed before it opened
                 }
             }
