@@ -26,7 +26,7 @@ pub(super) struct ByPriority {
 /// The circuit breaker.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BreakerBlock {
-    /// `off`, `closed` or `open`.
+    /// `off`, `closed`, `open`, or `half_open`: its time is over, and the next one that it would refuse is tried.
     state: &'static str,
     /// Times that it opened.
     opened: u64,
@@ -53,15 +53,17 @@ impl AdmissionBlock {
             deferred: stats.deferred.into(),
             rejected: stats.rejected.into(),
             circuit_breaker: BreakerBlock {
-                state: match (breaker.is_on, breaker.is_open) {
-                    (false, _) => "off",
-                    (true, false) => "closed",
-                    (true, true) => "open",
+                state: match (breaker.is_on, breaker.is_open, breaker.refuses(now)) {
+                    (false, ..) => "off",
+                    (true, false, _) => "closed",
+                    (true, true, true) => "open",
+                    (true, true, false) => "half_open",
                 },
                 opened: breaker.opened,
                 smallest_refused_bytes: breaker.smallest_refused_bytes,
                 tries_again_in_seconds: breaker
                     .until
+                    .filter(|until| now < *until)
                     .map(|until| super::allocation::seconds_left(until, now)),
             },
         }

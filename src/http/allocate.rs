@@ -99,7 +99,7 @@ const FIELDS: &[&str] = &["size_bytes", "lease_seconds", "tag", "wait_ms", "prio
             ("Location" = String, description = "Path of the allocation"),
             ("ETag" = String, description = "With an octet-stream: the version of the content"),
             ("Idempotent-Replayed" = String, description = "`true` where the allocation was made before"),
-            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),

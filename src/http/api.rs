@@ -18,6 +18,7 @@ use crate::pool::{
     ALLOCATION_BUCKETS, AllocateError, AllocationId, ArenaAllocateError, ArenaState, InflightCharge,
     LEASE_LAG_BUCKETS, LeakedBy, Pool, Profile, SMALL_WRITE_BYTES,
 };
+use crate::pressure::{Outlook, Source};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -275,6 +276,8 @@ impl Api {
 
     /// When a request that was refused so may well be served, as far as a forecast tells.
     fn retry_after(&self, error: &AllocateError, now: Now) -> Option<Duration> {
+        /// What a fullness is a part of where there are no bytes; it is told in thousandths.
+        const WHOLE: u64 = 1000;
         let (in_use_bytes, limit_bytes) = self.pool.in_use_and_limit_bytes();
         let relief =
             |wanted_bytes| self.pool.gauge().outlook()?.relief(in_use_bytes, limit_bytes, wanted_bytes, now);
@@ -283,7 +286,17 @@ impl Api {
                 relief(limit_bytes.saturating_sub(*requested_bytes))
             }
             AllocateError::AdmissionDeferred(turned_away) | AllocateError::AdmissionRejected(turned_away) => {
-                relief(turned_away.admitted_below.of(limit_bytes).saturating_sub(1))
+                match turned_away.decided_by {
+                    Source::Pool => relief(turned_away.admitted_below.of(limit_bytes).saturating_sub(1)),
+                    Source::System => {
+                        // What the pool is given back leaves the system no emptier: the forecast alone can tell.
+                        let outlook = Outlook { free_bytes_per_second: 0.0, ..*self.pool.gauge().outlook()? };
+                        let full = turned_away.fullness.of(WHOLE);
+                        let wanted = turned_away.admitted_below.of(WHOLE).saturating_sub(1);
+                        outlook.relief(full, WHOLE, wanted, now)
+                    }
+                    Source::Psi => None, // nobody foretells when stalls end
+                }
             }
             AllocateError::CircuitOpen { left, .. } => Some(*left),
             AllocateError::Waited { last, .. } => self.retry_after(last, now),
@@ -407,7 +420,7 @@ impl Api {
                 counts: pool.calls.buckets(),
                 sum_seconds: Duration::from_nanos(pool.calls.latency.sum()).as_secs_f64(),
             },
-            circuit_open: pool.admission.breaker.is_open,
+            circuit_open: pool.admission.breaker.refuses(now),
             circuit_opened: pool.admission.breaker.opened,
             health_score: self.pool.health(&pool, now).health_score,
             pressure: pressure_snapshot(&self.pool, &pool.relief, now),

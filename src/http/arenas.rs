@@ -151,7 +151,7 @@ pub(super) async fn renew(State(api): State<Arc<Api>>, request: Request) -> Resu
     responses(
         (status = 201, description = "The block", body = AllocationBody, headers(
             ("Location" = String, description = "Path of the allocation"),
-            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),

@@ -81,7 +81,7 @@ pub(super) struct BatchEntry {
     responses(
         (status = 201, description = "The blocks; of a repeat, those that still live", body = BatchAnswer, headers(
             ("Idempotent-Replayed" = String, description = "`true` where the allocations were made before"),
-            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on; on refusals too"),
+            ("X-Maas-Pressure" = String, description = "The level of pressure, from `moderate` on"),
         )),
         (status = 400, response = ProblemBody), (status = 404, response = ProblemBody),
         (status = 408, response = ProblemBody), (status = 409, response = ProblemBody),

@@ -1,9 +1,15 @@
 //! The description of all routes: as it is sent, and as the service uses it itself for labels and the landing page.
 
-use super::VERSION;
+use super::{VERSION, pressure};
+use axum::http::Method;
 use bytes::Bytes;
+use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{Content, OpenApi, RefOr, Response, Schema};
+use utoipa::openapi::{Components, Content, ObjectBuilder, OpenApi, Ref, RefOr, Response, Schema, Type};
+
+/// The answer that says what went wrong, as the routes name it, and the same with the headers of a refusal to allocate.
+const PROBLEM: &str = "ProblemBody";
+const REFUSAL: &str = "AllocationRefused";
 
 /// What is known of the routes once, at start.
 #[derive(Debug)]
@@ -29,7 +35,18 @@ impl Description {
     /// From the document that was made beside the routes.
     pub(super) fn new(mut document: OpenApi) -> Description {
         document.info.version = VERSION.to_owned();
-        for item in document.paths.paths.values_mut() {
+        if let Some(components) = &mut document.components {
+            add_refusal(components);
+        }
+        for (template, item) in &mut document.paths.paths {
+            if pressure::is_allocating(&Method::POST, template)
+                && let Some(operation) = &mut item.post
+            {
+                for status in ["503", "507"] {
+                    let refusal = RefOr::Ref(Ref::from_response_name(REFUSAL));
+                    operation.responses.responses.insert(status.to_owned(), refusal);
+                }
+            }
             each_operation(item, |operation| {
                 // Whatever runs can meet a defect of ours.
                 let internal = Response::new("An error inside the service");
@@ -84,6 +101,25 @@ impl Description {
             |described: &Described| (described.method.clone(), described.template.clone(), described.success);
         self.operations.iter().map(row).collect()
     }
+}
+
+/// Describes a refusal to allocate beside the problems that have no headers of their own.
+fn add_refusal(components: &mut Components) {
+    let Some(RefOr::T(problem)) = components.responses.get(PROBLEM) else { return };
+    let mut refusal = problem.clone();
+    "The request is refused, as application/problem+json".clone_into(&mut refusal.description);
+    for (name, schema_type, description) in [
+        ("Retry-After", Type::Integer, "Seconds after which it may well be served, 1 to 300"),
+        ("X-Maas-Pressure", Type::String, "The level of pressure, from `moderate` on"),
+    ] {
+        refusal.headers.insert(name.to_owned(), RefOr::T(header(schema_type, description)));
+    }
+    components.responses.insert(REFUSAL.to_owned(), RefOr::T(refusal));
+}
+
+fn header(schema_type: Type, description: &str) -> Header {
+    let schema = ObjectBuilder::new().schema_type(schema_type).build();
+    HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }
 
 /// A body that may be left out is not null where it is there.

@@ -226,12 +226,17 @@ impl Problem {
                 let code = if placement == Placement::Replace { Code::BodyTooLarge } else { Code::PastEnd };
                 Problem::new(code, error.to_string())
             }
-            WriteError::NoRoom(memory::AllocateError::System { .. }) => {
-                Problem::new(Code::SystemMemory, error.to_string()).with_refusal(refusal(None, "system"))
+            WriteError::NoRoom(memory::AllocateError::System { requested_bytes, .. }) => {
+                Problem::new(Code::SystemMemory, error.to_string())
+                    .with_refusal(refusal(None, "system").or_requested(*requested_bytes))
             }
-            WriteError::NoRoom(_) => {
-                Problem::new(Code::NoRoomToReplace, error.to_string()).with_refusal(refusal(None, "pool"))
-            }
+            WriteError::NoRoom(memory::AllocateError::Exhausted {
+                requested_bytes,
+                in_use_bytes,
+                limit_bytes,
+            }) => Problem::new(Code::NoRoomToReplace, error.to_string()).with_refusal(
+                refusal(Some((*in_use_bytes, *limit_bytes)), "pool").or_requested(*requested_bytes),
+            ),
             WriteError::Waited { .. } => {
                 Problem::new(Code::WriteWaited, error.to_string()).with_refusal(refusal(None, "readers"))
             }

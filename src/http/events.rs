@@ -2,7 +2,7 @@
 //! often.
 //!
 //! Nothing is kept for them: an event is made of what is true when the client takes it, so one that reads slowly gets fewer,
-//! and holds no memory. A stream ends when the service stops, so that it does not hold that up.
+//! and holds no memory: levels that were passed through meanwhile are one event. A stream ends when the service stops, so that it does not hold that up.
 
 use super::api::Api;
 use super::error::{Code, Problem};
@@ -25,6 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The level is observed so often for whoever listens: a level that falls, because memory was freed, is observed by nobody
 /// else.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So many changes lead back to the level that was told last. A single one may be that level itself: it is seen a moment before it
+/// is counted.
+const THERE_AND_BACK: u64 = 2;
 /// What a client is told to wait before it comes again after its stream ended.
 const RECONNECT_MILLISECONDS: u64 = 2000;
 
@@ -73,6 +76,7 @@ impl Events {
             interval: self.interval,
             changes: self.changes.subscribe(),
             level: None,
+            count: 0,
             due: now,
             spoke: now,
             _place: place,
@@ -92,6 +96,8 @@ struct Listener {
     changes: watch::Receiver<Changes>,
     /// As it was told last; none before the first event.
     level: Option<Level>,
+    /// Changes that were counted when that was looked up.
+    count: u64,
     /// When the next event is due, whatever happens.
     due: Instant,
     /// When anything was said last.
@@ -109,7 +115,7 @@ impl Listener {
             }
             let now = Instant::now();
             let level = self.api.pool.pressure(Now::read()).level;
-            if now >= self.due || self.level != Some(level) {
+            if now >= self.due || self.level != Some(level) || changes.count >= self.count + THERE_AND_BACK {
                 return Some((self.event(now), self));
             }
             if now >= self.spoke + KEEP_ALIVE {
@@ -126,6 +132,8 @@ impl Listener {
     }
 
     fn event(&mut self, now: Instant) -> Bytes {
+        // Before the level is looked up: what changes from here on is told by the next event.
+        self.count = self.changes.borrow().count;
         let (level, data) = (self.tell)(&self.api, Now::read());
         let retry = match self.level {
             None => format!("retry: {RECONNECT_MILLISECONDS}\n"),

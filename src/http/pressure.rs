@@ -69,11 +69,13 @@ pub(super) struct Pressure {
     #[schema(required)]
     free_bytes_per_second: Option<f64>,
     seconds_to: SecondsTo,
-    /// `monitor`, `gentle_reclaim`, `aggressive_reclaim` or `emergency`: what the service does about it by itself.
+    /// `monitor`, `gentle_reclaim`, `aggressive_reclaim` or `emergency`: what the service does about it by itself. What the last
+    /// forecast asked for, or what the level asks for now, whichever is more.
     recommended_action: &'static str,
 }
 
-/// Seconds until each level is reached: 0 where it is, null where it is not expected within an hour, or nothing is known.
+/// Seconds until each level is reached: 0 where it is, null where it is not expected within an hour, or not surely enough to
+/// tell, or nothing is known, or it was to be reached by now and is not.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SecondsTo {
     #[schema(required)]
@@ -92,25 +94,41 @@ fn rounded(number: f64, digits: i32) -> f64 {
     (number * scale).round() / scale
 }
 
-/// What a forecast says a while later of the seconds to a watermark: none is left where it did not say.
-pub(super) fn seconds_left(said: Option<f64>, age_seconds: f64) -> Option<f64> {
-    /// Below its watermark a level is not reached, even if it was to be by now.
+/// Seconds until a level above normal is reached: 0 where it is, by whatever raised it.
+pub(super) fn seconds_to(
+    level: Level,
+    reading: &Reading,
+    outlook: Option<&Outlook>,
+    now: Now,
+) -> Option<f64> {
+    if reading.level >= level {
+        return Some(0.0);
+    }
+    let outlook = outlook?;
+    let at = usize::from(level.number()).checked_sub(1).expect("normal is reached always");
+    seconds_left(outlook.forecast.seconds_to[at], now.since(outlook.at).as_secs_f64())
+}
+
+/// What a forecast says a while later of the seconds to a level that is not reached: none where it did not say, or where that
+/// was to be by now.
+fn seconds_left(said: Option<f64>, age_seconds: f64) -> Option<f64> {
+    /// 0 is said of a level that is reached, and of no other.
     const LEAST_SECONDS: f64 = 0.1;
-    said.filter(|seconds| *seconds > 0.0)
-        .map(|seconds| rounded((seconds - age_seconds).max(LEAST_SECONDS), 1))
+    let left = said? - age_seconds;
+    (left > 0.0).then(|| rounded(left.max(LEAST_SECONDS), 1))
+}
+
+/// What is done: what the forecast asked for when it was made, or what the level asks for now. A forecast is not read anew as it
+/// ages, for nobody acts on that.
+fn action(level: Level, outlook: Option<&Outlook>) -> Action {
+    let foretold = outlook.map_or(Action::Monitor, |outlook| outlook.forecast.action);
+    foretold.max(Action::of(level, None))
 }
 
 impl Pressure {
-    fn new(api: &Api, reading: &Reading, outlook: Option<&Outlook>, now: Now) -> Pressure {
-        let marks = api.pool.gauge().watermarks().marks();
-        let seconds: [Option<f64>; 4] = std::array::from_fn(|at| {
-            if reading.ratio >= marks[at].as_f64() {
-                return Some(0.0);
-            }
-            let outlook = outlook?;
-            seconds_left(outlook.forecast.seconds_to[at], now.since(outlook.at).as_secs_f64())
-        });
-        let [moderate, high, critical, emergency] = seconds;
+    fn new(reading: &Reading, outlook: Option<&Outlook>, now: Now) -> Pressure {
+        let [_, moderate, high, critical, emergency] = Level::ALL
+            .map(|level| (level > Level::Normal).then(|| seconds_to(level, reading, outlook, now)).flatten());
         let forecast = outlook.map(|outlook| &outlook.forecast);
         let predicted = |at: usize| forecast.map(|forecast| rounded(forecast.predicted[at], 4));
         let per_second = |bytes: fn(&Outlook) -> f64| outlook.map(|outlook| bytes(outlook).round());
@@ -128,7 +146,7 @@ impl Pressure {
             allocation_bytes_per_second: per_second(|outlook| outlook.allocation_bytes_per_second),
             free_bytes_per_second: per_second(|outlook| outlook.free_bytes_per_second),
             seconds_to: SecondsTo { moderate, high, critical, emergency },
-            recommended_action: Action::of(reading.level, critical).name(),
+            recommended_action: action(reading.level, outlook).name(),
         }
     }
 
@@ -136,7 +154,7 @@ impl Pressure {
     fn now(api: &Api, now: Now) -> (Level, Pressure) {
         let reading = api.pool.pressure(now);
         let outlook = api.pool.gauge().outlook();
-        (reading.level, Pressure::new(api, &reading, outlook.as_deref(), now))
+        (reading.level, Pressure::new(&reading, outlook.as_deref(), now))
     }
 }
 
@@ -156,8 +174,9 @@ pub(super) async fn pressure(State(api): State<Arc<Api>>, uri: Uri) -> Result<Re
 
 /// The same, told whenever it changes
 ///
-/// Server-sent events named `pressure`, each with the body of `GET /pressure` as its data: one at once, one on each change of
-/// level, and one every `pressure.interval`. A comment now and then keeps the stream alive. It ends when the service stops.
+/// Server-sent events named `pressure`, each with the body of `GET /pressure` at that instant as its data: one at once, one on
+/// each change of level, and one every `pressure.interval`. Levels that are passed through before an event is sent are told as
+/// one, with the level of then, which may be the one before. A comment now and then keeps the stream alive. It ends when the service stops.
 #[utoipa::path(
     get, path = "/pressure/events", tag = "service",
     responses(
@@ -185,12 +204,51 @@ pub(super) async fn events(State(api): State<Arc<Api>>, uri: Uri) -> Result<Resp
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
+    use crate::pressure::{Forecast, Source, Watermarks};
+    use serde_json::json;
+    use std::time::Duration;
 
     #[test]
     fn what_a_forecast_says_gets_nearer_as_it_ages_and_never_is_there_before_it_is() {
         assert_eq!(seconds_left(Some(60.04), 5.0), Some(55.0));
-        assert_eq!(seconds_left(Some(4.0), 5.0), Some(0.1));
-        assert_eq!((seconds_left(None, 5.0), seconds_left(Some(0.0), 5.0)), (None, None));
+        assert_eq!(seconds_left(Some(5.01), 5.0), Some(0.1));
+        assert_eq!(seconds_left(Some(4.0), 5.0), None, "it was to be by now, and is not");
+        assert_eq!((seconds_left(None, 5.0), seconds_left(Some(0.0), 0.0)), (None, None));
+    }
+
+    /// How full it is, what decides that, and what was forecast a second ago of a pool that was empty then.
+    fn told(level: Level, source: Source, ratio: f64, forecast: Forecast) -> serde_json::Value {
+        let reading = Reading { level, ratio, pool_ratio: ratio, system_ratio: None, source };
+        let outlook =
+            Outlook { at: Now(1), forecast, allocation_bytes_per_second: 0.0, free_bytes_per_second: 0.0 };
+        let now = Now(1).after(Duration::from_secs(1));
+        serde_json::to_value(Pressure::new(&reading, Some(&outlook), now)).expect("numbers serialise")
+    }
+
+    #[test]
+    fn a_level_that_is_reached_is_so_by_whatever_raised_it() {
+        let still = Forecast::still(0.7, &Watermarks::default());
+        let body = told(Level::High, Source::Psi, 0.7, still);
+        let expected = json!({ "moderate": 0.0, "high": 0.0, "critical": null, "emergency": null });
+        assert_eq!(body["seconds_to"], expected);
+        // Held by hysteresis.
+        assert_eq!(told(Level::Critical, Source::Pool, 0.89, still)["seconds_to"]["critical"], 0.0);
+    }
+
+    #[test]
+    fn what_is_recommended_is_what_was_ordered_and_not_what_an_aged_forecast_would_order_now() {
+        let soon = Forecast {
+            seconds_to: [Some(20.0), Some(25.0), Some(30.5), Some(40.0)],
+            action: Action::AggressiveReclaim,
+            ..Forecast::still(0.3, &Watermarks::default())
+        };
+        let body = told(Level::Normal, Source::Pool, 0.3, soon);
+        assert_eq!(
+            (&body["recommended_action"], &body["seconds_to"]["critical"]),
+            (&json!("aggressive_reclaim"), &json!(29.5))
+        );
+        let body = told(Level::Emergency, Source::Pool, 0.96, soon);
+        assert_eq!(body["recommended_action"], "emergency", "the level asks for more by now");
     }
 
     #[test]

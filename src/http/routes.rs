@@ -99,6 +99,25 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_the_routes_that_allocate_are_described_with_their_headers() {
+        let document: Value = serde_json::from_slice(&Description::new(all().1).openapi).expect("JSON");
+        for route in ["/allocate", "/allocate/batch", "/arenas/{id}/allocate"] {
+            for status in ["503", "507"] {
+                let answer = &document["paths"][route]["post"]["responses"][status];
+                let reference = answer["$ref"].as_str().and_then(|name| name.strip_prefix('#'));
+                let answer = document.pointer(reference.expect("it is shared")).expect("it leads somewhere");
+                for header in ["Retry-After", "X-Maas-Pressure"] {
+                    assert!(
+                        answer["headers"][header]["description"].is_string(),
+                        "{route} {status} {header}"
+                    );
+                }
+                assert!(answer["content"]["application/problem+json"].is_object(), "{route} {status}");
+            }
+        }
+    }
+
+    #[test]
     fn every_status_a_code_has_is_described_where_it_can_happen() {
         let document: Value = serde_json::from_slice(&Description::new(all().1).openapi).expect("JSON");
         let operations = document["paths"].as_object().expect("paths").values();

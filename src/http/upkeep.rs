@@ -1,14 +1,13 @@
 //! What `/stats` says of the upkeep of memory: how full it is, what was given back, what was moved for it, and what the
 //! janitor did; and what `/metrics` says of pressure.
 
-use super::pressure::seconds_left;
+use super::pressure::seconds_to;
 use crate::clock::Now;
 use crate::memory::{CompactionStats, ReclaimAction};
 use crate::metrics::{PressureSnapshot, ReliefSnapshot};
 use crate::pool::{Pool, PoolStats, ReliefCount, ReliefStats};
-use crate::pressure::{Action, HORIZONS_SECONDS, Outlook, Reading};
+use crate::pressure::{Action, HORIZONS_SECONDS, Level, Reading};
 use serde::Serialize;
-use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Free memory that was given back, slice by slice.
@@ -180,14 +179,6 @@ pub(super) fn pressure_snapshot(pool: &Pool, relief: &ReliefStats, now: Now) -> 
     let (gauge, reading) = (pool.gauge(), pool.pressure(now));
     let outlook = gauge.outlook();
     let forecast = outlook.as_ref().map(|outlook| &outlook.forecast);
-    let seconds_to_critical = if reading.ratio >= gauge.watermarks().critical.as_f64() {
-        Some(0.0)
-    } else {
-        let said = |outlook: Arc<Outlook>| {
-            seconds_left(outlook.forecast.seconds_to[2], now.since(outlook.at).as_secs_f64())
-        };
-        outlook.clone().and_then(said)
-    };
     let [_, gentle, aggressive, emergency] = Action::ALL;
     PressureSnapshot {
         reading,
@@ -195,7 +186,7 @@ pub(super) fn pressure_snapshot(pool: &Pool, relief: &ReliefStats, now: Now) -> 
         transitions: gauge.transitions(),
         predicted: forecast.map_or([reading.ratio; HORIZONS_SECONDS.len()], |forecast| forecast.predicted),
         confidence: forecast.map_or(0.0, |forecast| forecast.confidence),
-        seconds_to_critical,
+        seconds_to_critical: seconds_to(Level::Critical, &reading, outlook.as_deref(), now),
         relief: [gentle, aggressive, emergency].map(|action| {
             let ReliefCount { runs, reclaimed_bytes, time } = relief.of(action);
             ReliefSnapshot { runs, reclaimed_bytes, time }

@@ -15,6 +15,7 @@ mod draw;
 pub use breaker::BreakerStats;
 pub use doorkeeper::{AdmissionStats, TurnedAway};
 
+pub(super) use breaker::Trial;
 pub(super) use doorkeeper::Doorkeeper;
 
 use std::time::Duration;

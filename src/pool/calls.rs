@@ -194,7 +194,7 @@ impl PoolStats {
     }
 
     /// What health is made of.
-    fn reading(&self) -> Reading {
+    fn reading(&self, now: Now) -> Reading {
         let PathCounts { magazine, shared, fresh, reclaim, .. } = self.heap.paths;
         let latency = self.calls.latency.clone();
         let slow = u64::try_from(SLOW.as_nanos()).expect("it is short");
@@ -210,7 +210,7 @@ impl PoolStats {
             in_use_bytes: self.heap.in_use_bytes,
             limit_bytes: self.heap.limit_bytes,
             fragmentation_ratio: self.fragmentation_ratio(),
-            circuit_open: self.admission.breaker.is_open,
+            circuit_open: self.admission.breaker.refuses(now),
             last_reclaim: self.heap.reclaim.last_slice,
         }
     }
@@ -236,6 +236,6 @@ impl Pool {
     /// How the pool does, by its numbers now and those of earlier looks. The first look begins the recent window: it wants
     /// to be taken at start.
     pub fn health(&self, stats: &PoolStats, now: Now) -> Health {
-        self.calls.monitor.lock().observe(now, stats.reading())
+        self.calls.monitor.lock().observe(now, stats.reading(now))
     }
 }

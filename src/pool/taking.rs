@@ -1,5 +1,6 @@
 //! The calls at the door that take memory: each is asked about first, where the doorkeeper wants to be.
 
+use super::admission::Trial;
 use super::deposit::Deposit;
 use super::local::{Local, Started};
 use super::{AllocateError, AllocateRequest, Allocation, Engine, Pool, Priority};
@@ -19,8 +20,9 @@ impl Pool {
     ) -> Result<Allocation, AllocateError> {
         let Engine::Local(local) = &self.engine;
         let is_asked_about = local.doorkeeper().asks(request.priority);
+        let mut _trial = None;
         if is_asked_about {
-            local.ask_about(std::slice::from_ref(request), now)?;
+            _trial = local.ask_about(std::slice::from_ref(request), now)?;
         } else {
             match self.calls.should_time() {
                 None => {
@@ -73,7 +75,7 @@ impl Pool {
     ) -> Result<Vec<Allocation>, AllocateError> {
         let Engine::Local(local) = &self.engine;
         self.calls.count_batch_allocation();
-        local.ask_about(requests, now)?;
+        let _trial = local.ask_about(requests, now)?;
         let outcome = match local.allocate_all(requests, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
                 local.allocate_in_turn(requests, wait, now, error).await
@@ -95,7 +97,7 @@ impl Pool {
         now: Now,
     ) -> Result<Deposit<'_>, AllocateError> {
         let Engine::Local(local) = &self.engine;
-        local.ask_about(std::slice::from_ref(request), now)?;
+        let _trial = local.ask_about(std::slice::from_ref(request), now)?;
         let timing = self.calls.begin();
         let outcome = match local.deposit(request, now).await {
             Err(error) if !wait.is_zero() && error.may_pass() => {
@@ -125,10 +127,10 @@ impl Pool {
 impl Local {
     /// Asks about a request for blocks, as one: it matters as much as the least of them, and takes what all of them do.
     #[cold]
-    fn ask_about(&self, requests: &[AllocateRequest], now: Now) -> Result<(), AllocateError> {
-        let Some(priority) = requests.iter().map(|request| request.priority).min() else { return Ok(()) };
+    fn ask_about(&self, requests: &[AllocateRequest], now: Now) -> Result<Option<Trial<'_>>, AllocateError> {
+        let Some(priority) = requests.iter().map(|request| request.priority).min() else { return Ok(None) };
         if !self.doorkeeper().asks(priority) || self.is_closed() {
-            return Ok(());
+            return Ok(None);
         }
         let mut bytes: u64 = 0;
         for request in requests {
@@ -136,7 +138,7 @@ impl Local {
         }
         // What can never be had is not to come back later, which is what the doorkeeper would say.
         if bytes > self.heap().limit_bytes() {
-            return Ok(());
+            return Ok(None);
         }
         self.doorkeeper().admit(self.heap(), priority, bytes, now)
     }
@@ -147,11 +149,11 @@ impl Local {
         priority: Priority,
         bytes: u64,
         now: Now,
-    ) -> Result<(), AllocateError> {
+    ) -> Result<Option<Trial<'_>>, AllocateError> {
         if self.doorkeeper().asks(priority) {
             return self.doorkeeper().admit(self.heap(), priority, bytes, now);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// These were made together.

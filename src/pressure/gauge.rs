@@ -18,6 +18,8 @@ const SYSTEM_READING_AGE_MAX: Duration = Duration::from_millis(100);
 /// Percent of 10 seconds in which something stalled for lack of memory, from which the level is one step higher; it is so
 /// until it is two points below.
 const PSI_STALLED_PERCENT: f64 = 20.0;
+/// A limit may be lowered far below what is used: the ratio goes no higher than this.
+const RATIO_MAX: f64 = 10.0;
 
 /// What the system says of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -57,7 +59,7 @@ impl Source {
 pub struct Reading {
     /// The level.
     pub level: Level,
-    /// The fuller of the two.
+    /// The fuller of the two. Above 1 where a limit was lowered below what is used, and at most 10.
     pub ratio: f64,
     /// In use / limit of the pool.
     pub pool_ratio: f64,
@@ -171,7 +173,7 @@ impl Gauge {
         if let Some(read) = self.read_system.get() {
             self.read_if_old(read, now);
         }
-        let pool_ratio = ratio(used_bytes, limit_bytes);
+        let pool_ratio = ratio(used_bytes, limit_bytes).min(RATIO_MAX);
         let number =
             |word: &AtomicU64| Some(f64::from_bits(word.load(Ordering::Relaxed))).filter(|n| !n.is_nan());
         let (system_ratio, psi) = (number(&self.system_ratio), number(&self.psi_avg10));
@@ -256,7 +258,8 @@ impl Gauge {
             self.system_read_at.compare_exchange(last, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
             let system = read();
-            let full = (system.limit_bytes > 0).then(|| ratio(system.used_bytes, system.limit_bytes));
+            let full =
+                (system.limit_bytes > 0).then(|| ratio(system.used_bytes, system.limit_bytes).min(RATIO_MAX));
             let bits = |number: Option<f64>| number.unwrap_or(f64::NAN).to_bits();
             self.system_ratio.store(bits(full), Ordering::Relaxed);
             self.psi_avg10.store(bits(system.psi_avg10), Ordering::Relaxed);
@@ -344,6 +347,11 @@ mod tests {
         assert_eq!(look(80, 100, Some(18.0), 100), (Level::Critical, Source::Psi, Some(0.8)));
         assert_eq!(look(80, 100, Some(17.9), 950), (Level::Emergency, Source::Pool, Some(0.8)));
         assert_eq!(gauge.psi_avg10(), Some(17.9));
+        assert_eq!(
+            look(1 << 40, 1, None, 950),
+            (Level::Emergency, Source::System, Some(10.0)),
+            "a limit was lowered"
+        );
         assert_eq!(look(0, 0, Some(99.0), 950), (Level::Emergency, Source::Pool, None));
     }
 

@@ -1,9 +1,11 @@
 //! Who is turned away before the pool is full, and what clients are told of it.
 
-use crate::support::{Answer, JSON, OCTETS, Server, Starting, path_of};
+use crate::support::{Answer, JSON, OCTETS, Server, Starting, path_of, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::fs;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// Twenty slabs, so that each is five points, and no forecast but the first.
 fn twenty() -> Starting {
@@ -64,6 +66,97 @@ fn low_is_deferred_from_high_and_rejected_from_critical_on_and_told_the_numbers(
             },
         })
     );
+}
+
+/// A control group that uses so many of 1000 pages, and in which so many percent of the time something stalls.
+fn machine(used: u32, stalled_percent: u32) -> TempDir {
+    let machine = tempfile::tempdir().expect("a temporary directory");
+    for (path, text) in [
+        ("proc/self/cgroup", "0::/pod\n".to_owned()),
+        ("sys/fs/cgroup/pod/memory.max", "4096000\n".to_owned()),
+        ("sys/fs/cgroup/pod/memory.current", format!("{}\n", used * 4096)),
+        ("sys/fs/cgroup/pod/memory.stat", "inactive_file 0\n".to_owned()),
+        (
+            "sys/fs/cgroup/pod/memory.pressure",
+            format!("some avg10={stalled_percent}.00 avg60=0.00 avg300=0.00 total=0\n"),
+        ),
+    ] {
+        let path = machine.path().join(path);
+        fs::create_dir_all(path.parent().expect("it lies below the root")).expect("a directory");
+        fs::write(path, text).expect("a fixture file");
+    }
+    machine
+}
+
+#[test]
+fn who_is_turned_away_for_what_the_system_says_is_told_that_and_no_time_that_the_pool_would_tell() {
+    for (used, stalled, status, code, level, why) in [
+        (
+            950,
+            0,
+            507,
+            "admission-rejected",
+            "emergency",
+            "the policy hard lets in below 73 %, but the system's memory is 95 % full, at level emergency;",
+        ),
+        (
+            5000,
+            0,
+            507,
+            "admission-rejected",
+            "emergency",
+            "the policy hard lets in below 73 %, but the system's memory is more than full, at level emergency;",
+        ),
+        (
+            800,
+            50,
+            507,
+            "admission-rejected",
+            "critical",
+            "the policy hard does not let in at level critical: tasks stall for lack of memory, which is 80 % full;",
+        ),
+        (
+            650,
+            50,
+            503,
+            "admission-deferred",
+            "high",
+            "the policy hard does not let in at level high: tasks stall for lack of memory, which is 65 % full;",
+        ),
+    ] {
+        let machine = machine(used, stalled);
+        let server = twenty().set("pressure.cgroup_root", &machine.path().display().to_string()).start();
+        wait_until("the first forecast is there", || {
+            !server.get("/pressure").json()["predicted_30s"].is_null()
+        });
+        let refused = with_priority(&server, "low");
+        let detail = refused.is_problem(status, code);
+        assert!(detail.contains(why), "{detail}");
+        let seconds = &refused.json()["retry_after_seconds"];
+        let header = refused.header("retry-after");
+        match status {
+            507 => assert_eq!((seconds, header), (&Value::Null, Some("5")), "{detail}"),
+            _ => assert_eq!((seconds, header), (&json!(1), Some("1")), "a 503 says something always"),
+        }
+        let body = server.get("/pressure").json();
+        assert_eq!(body["level"], level);
+        assert_eq!(body["seconds_to"][level], 0.0, "{body}");
+        assert!(body["ratio"].as_f64().is_some_and(|ratio| ratio <= 10.0));
+        if level == "critical" {
+            assert_eq!(server.samples().get("maas_seconds_to_critical"), 0.0);
+        }
+    }
+}
+
+#[test]
+fn a_pool_that_was_filled_since_the_last_forecast_tells_no_time() {
+    let server = twenty().start();
+    wait_until("the first forecast is there", || !server.get("/pressure").json()["predicted_30s"].is_null());
+    fill(&server, 20);
+    let refused = server.post("{\"size_bytes\":1}");
+    refused.is_problem(507, "pool-exhausted");
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert_eq!(refused.json()["retry_after_seconds"], Value::Null);
 }
 
 #[test]
@@ -215,6 +308,25 @@ fn the_circuit_breaker_opens_refuses_at_once_and_is_closed_by_a_free() {
     assert_eq!(server.post(two).status, 201);
     assert_eq!(server.samples().get("maas_circuit_breaker_opened_total"), 1.0);
     assert_eq!(refused_total(&server, "circuit-open"), 1.0);
+}
+
+#[test]
+fn the_breaker_is_half_open_when_its_time_is_over_and_who_ends_without_a_verdict_leaves_the_next_to_be_tried()
+{
+    let server = twenty()
+        .set("admission.breaker_threshold", "1")
+        .set("admission.breaker_open", "1s")
+        .set("memory.slab_sizes", "1024,2048")
+        .start();
+    fill(&server, 19);
+    let two = "{\"size_bytes\":2000}";
+    server.post(two).is_problem(507, "pool-exhausted");
+    wait_until("its time is over", || server.stat("/admission/circuit_breaker/state") == "half_open");
+    let breaker = server.stat("/admission/circuit_breaker");
+    assert_eq!((&breaker["opened"], &breaker["tries_again_in_seconds"]), (&json!(1), &Value::Null));
+    assert_eq!(server.stat("/health/circuit_breaker_open"), false);
+    assert_eq!(server.samples().get("maas_circuit_breaker_open"), 0.0);
+    server.post(two).is_problem(507, "pool-exhausted");
 }
 
 #[test]

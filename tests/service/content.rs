@@ -686,6 +686,7 @@ fn a_full_pool_takes_small_writes_and_first_uploads_and_refuses_to_hold_two_vers
         let numbers = refused.json();
         assert_eq!((&numbers["refused_by"], &numbers["free_bytes"]), (&"pool".into(), &0.into()));
         assert_eq!(numbers["retry_after_seconds"], Value::Null);
+        assert_eq!(numbers["requested_bytes"], HELD_BYTES, "a second block");
     }
     reads_as(&server, &data, &bytes);
     let small = pattern(SMALL_WRITE_BYTES, 3);

@@ -139,8 +139,14 @@ fn free_bytes_of_one_class_are_granted_to_another() {
 
 #[test]
 fn health_stats_and_metrics_say_what_happened() {
-    let server = Server::of_ten_slabs();
+    let server = Server::with()
+        .environment("MAX_POOL_SIZE", "10240")
+        .environment("SLAB_SIZES", "1024")
+        .set("pressure.cooldown", "1h")
+        .start();
     let paths = fill(&server);
+    // From here on nothing that is freed goes back to the system.
+    server.wait_for_log("action=\"emergency\"");
     server.post("{\"size_bytes\":1}").is_problem(507, "pool-exhausted");
     server.post("{\"size_bytes\":10241}").is_problem(422, "size-too-large");
     server.delete(&paths[0]);

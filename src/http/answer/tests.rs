@@ -127,3 +127,28 @@ async fn chunked_is_the_only_transfer_coding_and_stands_once() {
         assert_eq!(answer(&answerer, request).await.0.status().as_u16(), status, "{codings:?}");
     }
 }
+
+/// What a stream has to say at once.
+async fn frame_at_once(body: &mut Body) -> Option<String> {
+    let polled = poll_fn(|context| Poll::Ready(pin!(body.frame()).poll(context))).await;
+    let Poll::Ready(frame) = polled else { return None };
+    let bytes = frame.expect("it goes on").expect("it is whole").into_data().expect("it is data");
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_that_was_entered_and_left_between_two_looks_makes_an_event_of_its_own() {
+    let answerer = answerer();
+    let request = request(Method::GET, "/pressure/events", "");
+    let arrival = Arrival { now: Now::read(), peer: ([127, 0, 0, 1], 9).into() };
+    let mut body = answerer.clone().answer(request, arrival).await.into_body();
+    assert!(frame_at_once(&mut body).await.is_some(), "one before anything happens");
+    assert_eq!(frame_at_once(&mut body).await, None);
+    let gauge = answerer.api.pool.gauge();
+    for used_bytes in [8192, 0] {
+        gauge.observe(used_bytes, 10_240, Now::read());
+    }
+    let event = frame_at_once(&mut body).await.expect("there were changes");
+    assert!(event.contains("\"level\":\"normal\""), "{event:?}");
+    assert_eq!(frame_at_once(&mut body).await, None, "and one for both");
+}

@@ -3,6 +3,7 @@
 use super::{Code, Problem};
 use crate::memory;
 use crate::pool::{AllocateError, ArenaId, TurnedAway};
+use crate::pressure::Source;
 use crate::units::Factor;
 use serde::Serialize;
 use std::fmt;
@@ -48,7 +49,7 @@ impl Refusal {
     }
 
     /// What was asked for, where the request itself did not say it.
-    fn or_requested(mut self, bytes: u64) -> Refusal {
+    pub(super) fn or_requested(mut self, bytes: u64) -> Refusal {
         self.requested_bytes.get_or_insert(bytes);
         self
     }
@@ -100,16 +101,25 @@ impl fmt::Display for Asked {
 
 /// Why a request was turned away, as the end of a sentence.
 fn why(turned_away: &TurnedAway) -> String {
-    let TurnedAway { priority, policy, level, fullness, admitted_below } = turned_away;
+    /// What is told of a limit that was lowered below what is used.
+    const FULL: Factor = Factor::thousandths(1000);
+    let TurnedAway { priority, policy, level, decided_by, fullness, admitted_below } = turned_away;
     let percent = |factor: &Factor| (factor.as_f64() * 1000.0).round() / 10.0;
-    format!(
-        " with priority {}, which the policy {} lets in below {} %, but memory is {} % full, at level {}",
-        priority.name(),
-        policy.name(),
-        percent(admitted_below),
-        percent(fullness),
-        level.name()
-    )
+    let full =
+        if *fullness > FULL { "more than full".into() } else { format!("{} % full", percent(fullness)) };
+    let (priority, policy, level) = (priority.name(), policy.name(), level.name());
+    let below = percent(admitted_below);
+    match decided_by {
+        Source::Psi => format!(
+            " with priority {priority}, which the policy {policy} does not let in at level {level}: tasks stall for lack of memory, which is {full}"
+        ),
+        Source::System => format!(
+            " with priority {priority}, which the policy {policy} lets in below {below} %, but the system's memory is {full}, at level {level}"
+        ),
+        Source::Pool => format!(
+            " with priority {priority}, which the policy {policy} lets in below {below} %, but memory is {full}, at level {level}"
+        ),
+    }
 }
 
 /// A refusal to allocate, as the client that asked is told. `refusal` makes the numbers, from what was in use and the
@@ -199,5 +209,47 @@ pub(crate) fn refused(
                 .with_refusal(refusal(None, "circuit").or_requested(*actual))
         }
         AllocateError::Unavailable(_) => Problem::stopping().with_refusal(refusal(None, "stopping")),
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::*;
+    use crate::pool::{Policy, Priority};
+    use crate::pressure::Level;
+
+    #[test]
+    fn why_somebody_is_turned_away_says_what_decided_and_never_an_absurd_fullness() {
+        let pool = TurnedAway {
+            priority: Priority::Low,
+            policy: Policy::Hard,
+            level: Level::High,
+            decided_by: Source::Pool,
+            fullness: Factor::thousandths(812),
+            admitted_below: Factor::thousandths(730),
+        };
+        let lowered = TurnedAway {
+            level: Level::Emergency,
+            decided_by: Source::System,
+            fullness: Factor::thousandths(10_000),
+            ..pool
+        };
+        let stalled = TurnedAway { decided_by: Source::Psi, fullness: Factor::thousandths(700), ..pool };
+        for (turned_away, expected) in [
+            (
+                pool,
+                " with priority low, which the policy hard lets in below 73 %, but memory is 81.2 % full, at level high",
+            ),
+            (
+                lowered,
+                " with priority low, which the policy hard lets in below 73 %, but the system's memory is more than full, at level emergency",
+            ),
+            (
+                stalled,
+                " with priority low, which the policy hard does not let in at level high: tasks stall for lack of memory, which is 70 % full",
+            ),
+        ] {
+            assert_eq!(why(&turned_away), expected);
+        }
     }
 }

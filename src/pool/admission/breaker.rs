@@ -3,15 +3,16 @@
 //!
 //! ```text
 //!            refused, threshold times in a row           its time is over
-//!   closed ───────────────────────────────────▶ open ────────────────────▶ one is tried: open for as long again
-//!      ▲                                          │                                   │
-//!      └── a free makes room for the smallest ────┴──────── it is served ─────────────┘
+//!   closed ───────────────────────────────────▶ open ────────────────────▶ half open: one is tried
+//!      ▲                                          │  ◀── and refused: for as long again ──┘  │
+//!      └── a free makes room for the smallest ────┴──────────── or served ─────────────────┘
 //! ```
 //!
 //! It knows sizes, at actual size: the smallest that was refused since it last closed. Open, it refuses those who ask for that
 //! much or more, and nobody else; one who asks for less is tried, and if that is refused too, it is the smallest from then
 //! on. Who is served with that much or more ends the row, or closes it. A free ends no row: only while it is open do frees
-//! look, so that they pay for it only then.
+//! look, so that they pay for it only then. While one is tried the others are refused; one that ends without an answer to the
+//! question, because it met a budget or its client hung up, leaves the next one to be tried.
 //!
 //! A request that is refused because it waited in vain counts like one that is refused at once; what the breaker itself, the
 //! policy, a budget or a table refuses does not count.
@@ -70,10 +71,12 @@ struct State {
     smallest_bytes: u64,
     /// Until when it is open; none: it is closed.
     until: Option<Now>,
+    /// Until when it was open before somebody was tried who has not ended yet.
+    before_trial: Option<Now>,
 }
 
 impl State {
-    const CLOSED: State = State { row: 0, smallest_bytes: u64::MAX, until: None };
+    const CLOSED: State = State { row: 0, smallest_bytes: u64::MAX, until: None, before_trial: None };
 }
 
 /// It is open for a request of that size.
@@ -83,12 +86,38 @@ pub(super) struct Open {
     pub(super) left: Duration,
 }
 
+/// One that is tried for all. Dropped before anything is known of it, it leaves the next one to be tried.
+#[derive(Debug)]
+#[must_use]
+pub(in crate::pool) struct Trial<'a> {
+    breaker: &'a Breaker,
+    /// Until when the breaker is open because of it: no other trial has the same.
+    until: Now,
+}
+
+impl PartialEq for Trial<'_> {
+    fn eq(&self, other: &Trial<'_>) -> bool {
+        self.until == other.until
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let mut state = self.breaker.state.lock();
+        if state.until == Some(self.until)
+            && let Some(before) = state.before_trial.take()
+        {
+            state.until = Some(before);
+        }
+    }
+}
+
 /// How the breaker is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BreakerStats {
     /// Whether it can ever open.
     pub is_on: bool,
-    /// Whether requests are refused by it.
+    /// Whether it has opened, and not closed since: whether requests are refused by it says [`BreakerStats::refuses`].
     pub is_open: bool,
     /// Times that it opened.
     pub opened: u64,
@@ -96,6 +125,13 @@ pub struct BreakerStats {
     pub smallest_refused_bytes: Option<u64>,
     /// Until when it refuses; none where it is closed.
     pub until: Option<Now>,
+}
+
+impl BreakerStats {
+    /// Whether requests are refused by it. Where it is open and does not, the next one is tried: it is half open.
+    pub fn refuses(&self, now: Now) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
 }
 
 impl Breaker {
@@ -116,9 +152,9 @@ impl Breaker {
 
     /// Whether a request of that size may be tried. Whoever is the first after its time is over is tried for all: the others
     /// are refused until that is done, or for as long again.
-    pub(super) fn admit(&self, bytes: u64, now: Now) -> Result<(), Open> {
+    pub(super) fn admit(&self, bytes: u64, now: Now) -> Result<Option<Trial<'_>>, Open> {
         if !self.alarm.is_raised() {
-            return Ok(());
+            return Ok(None);
         }
         let mut state = self.state.lock();
         match state.until {
@@ -126,10 +162,11 @@ impl Breaker {
                 if now < until {
                     return Err(Open { smallest_bytes: state.smallest_bytes, left: until.since(now) });
                 }
-                state.until = Some(now.after(self.open_for));
-                Ok(())
+                let next = now.after(self.open_for);
+                (state.until, state.before_trial) = (Some(next), Some(until));
+                Ok(Some(Trial { breaker: self, until: next }))
             }
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -142,11 +179,21 @@ impl Breaker {
         }
         let smallest_bytes = {
             let mut state = self.state.lock();
+            let is_as_large = bytes >= state.smallest_bytes;
             state.smallest_bytes = state.smallest_bytes.min(bytes);
             state.row = state.row.saturating_add(1);
             self.row.store(state.row, Ordering::Relaxed);
-            if state.until.is_some() || state.row < self.threshold {
-                return false;
+            // Whoever is tried would be refused too, if it was not this one.
+            state.before_trial = None;
+            match state.until {
+                // The one that was tried may have left the trial before it comes to tell.
+                Some(until) if is_as_large && now >= until => {
+                    state.until = Some(now.after(self.open_for));
+                    return false;
+                }
+                Some(_) => return false,
+                None if state.row < self.threshold => return false,
+                None => {}
             }
             state.until = Some(now.after(self.open_for));
             self.alarm.raise();
@@ -220,7 +267,8 @@ mod tests {
     }
 
     fn left(breaker: &Breaker, bytes: u64, now: Now) -> Option<u64> {
-        breaker.admit(bytes, now).err().map(|open| open.left.as_secs())
+        // Whoever is tried has not ended yet.
+        breaker.admit(bytes, now).map(std::mem::forget).err().map(|open| open.left.as_secs())
     }
 
     #[test]
@@ -275,6 +323,45 @@ mod tests {
         assert_eq!(left(&breaker, 100, at(60)), None, "the next one");
         breaker.served(100);
         assert_eq!(left(&breaker, 100, at(60)), None, "was served");
+        assert!(!breaker.stats().is_open);
+    }
+
+    #[test]
+    fn one_that_is_tried_and_ends_without_an_answer_leaves_the_next_one_to_be_tried() {
+        let breaker = opened();
+        assert_eq!([29, 30].map(|seconds| breaker.stats().refuses(at(seconds))), [true, false]);
+        let trial = breaker.admit(100, at(30)).expect("its time is over");
+        assert!(trial.is_some() && breaker.stats().refuses(at(31)));
+        assert_eq!(left(&breaker, 100, at(31)), Some(29));
+        drop(trial);
+        assert!(breaker.stats().is_open && !breaker.stats().refuses(at(31)), "half open");
+        assert_eq!(left(&breaker, 100, at(31)), None, "the next one");
+        assert_eq!(left(&breaker, 100, at(32)), Some(29));
+    }
+
+    #[test]
+    fn one_that_is_tried_and_refused_leaves_it_open_for_as_long_again_in_whichever_order_that_is_told() {
+        let breaker = opened();
+        let trial = breaker.admit(100, at(30));
+        assert!(!breaker.refused(100, at(30)));
+        drop(trial);
+        assert_eq!(left(&breaker, 100, at(31)), Some(29));
+        drop(breaker.admit(100, at(60)));
+        assert!(!breaker.refused(50, at(60)), "a smaller one: it is half open still");
+        assert!(!breaker.stats().refuses(at(60)) && !breaker.refused(100, at(60)));
+        assert_eq!(left(&breaker, 100, at(61)), Some(29));
+    }
+
+    #[test]
+    fn a_trial_that_outlives_its_time_takes_nothing_from_the_next() {
+        let breaker = opened();
+        let first = breaker.admit(100, at(30));
+        let second = breaker.admit(100, at(60));
+        assert!(first.as_ref().is_ok_and(Option::is_some) && second.as_ref().is_ok_and(Option::is_some));
+        drop(first);
+        assert_eq!(left(&breaker, 100, at(61)), Some(29));
+        breaker.served(100);
+        drop(second);
         assert!(!breaker.stats().is_open);
     }
 

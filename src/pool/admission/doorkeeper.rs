@@ -9,13 +9,13 @@
 //! Level and fullness are those of the instant. A request that may wait for room does not wait here: what is deferred is
 //! refused at once, and may come back. The hard limit comes after this, and holds for all.
 
-use super::breaker::{Breaker, BreakerStats, Open};
+use super::breaker::{Breaker, BreakerStats, Open, Trial};
 use super::draw::Draw;
 use super::{Admission, Policy, Priority};
 use crate::clock::Now;
 use crate::memory::{self, Heap};
 use crate::pool::AllocateError;
-use crate::pressure::{Gauge, HYSTERESIS, Level};
+use crate::pressure::{Gauge, HYSTERESIS, Level, Reading, Source};
 use crate::units::Factor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,9 +37,11 @@ pub struct TurnedAway {
     pub policy: Policy,
     /// The level at that instant.
     pub level: Level,
+    /// What turned it away: what decides the level, or whose fullness it was.
+    pub decided_by: Source,
     /// How full memory was, rounded down.
     pub fullness: Factor,
-    /// From how little fullness on it is let in.
+    /// From how little fullness on it is let in; where tasks stall for lack of memory, when that is over too.
     pub admitted_below: Factor,
 }
 
@@ -109,7 +111,8 @@ impl Doorkeeper {
         (priority as u8) < self.unasked_from
     }
 
-    /// Lets a request in that takes so many bytes, at actual size, or says why not.
+    /// Lets a request in that takes so many bytes, at actual size, or says why not. A trial is held until what becomes of the
+    /// request was told.
     #[cold]
     pub(in crate::pool) fn admit(
         &self,
@@ -117,7 +120,7 @@ impl Doorkeeper {
         priority: Priority,
         bytes: u64,
         now: Now,
-    ) -> Result<(), AllocateError> {
+    ) -> Result<Option<Trial<'_>>, AllocateError> {
         // The policy first: who it turns away is not the one that the breaker tries for all.
         self.admit_by_policy(heap, priority, now)?;
         self.breaker.admit(bytes, now).map_err(|Open { smallest_bytes, left }| AllocateError::CircuitOpen {
@@ -146,11 +149,16 @@ impl Doorkeeper {
             Policy::Hard => (Verdict::Admitted, Factor::thousandths(0)),
             Policy::Graduated => self.graduate(reading.ratio),
         };
-        let (verdict, admitted_below) = if by_fullness.0 > by_level.0 { by_fullness } else { by_level };
+        let (verdict, admitted_below, decided_by) = if by_fullness.0 > by_level.0 {
+            (by_fullness.0, by_fullness.1, fuller(&reading))
+        } else {
+            (by_level.0, by_level.1, reading.source)
+        };
         let turned_away = TurnedAway {
             priority,
             policy: self.policy,
             level: reading.level,
+            decided_by,
             fullness: rounded_down(reading.ratio),
             admitted_below,
         };
@@ -229,6 +237,12 @@ impl Doorkeeper {
     }
 }
 
+/// Whose fullness is more, whatever stalls.
+fn fuller(reading: &Reading) -> Source {
+    let is_system = reading.system_ratio.is_some_and(|system| system > reading.pool_ratio);
+    if is_system { Source::System } else { Source::Pool }
+}
+
 /// A ratio in whole thousandths.
 fn rounded_down(ratio: f64) -> Factor {
     /// So that 0.85, which is no binary fraction, is 850 thousandths.
@@ -245,7 +259,7 @@ fn rounded_down(ratio: f64) -> Factor {
 mod tests {
     use super::super::draw::TEN;
     use super::*;
-    use crate::pressure::Watermarks;
+    use crate::pressure::{SystemReading, Watermarks};
 
     const LIMIT: u64 = 1000;
 
@@ -271,7 +285,7 @@ mod tests {
             let outcome = doorkeeper.admit(&heap, priority, 8, Now(1));
             assert!(outcome.is_ok() || doorkeeper.asks(priority), "it would not have been asked");
             match outcome {
-                Ok(()) => outcomes.0 += 1,
+                Ok(_) => outcomes.0 += 1,
                 Err(AllocateError::AdmissionDeferred(_)) => outcomes.1 += 1,
                 Err(AllocateError::AdmissionRejected(_)) => outcomes.2 += 1,
                 Err(error) => panic!("{error}"),
@@ -327,11 +341,13 @@ mod tests {
 
     #[test]
     fn who_is_turned_away_is_told_the_numbers() {
-        let refused = doorkeeper(Policy::Hard).admit(&heap(812), Priority::Low, 8, Now(1));
+        let doorkeeper = doorkeeper(Policy::Hard);
+        let refused = doorkeeper.admit(&heap(812), Priority::Low, 8, Now(1));
         let expected = TurnedAway {
             priority: Priority::Low,
             policy: Policy::Hard,
             level: Level::High,
+            decided_by: Source::Pool,
             fullness: Factor::thousandths(812),
             admitted_below: Factor::thousandths(730),
         };
@@ -340,6 +356,27 @@ mod tests {
             refused.expect_err("it was refused").to_string(),
             "deferred: priority low is turned away at level high, 0.812 full, by the policy hard"
         );
+    }
+
+    #[test]
+    fn what_turned_somebody_away_is_the_level_s_source_or_whose_fullness_it_was() {
+        let gauge = Arc::new(Gauge::default());
+        let stalled = SystemReading { used_bytes: 96, limit_bytes: 100, psi_avg10: Some(50.0) };
+        gauge.read_system_by(Box::new(move || SystemReading { used_bytes: 70, ..stalled }));
+        let decided_by = |gauge: &Arc<Gauge>, policy, priority| {
+            let doorkeeper = Doorkeeper::new(&Admission { policy, ..Admission::default() }, gauge.clone());
+            match doorkeeper.admit(&heap(100), priority, 8, Now(1)) {
+                Err(
+                    AllocateError::AdmissionDeferred(turned_away)
+                    | AllocateError::AdmissionRejected(turned_away),
+                ) => turned_away.decided_by,
+                outcome => panic!("{outcome:?}"),
+            }
+        };
+        assert_eq!(decided_by(&gauge, Policy::Hard, Priority::Low), Source::Psi);
+        let fuller = Arc::new(Gauge::default());
+        fuller.read_system_by(Box::new(move || stalled));
+        assert_eq!(decided_by(&fuller, Policy::Graduated, Priority::Normal), Source::System);
     }
 
     #[test]
@@ -365,7 +402,8 @@ mod tests {
         let later = Now(1).after(config.breaker_open);
         let low = doorkeeper.admit(&heap, Priority::Low, 8, later);
         assert!(matches!(low, Err(AllocateError::AdmissionRejected(_))));
-        assert_eq!(doorkeeper.admit(&heap, Priority::High, 8, later), Ok(()));
+        let tried = doorkeeper.admit(&heap, Priority::High, 8, later);
+        assert!(matches!(tried, Ok(Some(_))));
         let next = doorkeeper.admit(&heap, Priority::High, 8, later);
         let open = AllocateError::CircuitOpen {
             requested_bytes: 8,

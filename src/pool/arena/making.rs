@@ -121,7 +121,7 @@ impl Local {
         let draft = self.draft(request, hold.as_ref().map(|hold| hold.tag))?;
         let its_tag = hold.as_ref().map(|hold| self.hold_tag(hold.tag));
         let least_bytes = memory::page_size().min(draft.initial_bytes);
-        self.ask_about_bytes(request.priority, least_bytes, now)?;
+        let _trial = self.ask_about_bytes(request.priority, least_bytes, now)?;
         let (fresh, now) = self.take_chunks(least_bytes, draft.initial_bytes, hold, wait, now).await?;
         if self.arenas().index().open.len() >= ARENAS_MAX as usize {
             while self.end_one_due(now).is_some() {}
@@ -238,7 +238,7 @@ impl Local {
             return self.allocate_attached(id, (size_bytes, priority), wait, now).await;
         }
         let (began, mut now) = (now, now);
-        let mut is_asked_about = false;
+        let (mut is_asked_about, mut _trial) = (false, None);
         let mut entry = EntryClaim::new(self);
         let mut step = self.try_member(id, size_bytes, &mut entry, now)?;
         loop {
@@ -249,7 +249,7 @@ impl Local {
                 Step::NeedsChunk { least_bytes, wish_bytes, hold } => {
                     // What lies in a chunk that the arena has takes nothing of the pool: nobody is asked.
                     if !std::mem::replace(&mut is_asked_about, true) {
-                        self.ask_about_bytes(priority, least_bytes, now)?;
+                        _trial = self.ask_about_bytes(priority, least_bytes, now)?;
                     }
                     let mut claim = ChunkClaim::new(self, hold);
                     if least_bytes < wish_bytes && claim.try_claim(wish_bytes) {
@@ -391,7 +391,7 @@ impl Local {
             Ok::<_, ArenaAllocateError>((number, tag))
         })??;
         let request = AllocateRequest { size_bytes, lease: None, tag, ..AllocateRequest::new(size_bytes) };
-        self.ask_about_bytes(priority, actual_size_bytes, now)?;
+        let _trial = self.ask_about_bytes(priority, actual_size_bytes, now)?;
         let mut plan = Plan::in_arena(self, &request, number)?;
         let now = self.claim_patiently(plan.need(), wait, now).await?;
         plan.claimed();

@@ -3,6 +3,7 @@
 use super::arenas::arena_request;
 use super::*;
 use proptest::prelude::*;
+use std::task::{Context, Waker};
 
 const LIMIT: u64 = 100 * 1024;
 const OPEN_FOR: Duration = Duration::from_secs(30);
@@ -185,6 +186,29 @@ fn when_its_time_is_over_one_request_is_tried_for_all() {
     assert!(matches!(tried, Err(AllocateError::Memory(_))), "it is tried");
     let refused = try_to(&pool, 1, Priority::Normal, over);
     assert!(matches!(refused, Err(AllocateError::CircuitOpen { left: OPEN_FOR, .. })), "and was in vain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_tried_and_meets_its_budget_or_hangs_up_leaves_the_next_one_to_be_tried() {
+    let budgets = [("small".parse().expect("a tag"), 1024)].into_iter().collect();
+    let admission = Admission { breaker_threshold: 1, breaker_open: OPEN_FOR, ..Admission::default() };
+    let pool = pool(LIMIT, &[1024, 8192], &Config { admission, budgets, ..Config::default() });
+    fill(&pool, 100);
+    let _ = try_to(&pool, 8192, Priority::Normal, Now(1));
+    let over = Now(1).after(OPEN_FOR);
+    let tagged = AllocateRequest { tag: Some("small".parse().expect("a tag")), ..of(8192, Priority::Normal) };
+    let refused = at_once(pool.allocate(&tagged, Duration::ZERO, over));
+    assert!(matches!(refused, Err(AllocateError::Budget { .. })), "{refused:?}");
+    let waiting = of(8192, Priority::Normal);
+    let mut hangs_up = Box::pin(pool.allocate(&waiting, Duration::from_secs(30), over));
+    assert!(hangs_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let meanwhile = try_to(&pool, 8192, Priority::Normal, over);
+    assert!(matches!(meanwhile, Err(AllocateError::CircuitOpen { .. })), "{meanwhile:?}");
+    drop(hangs_up);
+    let tried = try_to(&pool, 8192, Priority::Normal, over);
+    assert!(matches!(tried, Err(AllocateError::Memory(_))), "{tried:?}");
+    let refused = try_to(&pool, 8192, Priority::Normal, over);
+    assert!(matches!(refused, Err(AllocateError::CircuitOpen { .. })), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
