@@ -226,7 +226,7 @@ pub(super) const PUSH_ATTEMPTS: Row =
     counter("maas_push_attempts_total", "Pushes of metrics that ended, by target and result.");
 pub(super) const BUILD_INFO: Row = gauge("maas_build_info", "Always 1; the version is a label.");
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 pub(super) const ALL: [&Row; 76] = [
     &ACTIVE_ALLOCATIONS,
     &ALLOCATION_SIZE,
