@@ -63,7 +63,7 @@ impl Answerer {
         let id = request_id::of(request.headers());
         let route = self.api.description.find(request.uri().path());
         let place = self.api.counters.place(request.method(), route);
-        let tells_pressure = self.api.tells_pressure(request.method(), route);
+        let asks_for_memory = self.api.asks_for_memory(request.method(), route);
         // Told before the request is given away; made only where somebody listens.
         let span = (LevelFilter::current() >= LevelFilter::DEBUG).then(|| {
             let headers = request.headers();
@@ -74,7 +74,7 @@ impl Answerer {
         if request.version() == Version::HTTP_11 && !is_well_framed(request.headers()) {
             return self.refuse_framing(place, id);
         }
-        if self.api.origins.may_make(request.method(), route) {
+        if asks_for_memory {
             request.extensions_mut().insert(RequestId::of(&id));
         }
         let routed = self.router.call(request);
@@ -103,7 +103,7 @@ impl Answerer {
         let now = Now::read();
         let took = now.since(arrival.now);
         self.api.counters.count(place, response.status(), took);
-        if tells_pressure && let Some(level) = self.api.pool.raised_level(now) {
+        if asks_for_memory && let Some(level) = self.api.pool.raised_level(now) {
             response.headers_mut().extend(pressure::header_of(level).map(|level| (X_MAAS_PRESSURE, level)));
         }
         if let Some(span) = span {

@@ -119,7 +119,7 @@ impl Api {
         started: Now,
     ) -> Api {
         let counters = Counters::new(description.templates().to_vec(), &description.documented());
-        let origins = Origins::new(&description);
+        let origins = Origins::new();
         let body_limit_bytes = config.body_limit;
         let stopping = AtomicBool::new(false);
         let events = Events::new(pool.gauge(), config.event_interval);
@@ -154,9 +154,10 @@ impl Api {
         self.events.close();
     }
 
-    /// Whether the answer to a request tells the level of pressure; `route` is the number of its template.
+    /// Whether a request asks for memory, so that its answer tells the level of pressure, and what it makes has an origin;
+    /// `route` is the number of its template.
     #[inline]
-    pub(super) fn tells_pressure(&self, method: &Method, route: Option<usize>) -> bool {
+    pub(super) fn asks_for_memory(&self, method: &Method, route: Option<usize>) -> bool {
         route.is_some_and(|route| self.allocating[route]) && *method == Method::POST
     }
 

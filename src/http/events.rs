@@ -1,8 +1,9 @@
 //! Clients that want to be told how full memory is, as server-sent events: on each change of level at once, and every so
 //! often.
 //!
-//! Nothing is kept for them: an event is made of what is true when the client takes it, so one that reads slowly gets fewer,
-//! and holds no memory: levels that were passed through meanwhile are one event. A stream ends when the service stops, so that it does not hold that up.
+//! Nothing is kept for them: an event is made of what is true when the client takes it, so one that reads slowly gets
+//! fewer, and holds no memory: levels that were passed through meanwhile are one event. A stream ends when the service stops,
+//! so that it does not hold that up.
 
 use super::api::Api;
 use super::error::{Code, Problem};

@@ -6,11 +6,10 @@
 //! whose allocation was made first keeps it as long as that lives.
 
 use super::api::Api;
-use super::description::Description;
 use super::request_id;
 use crate::clock::Now;
 use crate::pool::{AllocationId, Pool, PoolStats};
-use axum::http::{HeaderValue, Method};
+use axum::http::HeaderValue;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +28,6 @@ const LONG_BYTES: usize = request_id::LENGTH_MAX + 2 * size_of::<usize>();
 const LANE_PLACES: usize = 64;
 /// Characters of an id that are kept in its place: all of one of ours.
 const SHORT_LENGTH: usize = 16;
-
-/// Requests to these routes make allocations.
-const ROUTES: [&str; 3] = ["/allocate", "/allocate/batch", "/arenas/{id}/allocate"];
 
 /// A request's id, in little room.
 #[derive(Clone, Debug)]
@@ -80,8 +76,6 @@ const _: () = assert!(BYTES_MAX <= 8 << 20, "as the bound above says");
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Origins {
-    /// By the number of the route's template.
-    makes: Vec<bool>,
     lanes: Box<[OnceLock<Box<Lane>>]>,
     /// Places whose id lies beside them. Changed with the lane locked.
     long: AtomicU64,
@@ -98,10 +92,8 @@ impl Api {
 }
 
 impl Origins {
-    pub(super) fn new(description: &Description) -> Origins {
-        let templates = description.templates().iter();
+    pub(super) fn new() -> Origins {
         Origins {
-            makes: templates.map(|template| ROUTES.contains(&template.as_str())).collect(),
             lanes: (0..ORIGINS_MAX / LANE_PLACES).map(|_| OnceLock::new()).collect(),
             long: AtomicU64::new(0),
         }
@@ -112,11 +104,6 @@ impl Origins {
         let lanes = self.lanes.iter().filter(|lane| lane.get().is_some()).count();
         (size_of_val(&*self.lanes) + lanes * size_of::<Lane>()) as u64
             + self.long.load(Ordering::Relaxed) * LONG_BYTES as u64
-    }
-
-    /// Whether a request to that route may make allocations.
-    pub(super) fn may_make(&self, method: &Method, route: Option<usize>) -> bool {
-        route.is_some_and(|route| self.makes[route]) && method == Method::POST
     }
 
     /// Notes that these allocations, which the pool made a moment ago, were made for that request.
@@ -177,10 +164,6 @@ mod tests {
         Pool::new(Heap::new(&sizes).expect("the configuration is right"), &Config::default())
     }
 
-    fn origins() -> Origins {
-        Origins::new(&Description::new(super::super::routes::all().1))
-    }
-
     async fn make(pool: &Pool) -> AllocationId {
         pool.allocate(&AllocateRequest::new(8), Duration::ZERO, NOW).await.expect("there is room").id
     }
@@ -201,22 +184,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_posts_that_make_allocations_are_asked_for() {
-        let description = Description::new(super::super::routes::all().1);
-        let origins = Origins::new(&description);
-        let makes = |method, path| origins.may_make(&method, description.find(path));
-        for path in ["/allocate", "/allocate/batch", "/arenas/x/allocate"] {
-            assert!(makes(Method::POST, path) && !makes(Method::GET, path), "{path}");
-        }
-        for path in ["/deallocate/batch", "/arenas", "/nowhere", "/allocate/x/renew"] {
-            assert!(!makes(Method::POST, path), "{path}");
-        }
-    }
-
     #[tokio::test]
     async fn an_origin_is_known_as_long_as_its_allocation_lives() {
-        let (pool, origins) = (pool(), origins());
+        let (pool, origins) = (pool(), Origins::new());
         let id = make(&pool).await;
         assert_eq!(found(&origins, id), None);
         origins.note(&pool, [id], Some(&request("first")), NOW);
@@ -232,7 +202,7 @@ mod tests {
 
     #[tokio::test]
     async fn its_bytes_are_of_what_was_used_and_of_ids_that_lie_beside() {
-        let (pool, origins) = (pool(), origins());
+        let (pool, origins) = (pool(), Origins::new());
         let empty = origins.metadata_bytes();
         let id = make(&pool).await;
         let long = request("longer than 16 characters");
@@ -253,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_bound_who_was_first_keeps_the_place_while_it_lives() {
-        let (pool, origins) = (pool(), origins());
+        let (pool, origins) = (pool(), Origins::new());
         let mut ids = Vec::new();
         for _ in 0..=ORIGINS_MAX + 64 {
             let id = make(&pool).await;

@@ -20,10 +20,10 @@ pub(super) const X_MAAS_PRESSURE: HeaderName = HeaderName::from_static("x-maas-p
 /// A proxy that collects answers before it hands them on passes one on as it comes that has this header, with `no`.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// The routes whose answers carry the header.
+/// The routes that ask for memory: their answers carry the header, and what they make has an origin.
 const ALLOCATING: [&str; 3] = ["/allocate", "/allocate/batch", "/arenas/{id}/allocate"];
 
-/// Whether answers to that method of a route carry the header.
+/// Whether that method of a route asks for memory.
 pub(super) fn is_allocating(method: &Method, template: &str) -> bool {
     *method == Method::POST && ALLOCATING.contains(&template)
 }
@@ -262,6 +262,10 @@ mod tests {
             (Method::POST, "/arenas/{id}/allocate", true),
             (Method::POST, "/deallocate/batch", false),
             (Method::DELETE, "/allocate/{id}", false),
+            (Method::POST, "/allocate/{id}/renew", false),
+            (Method::POST, "/arenas", false),
+            (Method::GET, "/allocate/batch", false),
+            (Method::GET, "/arenas/{id}/allocate", false),
         ] {
             assert_eq!(is_allocating(&method, template), is, "{method} {template}");
         }
